@@ -1,0 +1,1 @@
+//! The pipe: ractor stages bounded by demand, the device thread, telemetry.

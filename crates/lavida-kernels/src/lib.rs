@@ -1,0 +1,1 @@
+//! Token compression: the operation in plain Burn, and kernels that agree with it.

@@ -1,0 +1,3 @@
+//! The model: Qwen2-VL, CLIP text, SAM2 and the multi-scale semantic projector as Burn modules.
+
+pub mod config;

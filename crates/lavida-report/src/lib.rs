@@ -1,0 +1,1 @@
+//! Pictures: overlays, plots, contact sheets and HTML pages.

@@ -1,0 +1,1 @@
+//! One step: losses, train policies, optimizer, schedule, checkpoints, metrics and evaluation.

@@ -1,0 +1,1 @@
+//! LAVIDA: zero-shot video anomaly detection, from shards to scores.

@@ -1,0 +1,2 @@
+//! `lavida`.
+fn main() {}

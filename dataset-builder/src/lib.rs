@@ -1,0 +1,1 @@
+//! Source datasets to pseudo-anomaly shards.

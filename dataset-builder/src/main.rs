@@ -1,0 +1,2 @@
+//! `lavida-dataset`: source datasets to shards.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Tests across crates live in this folder, one target each; the library holds what they share.
