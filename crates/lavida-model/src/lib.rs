@@ -1,3 +1,5 @@
 //! The model: Qwen2-VL, CLIP text, SAM2 and the multi-scale semantic projector as Burn modules.
 
 pub mod config;
+pub mod attention;
+pub mod two_way;
