@@ -1,17 +1,25 @@
-//! The one attention function: every tower and decoder calls it, so that a faster kernel or a
-//! flash backward takes the place of these few operations once, here.
+//! Scaled dot-product attention: the one function every tower, decoder and projector goes through.
 //!
-//! Shapes: `B` batch · `N` heads · `S` queries · `L` keys · `d` width of a head.
+//! `softmax(scale · q·kᵀ + mask) · v` per head. Without a tape the backend's own attention runs (flash
+//! where it has one); with a tape the product is composed so that its backward exists on every backend.
+//! A faster backward can take its place here, and nowhere else.
+//!
+//! Shapes: `B` batch · `N` heads · `S` query positions · `L` key positions · `d` width of a head.
 
-use burn::tensor::Tensor;
 use burn::tensor::activation::softmax;
+use burn::tensor::ops::AttentionModuleOptions;
+use burn::tensor::{Bool, Device, Tensor, assert_shape};
 
-/// `softmax(scale · Q Kᵀ + mask) V`, per head.
+/// Added to the score of a masked key: its weight is exactly zero, unless every key of the row is
+/// masked; then the weights are equal, as in the reference. Finite, because WGSL has no infinity.
+pub const MASKED_SCORE: f64 = -1e30;
+
+/// Each query reads the values whose keys it matches.
 ///
 /// # Shapes
 ///
-/// - query: `[B, N, S, d]`; key and value: `[B, N, L, d]`
-/// - mask: additive (0 where a key is visible, -1e30 where not), broadcast to `[B, N, S, L]`
+/// - query: `[B, N, S, d]`; key, value: `[B, N, L, d]`
+/// - mask: added to the scores, each axis full or 1: `[B|1, N|1, S|1, L]`; no gradient flows into it
 /// - output: `[B, N, S, d]`
 pub fn attention(
     query: Tensor<4>,
@@ -20,9 +28,143 @@ pub fn attention(
     mask: Option<Tensor<4>>,
     scale: f64,
 ) -> Tensor<4> {
-    let mut scores = (query * scale).matmul(key.swap_dims(2, 3)); // [B, N, S, L]
-    if let Some(mask) = mask {
-        scores = scores + mask;
+    let [batch, n_heads, _, d_head] = query.dims();
+    let [_, _, n_keys, _] = key.dims();
+    assert_shape!(key, [batch, n_heads, n_keys, d_head]);
+    assert_shape!(value, [batch, n_heads, n_keys, _]);
+    if let Some(mask) = &mask {
+        assert_shape!(mask, [_, _, _, n_keys]);
     }
-    softmax(scores, 3).matmul(value)
+
+    if query.is_tracked() || key.is_tracked() || value.is_tracked() {
+        let mut scores = query.mul_scalar(scale).matmul(key.swap_dims(2, 3)); // [B, N, S, L]
+        if let Some(mask) = mask {
+            scores = scores + mask;
+        }
+        softmax(scores, 3).matmul(value)
+    } else {
+        burn::tensor::module::attention(
+            query.without_autodiff(),
+            key.without_autodiff(),
+            value.without_autodiff(),
+            None,
+            mask.map(Tensor::without_autodiff),
+            AttentionModuleOptions {
+                scale: Some(scale),
+                softcap: None,
+                is_causal: false,
+            },
+        )
+    }
+}
+
+/// The additive mask of the keys to keep.
+///
+/// # Shapes
+///
+/// - keep: any `[B, N, S, L]`, true where the query may look; output: the same shape
+pub fn additive_mask(keep: Tensor<4, Bool>) -> Tensor<4> {
+    let device = keep.device();
+    Tensor::zeros(keep.shape(), &device).mask_fill(keep.bool_not(), MASKED_SCORE)
+}
+
+/// Which keys a causal query may look at: its own position and those before.
+///
+/// # Shapes
+///
+/// - output: `[1, 1, S, S]`, true where key ≤ query
+pub fn causal_keep(n_positions: usize, device: &Device) -> Tensor<4, Bool> {
+    // Burn's `tril_mask` is false on and below the diagonal: it names what to drop.
+    Tensor::<2, Bool>::tril_mask([n_positions, n_positions], 0, device)
+        .bool_not()
+        .reshape([1, 1, n_positions, n_positions])
+}
+
+/// Repeats each key or value head for the query heads that share it (grouped-query attention).
+///
+/// # Shapes
+///
+/// - heads: `[B, N_kv, L, d]`; output: `[B, N_kv·n_repeats, L, d]`, copies of one head adjacent
+pub fn repeat_heads(heads: Tensor<4>, n_repeats: usize) -> Tensor<4> {
+    if n_repeats == 1 {
+        return heads;
+    }
+    let [batch, n_heads, n_keys, d_head] = heads.dims();
+    heads
+        .reshape([batch, n_heads, 1, n_keys, d_head])
+        .expand([batch, n_heads, n_repeats, n_keys, d_head])
+        .reshape([batch, n_heads * n_repeats, n_keys, d_head])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::tensor::{Distribution, Tolerance};
+
+    fn random(shape: [usize; 4], device: &Device) -> Tensor<4> {
+        Tensor::random(shape, Distribution::Normal(0.0, 1.0), device)
+    }
+
+    #[test]
+    fn with_and_without_a_tape_agree() {
+        let device = Device::flex();
+        let (q, k, v) = (
+            random([2, 3, 5, 4], &device),
+            random([2, 3, 7, 4], &device),
+            random([2, 3, 7, 4], &device),
+        );
+        let keep = random([2, 1, 5, 7], &device).lower_elem(0.8);
+        let mask = additive_mask(keep);
+        let plain = attention(q.clone(), k.clone(), v.clone(), Some(mask.clone()), 0.5);
+        let taped = attention(
+            q.autodiff().require_grad(),
+            k.autodiff(),
+            v.autodiff(),
+            Some(mask.autodiff()),
+            0.5,
+        );
+        plain.into_data().assert_approx_eq::<f32>(
+            &taped.without_autodiff().into_data(),
+            Tolerance::absolute(1e-5),
+        );
+    }
+
+    #[test]
+    fn a_causal_query_reads_only_what_came_before() {
+        let device = Device::flex();
+        let (q, k, v) = (
+            random([1, 1, 4, 2], &device),
+            random([1, 1, 4, 2], &device),
+            random([1, 1, 4, 2], &device),
+        );
+        let mask = additive_mask(causal_keep(4, &device));
+        let out = attention(q, k, v.clone(), Some(mask), 1.0);
+        let first = out.narrow(2, 0, 1).into_data();
+        first.assert_approx_eq::<f32>(&v.narrow(2, 0, 1).into_data(), Tolerance::absolute(1e-6));
+    }
+
+    #[test]
+    fn a_row_without_keys_reads_all_alike() {
+        let device = Device::flex();
+        let v = random([1, 1, 3, 2], &device);
+        let mask = Tensor::full([1, 1, 1, 3], MASKED_SCORE, &device);
+        let expected = v.clone().mean_dim(2).into_data();
+        for q in [
+            random([1, 1, 1, 2], &device),
+            random([1, 1, 1, 2], &device).autodiff().require_grad(),
+        ] {
+            let out =
+                attention(q, v.clone(), v.clone(), Some(mask.clone()), 1.0).without_autodiff();
+            out.into_data()
+                .assert_approx_eq::<f32>(&expected, Tolerance::absolute(1e-6));
+        }
+    }
+
+    #[test]
+    fn shared_heads_are_repeated_side_by_side() {
+        let device = Device::flex();
+        let heads = Tensor::<4>::from_data([[[[1.0]], [[2.0]]]], &device);
+        let repeated = repeat_heads(heads, 2).into_data();
+        assert_eq!(repeated.to_vec::<f32>().unwrap(), [1.0, 1.0, 2.0, 2.0]);
+    }
 }
