@@ -1,0 +1,187 @@
+//! From what a person types to a backend and a prefix in it.
+//!
+//! `file:///…` and plain paths are the local folder (nothing is created before the first write),
+//! `memory://NAME` is a store of this process shared by everybody who opens the same `NAME`, and
+//! `s3://`, `gs://`, `az://` take their credentials from the environment as their own tools do.
+
+use std::collections::HashMap;
+use std::path::{Component, Path, PathBuf};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::time::Duration;
+
+use object_store::aws::AmazonS3Builder;
+use object_store::azure::MicrosoftAzureBuilder;
+use object_store::gcp::GoogleCloudStorageBuilder;
+use object_store::local::LocalFileSystem;
+use object_store::memory::InMemory;
+use object_store::{ObjectStore, RetryConfig};
+use url::Url;
+
+use crate::{Error, Result};
+
+const SCHEMES: &str = "a path or a URI with one of file:// s3:// gs:// az:// memory://";
+
+/// How long a request is retried before the store counts as unreachable: long enough for a server
+/// to restart, short enough that a wrong endpoint is told to the person who typed it.
+const RETRY_TIMEOUT: Duration = Duration::from_secs(30);
+const MAX_RETRIES: usize = 6;
+
+/// A backend, the prefix in it, and the URI to show in messages.
+pub(crate) struct Location {
+    pub backend: Arc<dyn ObjectStore>,
+    pub prefix: String,
+    pub uri: String,
+}
+
+static MEMORY: LazyLock<Mutex<HashMap<String, Arc<InMemory>>>> = LazyLock::new(Mutex::default);
+
+pub(crate) fn resolve(uri: &str) -> Result<Location> {
+    if uri.trim().is_empty() {
+        return Err(Error::invalid("store location", SCHEMES, "an empty text"));
+    }
+    let Some((scheme, _)) = uri.split_once("://") else {
+        return local(Path::new(uri));
+    };
+    let parsed = Url::parse(uri).map_err(|error| Error::invalid(uri, SCHEMES, error))?;
+    match scheme {
+        "file" => {
+            let path = parsed
+                .to_file_path()
+                .map_err(|()| Error::invalid(uri, "file:/// and an absolute path", "another host"))?;
+            local(&path)
+        }
+        "memory" => memory(&parsed),
+        "s3" | "gs" | "az" => cloud(&parsed),
+        other => Err(Error::invalid(uri, SCHEMES, format!("scheme {other}://"))),
+    }
+}
+
+fn local(path: &Path) -> Result<Location> {
+    let path = normalise(path)
+        .map_err(|error| Error::invalid(path.display(), "a usable path", error))?;
+    let text = path
+        .to_str()
+        .ok_or_else(|| Error::invalid(path.display(), "a path in UTF-8", "other bytes"))?;
+    Ok(Location {
+        // fsync: a manifest may only be durable after everything it names is.
+        backend: Arc::new(LocalFileSystem::new().with_fsync(true)),
+        prefix: text.trim_matches('/').to_string(),
+        uri: text.to_string(),
+    })
+}
+
+/// Absolute and without `.` or `..`; a `..` after a link leaves the folder the link points to.
+fn normalise(path: &Path) -> std::io::Result<PathBuf> {
+    let mut clean = PathBuf::new();
+    for part in std::path::absolute(path)?.components() {
+        match part {
+            Component::CurDir => {}
+            Component::ParentDir => {
+                clean = clean.canonicalize().unwrap_or(clean);
+                clean.pop();
+            }
+            part => clean.push(part),
+        }
+    }
+    Ok(clean)
+}
+
+fn memory(url: &Url) -> Result<Location> {
+    let name = url.host_str().unwrap_or_default();
+    if name.is_empty() {
+        return Err(Error::invalid(url, "memory://NAME", "no name"));
+    }
+    let backend = MEMORY
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .entry(name.to_string())
+        .or_default()
+        .clone();
+    Ok(Location {
+        backend,
+        prefix: url.path().trim_matches('/').to_string(),
+        uri: url.as_str().trim_end_matches('/').to_string(),
+    })
+}
+
+fn cloud(url: &Url) -> Result<Location> {
+    if url.host_str().unwrap_or_default().is_empty() {
+        return Err(Error::invalid(url, "a bucket name after the scheme", "none"));
+    }
+    let retry = RetryConfig {
+        max_retries: MAX_RETRIES,
+        retry_timeout: RETRY_TIMEOUT,
+        ..RetryConfig::default()
+    };
+    let built: object_store::Result<Arc<dyn ObjectStore>> = match url.scheme() {
+        "s3" => {
+            let mut builder = AmazonS3Builder::from_env()
+                .with_url(url.as_str())
+                .with_retry(retry);
+            if endpoint_is_plain_http() {
+                builder = builder.with_allow_http(true);
+            }
+            builder.build().map(|store| Arc::new(store) as _)
+        }
+        "gs" => GoogleCloudStorageBuilder::from_env()
+            .with_url(url.as_str())
+            .with_retry(retry)
+            .build()
+            .map(|store| Arc::new(store) as _),
+        _ => MicrosoftAzureBuilder::from_env()
+            .with_url(url.as_str())
+            .with_retry(retry)
+            .build()
+            .map(|store| Arc::new(store) as _),
+    };
+    let backend = built.map_err(|error| {
+        Error::invalid(
+            url,
+            "a bucket and, in the environment, what reaches it",
+            error,
+        )
+    })?;
+    Ok(Location {
+        backend,
+        prefix: url.path().trim_matches('/').to_string(),
+        uri: url.as_str().trim_end_matches('/').to_string(),
+    })
+}
+
+/// Whoever sets an http endpoint means it; asking for `AWS_ALLOW_HTTP` as well helps nobody.
+fn endpoint_is_plain_http() -> bool {
+    ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"]
+        .iter()
+        .filter_map(|name| std::env::var(name).ok())
+        .any(|endpoint| endpoint.starts_with("http://"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check_refused(uri: &str, found: &str) {
+        let error = resolve(uri).err().expect("refused");
+        assert_eq!(error.exit_code(), 2);
+        assert!(error.to_string().contains(found), "{error}");
+    }
+
+    #[test]
+    fn a_location_that_cannot_be_meant_is_refused_with_the_schemes_that_can() {
+        check_refused("", "an empty text");
+        check_refused("ftp://host/x", "scheme ftp://");
+        check_refused("memory://", "no name");
+        check_refused("s3:///key", "bucket");
+    }
+
+    #[test]
+    fn the_same_folder_has_one_uri_however_it_is_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().canonicalize().unwrap();
+        let plain = resolve(root.to_str().unwrap()).unwrap();
+        let dotted = resolve(&format!("{}/a/../", root.display())).unwrap();
+        let url = resolve(&format!("file://{}", root.display())).unwrap();
+        assert_eq!(plain.uri, dotted.uri);
+        assert_eq!(plain.uri, url.uri);
+    }
+}
