@@ -3,3 +3,9 @@
 pub mod config;
 pub mod attention;
 pub mod two_way;
+pub mod error;
+pub mod linear;
+pub mod projector;
+pub mod weights;
+
+pub use error::{Error, Result};
