@@ -1,0 +1,224 @@
+//! Masks and heat maps on frames, in the manner of the paper's Fig. 4: a green veil with a contour.
+//!
+//! Prediction is green, ground truth magenta, everywhere in the reports: the pair that stays apart for colour-blind eyes.
+//!
+//! Shapes: `H W` px of the frame; masks and scores are row-major `[H, W]` of the frame's own size.
+
+use crate::canvas::{Filter, Image, Rgb};
+
+/// What the model says: green, as in the paper.
+pub const PREDICTION: Rgb = [0, 190, 110];
+/// What the annotation says: magenta.
+pub const TRUTH: Rgb = [235, 45, 150];
+
+/// How a mask is drawn.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct MaskStyle {
+    /// Veil and contour.
+    pub color: Rgb,
+    /// Of the veil, in [0, 1].
+    pub opacity: f32,
+    /// Thickness of the contour in px, drawn inside the mask; 0 for none.
+    pub contour_px: u32,
+}
+
+impl MaskStyle {
+    /// Green veil.
+    pub fn prediction() -> Self {
+        Self {
+            color: PREDICTION,
+            opacity: 0.45,
+            contour_px: 1,
+        }
+    }
+
+    /// Magenta veil.
+    pub fn truth() -> Self {
+        Self {
+            color: TRUTH,
+            ..Self::prediction()
+        }
+    }
+}
+
+/// Draws a mask on a frame. Pixels outside the mask keep their bytes.
+///
+/// # Panics
+///
+/// When the mask is not of the frame's size.
+pub fn overlay_mask(frame: &mut Image, mask: &[bool], style: &MaskStyle) {
+    let (width, height) = (i64::from(frame.width()), i64::from(frame.height()));
+    assert_eq!(
+        mask.len() as i64,
+        width * height,
+        "a mask of {width} × {height} px"
+    );
+    let at = |x: i64, y: i64| mask[(y * width + x) as usize];
+    let reach = i64::from(style.contour_px);
+    for y in 0..height {
+        for x in 0..width {
+            if !at(x, y) {
+                continue;
+            }
+            // On the contour: a pixel outside the mask, or the frame's edge, is near.
+            let on_contour = (-reach..=reach).any(|step| {
+                let outside =
+                    |x: i64, y: i64| x < 0 || y < 0 || x >= width || y >= height || !at(x, y);
+                step != 0 && (outside(x + step, y) || outside(x, y + step))
+            });
+            let opacity = if on_contour { 1.0 } else { style.opacity };
+            frame.blend(x, y, style.color, opacity);
+        }
+    }
+}
+
+/// Lays scores over a frame: transparent at 0, then green, warm at 1.
+///
+/// # Panics
+///
+/// When the scores are not of the frame's size.
+pub fn overlay_heat(frame: &mut Image, scores: &[f32]) {
+    let (width, height) = (i64::from(frame.width()), i64::from(frame.height()));
+    assert_eq!(
+        scores.len() as i64,
+        width * height,
+        "scores of {width} × {height} px"
+    );
+    for y in 0..height {
+        for x in 0..width {
+            let score = scores[(y * width + x) as usize];
+            let score = if score.is_finite() {
+                score.clamp(0.0, 1.0)
+            } else {
+                0.0
+            };
+            frame.blend(x, y, heat_color(score), 0.75 * score);
+        }
+    }
+}
+
+/// Green, yellow, orange, red.
+pub fn heat_color(score: f32) -> Rgb {
+    const STOPS: [[f32; 3]; 4] = [
+        [0.0, 190.0, 110.0],
+        [240.0, 228.0, 66.0],
+        [230.0, 140.0, 0.0],
+        [213.0, 40.0, 0.0],
+    ];
+    let place = score.clamp(0.0, 1.0) * (STOPS.len() - 1) as f32;
+    let stop = (place as usize).min(STOPS.len() - 2);
+    let between = place - stop as f32;
+    std::array::from_fn(|channel| {
+        (STOPS[stop][channel] * (1.0 - between) + STOPS[stop + 1][channel] * between).round() as u8
+    })
+}
+
+/// A mask at another size (nearest), for drawing a small mask on a large frame.
+///
+/// # Panics
+///
+/// When the mask is not `width × height`.
+pub fn scale_mask(
+    mask: &[bool],
+    width: u32,
+    height: u32,
+    new_width: u32,
+    new_height: u32,
+) -> Vec<bool> {
+    let bytes = mask
+        .iter()
+        .flat_map(|&inside| [u8::from(inside); 3])
+        .collect();
+    let scaled =
+        Image::from_rgb(width, height, bytes).scaled(new_width, new_height, Filter::Nearest);
+    scaled
+        .pixels()
+        .chunks(3)
+        .map(|pixel| pixel[0] != 0)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn square_mask(width: i64, height: i64, from: i64, to: i64) -> Vec<bool> {
+        (0..width * height)
+            .map(|at| (from..to).contains(&(at % width)) && (from..to).contains(&(at / width)))
+            .collect()
+    }
+
+    #[test]
+    fn pixels_outside_the_mask_keep_their_bytes() {
+        let frame = Image::new(20, 12, [90, 80, 70]);
+        let mask = square_mask(20, 12, 3, 9);
+        let mut drawn = frame.clone();
+        overlay_mask(&mut drawn, &mask, &MaskStyle::prediction());
+        for (at, inside) in mask.iter().enumerate() {
+            let (x, y) = ((at % 20) as i64, (at / 20) as i64);
+            assert_eq!(
+                drawn.pixel(x, y) == frame.pixel(x, y),
+                !inside,
+                "at {x}, {y}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_empty_mask_changes_nothing() {
+        let mut frame = Image::new(9, 9, [1, 2, 3]);
+        overlay_mask(&mut frame, &[false; 81], &MaskStyle::truth());
+        assert_eq!(frame, Image::new(9, 9, [1, 2, 3]));
+    }
+
+    #[test]
+    fn the_contour_is_the_ring_of_full_colour() {
+        let mut frame = Image::new(12, 12, [0, 0, 0]);
+        overlay_mask(
+            &mut frame,
+            &square_mask(12, 12, 2, 10),
+            &MaskStyle::prediction(),
+        );
+        for y in 2..10 {
+            for x in 2..10 {
+                let on_ring = x == 2 || y == 2 || x == 9 || y == 9;
+                assert_eq!(
+                    frame.pixel(x, y) == Some(PREDICTION),
+                    on_ring,
+                    "at {x}, {y}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_mask_that_fills_the_frame_has_its_contour_at_the_edge() {
+        let mut frame = Image::new(6, 6, [0, 0, 0]);
+        overlay_mask(&mut frame, &[true; 36], &MaskStyle::truth());
+        assert_eq!(frame.pixel(0, 3), Some(TRUTH));
+        assert_ne!(frame.pixel(3, 3), Some(TRUTH));
+    }
+
+    #[test]
+    fn heat_of_zero_and_of_nan_is_invisible() {
+        let mut frame = Image::new(2, 1, [7, 8, 9]);
+        overlay_heat(&mut frame, &[0.0, f32::NAN]);
+        assert_eq!(frame, Image::new(2, 1, [7, 8, 9]));
+    }
+
+    #[test]
+    fn more_heat_moves_a_pixel_further() {
+        let mut frame = Image::new(3, 1, [60, 60, 200]);
+        overlay_heat(&mut frame, &[0.2, 0.6, 1.0]);
+        let blue: Vec<u8> = (0..3).map(|x| frame.pixel(x, 0).unwrap()[2]).collect();
+        assert!(blue[0] > blue[1] && blue[1] > blue[2], "{blue:?}");
+    }
+
+    #[test]
+    fn scaling_a_mask_to_twice_its_size_gives_four_times_the_area() {
+        let mask = square_mask(8, 8, 1, 4);
+        let large = scale_mask(&mask, 8, 8, 16, 16);
+        assert_eq!(large.iter().filter(|inside| **inside).count(), 4 * 9);
+        assert_eq!(scale_mask(&large, 16, 16, 8, 8), mask);
+    }
+}
