@@ -2,6 +2,7 @@
 
 pub mod config;
 pub mod attention;
+pub mod sam2;
 pub mod two_way;
 pub mod error;
 pub mod linear;
@@ -9,3 +10,4 @@ pub mod projector;
 pub mod weights;
 
 pub use error::{Error, Result};
+pub use lavida_kernels::compression;

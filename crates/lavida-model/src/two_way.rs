@@ -15,10 +15,7 @@ use burn::nn::{LayerNorm, LayerNormConfig, Linear, LinearConfig};
 use burn::tensor::activation::{sigmoid, softmax};
 use burn::tensor::{Bool, Device, Tensor, assert_shape};
 
-use crate::attention::attention;
-
-/// Added to the score of a padded key: its weight is exactly zero after the softmax in f32.
-const PADDED_KEY_SCORE: f64 = -1e30;
+use crate::attention::{additive_mask, attention};
 
 /// Additive attention mask of padded keys.
 ///
@@ -28,10 +25,7 @@ const PADDED_KEY_SCORE: f64 = -1e30;
 /// - output: `[B, 1, 1, L]`, 0 for a valid key, a huge negative number for a padded one
 pub fn padding_mask(valid: Tensor<2, Bool>) -> Tensor<4> {
     let [batch, n_keys] = valid.dims();
-    let device = valid.device();
-    Tensor::<2>::zeros([batch, n_keys], &device)
-        .mask_fill(valid.bool_not(), PADDED_KEY_SCORE)
-        .reshape([batch, 1, 1, n_keys])
+    additive_mask(valid.reshape([batch, 1, 1, n_keys]))
 }
 
 /// Sizes of an [`Attention`].

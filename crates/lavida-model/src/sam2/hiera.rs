@@ -1,0 +1,346 @@
+//! Hiera, the frame encoder: a transformer in four stages, each with half the side and twice the width.
+//!
+//! Most blocks attend within windows, a few over the whole frame. The first block of a stage still uses
+//! the windows of the stage before and shrinks its queries by 2 × 2 max-pooling, so that the window
+//! halves with them.
+//! Reference: `sam2/modeling/backbones/hieradet.py` (SAM2).
+//!
+//! Shapes: `N` frames · `S` side of the picture in px · `h w` grid of a stage · `a` side of a window ·
+//! `C` width of a stage · `K` heads · `d` width of a head.
+
+use burn::config::Config;
+use burn::module::{Module, Param};
+use burn::nn::activation::ActivationConfig;
+use burn::nn::{Initializer, LayerNorm, LayerNormConfig, Linear, LinearConfig};
+use burn::tensor::{Device, Tensor, assert_shape};
+
+use super::patch_embed::{PatchEmbed, PatchEmbedConfig};
+use super::resample::bicubic_cells;
+use super::windows::WindowedMap;
+use crate::attention::attention;
+use crate::two_way::{Mlp, MlpConfig};
+
+/// Epsilon of Hiera's norms.
+const NORM_EPSILON: f64 = 1e-6;
+/// Hidden width of the MLP over that of the block.
+const MLP_RATIO: usize = 4;
+/// Spread of the initial position embeddings.
+const POSITION_STD: f64 = 0.02;
+
+/// Sizes of a [`Hiera`].
+#[derive(Config, Debug)]
+pub struct HieraConfig {
+    /// Side `S` of the square picture in px.
+    pub image_size: usize,
+    /// Stride of the patch embedding in px.
+    pub patch_stride: usize,
+    /// Width of the first stage; doubles at each stage.
+    pub embed_dim: usize,
+    /// Heads of the first stage; double at each stage.
+    pub num_heads: usize,
+    /// Blocks per stage.
+    pub stages: [usize; 4],
+    /// Blocks that attend over the whole frame, counted over all stages.
+    pub global_att_blocks: Vec<usize>,
+    /// Window side per stage, in cells.
+    pub window_spec: [usize; 4],
+    /// Sides of the learned background position embedding, in cells.
+    pub window_pos_embed_bkg_spatial_size: [usize; 2],
+}
+
+/// Patch embedding, positions and blocks.
+#[derive(Module, Debug)]
+pub struct Hiera {
+    /// From pixels to tokens.
+    pub patch_embed: PatchEmbed,
+    /// Background positions `[1, C, ..]`, enlarged to the grid.
+    pub pos_embed: Param<Tensor<4>>,
+    /// Positions `[1, C, a, a]`, repeated over the grid.
+    pub pos_embed_window: Param<Tensor<4>>,
+    /// All stages in order.
+    pub blocks: Vec<MultiScaleBlock>,
+    stage_ends: Vec<usize>,
+}
+
+impl HieraConfig {
+    /// Width of each stage.
+    pub fn stage_dims(&self) -> [usize; 4] {
+        [1, 2, 4, 8].map(|factor| self.embed_dim * factor)
+    }
+
+    /// Sizes of the patch embedding.
+    pub fn patch_embed(&self) -> PatchEmbedConfig {
+        PatchEmbedConfig::new(self.patch_stride, self.embed_dim)
+    }
+
+    /// A new encoder with random weights.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the first stage's windows do not tile its grid: the position window is repeated over it.
+    pub fn init(&self, device: &Device) -> Hiera {
+        let side = self.patch_embed().grid_side(self.image_size);
+        assert!(
+            side.is_multiple_of(self.window_spec[0]),
+            "the first stage's window of {} cells must tile its grid of {side}",
+            self.window_spec[0]
+        );
+        let dims = self.stage_dims();
+        let mut blocks = Vec::new();
+        let mut stage_ends = Vec::new();
+        for (stage, n_blocks) in self.stages.iter().enumerate() {
+            for i in 0..*n_blocks {
+                let is_shrinking = i == 0 && stage > 0;
+                let before = if is_shrinking { stage - 1 } else { stage };
+                let is_global = self.global_att_blocks.contains(&blocks.len());
+                let block = MultiScaleBlockConfig {
+                    dim: dims[before],
+                    dim_out: dims[stage],
+                    num_heads: self.num_heads << stage,
+                    window_size: if is_global {
+                        0
+                    } else {
+                        self.window_spec[before]
+                    },
+                };
+                blocks.push(block.init(device));
+            }
+            stage_ends.push(blocks.len() - 1);
+        }
+        let positions = Initializer::Normal {
+            mean: 0.0,
+            std: POSITION_STD,
+        };
+        let [rows, columns] = self.window_pos_embed_bkg_spatial_size;
+        let window = self.window_spec[0];
+        Hiera {
+            patch_embed: self.patch_embed().init(device),
+            pos_embed: positions.init([1, self.embed_dim, rows, columns], device),
+            pos_embed_window: positions.init([1, self.embed_dim, window, window], device),
+            blocks,
+            stage_ends,
+        }
+    }
+}
+
+impl Hiera {
+    /// The map at the end of each stage, finest first.
+    ///
+    /// # Shapes
+    ///
+    /// - images: `[N, 3, S, S]`, normalised
+    pub fn forward(&self, images: Tensor<4>) -> Vec<WindowedMap> {
+        let first_window = self.blocks.first().map_or(0, |block| block.window_size);
+        let patches = self.patch_embed.forward(images, first_window);
+        let mut map = self.add_positions(patches);
+        let mut stages = Vec::with_capacity(self.stage_ends.len());
+        for (i, block) in self.blocks.iter().enumerate() {
+            map = block.forward(map);
+            if self.stage_ends.contains(&i) {
+                stages.push(map.clone());
+            }
+        }
+        stages
+    }
+
+    fn add_positions(&self, patches: WindowedMap) -> WindowedMap {
+        let ([h, w], [a, b]) = (patches.grid, patches.window);
+        let background = bicubic_cells(self.pos_embed.val(), patches.grid); // [1, h·w, C]
+        let tile = self.pos_embed_window.val(); // [1, C, a, a]
+        let [_, n_channels, side, _] = tile.dims();
+        let repeated = tile
+            .permute([0, 2, 3, 1])
+            .reshape([1, side, 1, side * n_channels])
+            .permute([0, 2, 1, 3])
+            .expand([h / side, w / side, side, side * n_channels]);
+        let repeated = WindowedMap {
+            tokens: repeated.reshape([(h / side) * (w / side), side * side, n_channels]),
+            grid: [h, w],
+            window: [side, side],
+        };
+        let positions = WindowedMap::from_rows(background, [h, w])
+            .in_windows([a, b])
+            .per_frame()
+            + repeated.in_windows([a, b]).per_frame();
+        let tokens = patches.per_frame() + positions; // [N, h·w, C]
+        let shape = patches.tokens.dims();
+        patches.with_tokens(tokens.reshape(shape))
+    }
+}
+
+/// Sizes of a [`MultiScaleBlock`].
+#[derive(Config, Debug)]
+pub struct MultiScaleBlockConfig {
+    /// Width of the input.
+    pub dim: usize,
+    /// Width of the output; where it differs the block also halves the side.
+    pub dim_out: usize,
+    /// Heads `K`.
+    pub num_heads: usize,
+    /// Side of the windows in cells of the input; 0 attends over the whole frame.
+    pub window_size: usize,
+}
+
+/// Attention and MLP, each with norm and residual; at the start of a stage the map shrinks.
+#[derive(Module, Debug)]
+pub struct MultiScaleBlock {
+    /// Before the attention.
+    pub norm1: LayerNorm,
+    /// Within windows or over the frame.
+    pub attn: MultiScaleAttention,
+    /// Before the MLP.
+    pub norm2: LayerNorm,
+    /// Two layers with GELU.
+    pub mlp: Mlp,
+    /// Widens the residual path where the block shrinks the map.
+    pub proj: Option<Linear>,
+    window_size: usize,
+}
+
+impl MultiScaleBlockConfig {
+    /// A new block with random weights.
+    ///
+    /// # Panics
+    ///
+    /// Panics if a shrinking block has windows of an odd side.
+    pub fn init(&self, device: &Device) -> MultiScaleBlock {
+        let shrinks = self.dim != self.dim_out;
+        assert!(
+            !shrinks || self.window_size.is_multiple_of(2),
+            "the windows before a stage are halved with the map, so {} must be even",
+            self.window_size
+        );
+        let norm = |dim| {
+            LayerNormConfig::new(dim)
+                .with_epsilon(NORM_EPSILON)
+                .init(device)
+        };
+        MultiScaleBlock {
+            norm1: norm(self.dim),
+            attn: MultiScaleAttention {
+                qkv: LinearConfig::new(self.dim, 3 * self.dim_out).init(device),
+                proj: LinearConfig::new(self.dim_out, self.dim_out).init(device),
+                num_heads: self.num_heads,
+            },
+            norm2: norm(self.dim_out),
+            mlp: MlpConfig::new(self.dim_out, MLP_RATIO * self.dim_out, self.dim_out, 2)
+                .with_activation(ActivationConfig::Gelu)
+                .init(device),
+            proj: shrinks.then(|| LinearConfig::new(self.dim, self.dim_out).init(device)),
+            window_size: self.window_size,
+        }
+    }
+}
+
+impl MultiScaleBlock {
+    /// One block; the result has the input's grid, or half of it where the block shrinks.
+    pub fn forward(&self, map: WindowedMap) -> WindowedMap {
+        let side = self.window_size;
+        // A window that is the whole frame is global attention, without moving a token.
+        let is_global = side == 0 || map.grid == [side, side];
+        let is_padded = !is_global && !map.divides([side, side]);
+        let map = if is_global {
+            map
+        } else if is_padded {
+            let grid = map.grid;
+            map.in_windows(grid)
+        } else {
+            map.in_windows([side, side])
+        };
+
+        let normed = map.with_tokens(self.norm1.forward(map.tokens.clone()));
+        let shortcut = match &self.proj {
+            Some(proj) => normed
+                .with_tokens(proj.forward(normed.tokens.clone()))
+                .max_pooled(),
+            None => map,
+        };
+        let shrinks = self.proj.is_some();
+        let attended = if is_padded {
+            self.attend_padded(normed, shortcut.grid)
+        } else {
+            self.attn.forward(&normed, is_global, shrinks).tokens
+        };
+        let tokens = shortcut.tokens.clone() + attended;
+        let hidden = self.mlp.forward(self.norm2.forward(tokens.clone()));
+        shortcut.with_tokens(tokens + hidden)
+    }
+
+    /// Attention in windows that do not tile the grid: zeros fill the last ones, are attended to like
+    /// any token, and are cut off afterwards.
+    ///
+    /// # Shapes
+    ///
+    /// - normed: row by row; output: `[N, h'·w', C]` for the grid `[h', w']` asked for
+    fn attend_padded(&self, normed: WindowedMap, grid_out: [usize; 2]) -> Tensor<3> {
+        let side = self.window_size;
+        let (n_frames, n_channels) = (normed.n_frames(), normed.n_channels());
+        let [h, w] = normed.grid;
+        let padded = [h.next_multiple_of(side), w.next_multiple_of(side)];
+        let cells = normed
+            .tokens
+            .reshape([n_frames, h, w, n_channels])
+            .pad(
+                [(0, 0), (0, padded[0] - h), (0, padded[1] - w), (0, 0)],
+                0.0,
+            )
+            .reshape([n_frames, padded[0] * padded[1], n_channels]);
+        let windows = WindowedMap::from_rows(cells, padded).in_windows([side, side]);
+        let attended = self.attn.forward(&windows, false, self.proj.is_some());
+        let ([hp, wp], n_channels) = (attended.grid, attended.n_channels());
+        let [h, w] = grid_out;
+        attended
+            .into_rows()
+            .reshape([n_frames, hp, wp, n_channels])
+            .slice([0..n_frames, 0..h, 0..w])
+            .reshape([n_frames, h * w, n_channels])
+    }
+}
+
+/// Attention of a map's tokens among themselves.
+#[derive(Module, Debug)]
+pub struct MultiScaleAttention {
+    /// Queries, keys and values in one projection.
+    pub qkv: Linear,
+    /// Of the heads' results.
+    pub proj: Linear,
+    num_heads: usize,
+}
+
+impl MultiScaleAttention {
+    /// Attention within each window, or over each frame; `pools` shrinks the queries, and with them the
+    /// result, by 2 × 2 max-pooling.
+    pub fn forward(&self, map: &WindowedMap, is_global: bool, pools: bool) -> WindowedMap {
+        let [n_groups, group, _] = map.tokens.dims();
+        let [_, width] = self.proj.weight.dims();
+        let qkv = self.qkv.forward(map.tokens.clone()); // [.., a·a, 3C]
+        let part = |i: usize| qkv.clone().narrow(2, i * width, width);
+        let queries = map.with_tokens(part(0));
+        let queries = if pools { queries.max_pooled() } else { queries };
+
+        let [groups, n_keys] = if is_global {
+            let n_frames = map.n_frames();
+            [n_frames, n_groups * group / n_frames]
+        } else {
+            [n_groups, group]
+        };
+        let n_queries = if pools { n_keys / 4 } else { n_keys };
+        let d_head = width / self.num_heads;
+        let heads = |tokens: Tensor<3>, n_tokens: usize| -> Tensor<4> {
+            tokens
+                .reshape([groups, n_tokens, self.num_heads, d_head])
+                .swap_dims(1, 2)
+        };
+        let attended = attention(
+            heads(queries.tokens.clone(), n_queries),
+            heads(part(1), n_keys),
+            heads(part(2), n_keys),
+            None,
+            (d_head as f64).powf(-0.5),
+        ); // [groups, K, n_queries, d]
+        let [n_windows, cells, _] = queries.tokens.dims();
+        let merged = attended.swap_dims(1, 2).reshape([n_windows, cells, width]);
+        assert_shape!(merged, [n_windows, cells, width]);
+        queries.with_tokens(self.proj.forward(merged))
+    }
+}
