@@ -5,9 +5,17 @@
 //!
 //! Shapes: `T` frames of a clip, `H W` frame px.
 
+use std::collections::HashSet;
+
 use bytes::Bytes;
 
+use crate::frame::probe_size;
+use crate::manifest::Purpose;
 use crate::mask::RleMask;
+use crate::{Error, Result};
+
+/// Arrow's binary columns count bytes in 31 bits, and a clip is never split.
+const MAX_CLIP_BYTES: usize = 1 << 30;
 
 /// One encoded frame, the Hugging Face `Image` convention `struct<bytes, path>`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,4 +68,106 @@ pub struct Clip {
     pub present_categories: Vec<String>,
     /// Evaluation only: true where the benchmark calls the frame anomalous. `None` in training data.
     pub frame_labels: Option<Vec<bool>>,
+}
+
+impl Clip {
+    /// Checks what every reader of a clip relies on.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] naming the clip and the frame or object: no frame, a frame of another
+    /// size than the clip, a mask of another size than its frame, a track that does not cover every
+    /// frame or holds no pixel, an object without a description, an id or a frame name used twice,
+    /// labels that do not fit `purpose`. [`Error::Corrupt`] for a frame without an image header.
+    pub fn validate(&self, purpose: Purpose) -> Result<()> {
+        self.check_frames()?;
+        let mut ids = HashSet::new();
+        for object in &self.objects {
+            if !ids.insert(&object.id) {
+                return Err(self.refused("object ids used once", format!("{} twice", object.id)));
+            }
+            self.check_object(object)?;
+        }
+        let labelled = self.frame_labels.is_some();
+        let judged = self.objects.iter().any(|object| object.anomalous.is_some());
+        match purpose {
+            Purpose::Training if labelled || judged => Err(self.refused(
+                "no anomaly label, as training data may not know them",
+                "the labels of a benchmark",
+            )),
+            Purpose::Evaluation if !labelled => {
+                Err(self.refused("a label for every frame", "none"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn check_frames(&self) -> Result<()> {
+        let n_bytes: usize = self.frames.iter().map(|frame| frame.bytes.len()).sum();
+        if self.frames.is_empty() || n_bytes > MAX_CLIP_BYTES {
+            return Err(self.refused(
+                format!("at least one frame and at most {MAX_CLIP_BYTES} bytes of them"),
+                format!("{} frames of {n_bytes} bytes", self.frames.len()),
+            ));
+        }
+        if !self.is_video && self.frames.len() != 1 {
+            let found = format!("{} frames of an image", self.frames.len());
+            return Err(self.refused("one frame of an image", found));
+        }
+        if let Some(labels) = &self.frame_labels
+            && labels.len() != self.frames.len()
+        {
+            return Err(self.refused(
+                format!("{} frame labels", self.frames.len()),
+                labels.len(),
+            ));
+        }
+        let mut paths = HashSet::new();
+        for frame in &self.frames {
+            if !paths.insert(&frame.path) {
+                return Err(self.refused("frame names used once", format!("{} twice", frame.path)));
+            }
+            let (width, height) = probe_size(frame)?;
+            if (width, height) != (self.width, self.height) {
+                return Err(self.refused(
+                    format!("frames of {} x {} px", self.width, self.height),
+                    format!("{} of {width} x {height} px", frame.path),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_object(&self, object: &ObjectTrack) -> Result<()> {
+        let refused = |expected: String, found: String| {
+            Err(self.refused(expected, format!("object {}: {found}", object.id)))
+        };
+        if object.descriptions.is_empty() || object.descriptions.iter().any(|text| text.trim().is_empty()) {
+            return refused("a text that names each object".into(), "none, or an empty one".into());
+        }
+        if object.masks.len() != self.frames.len() {
+            return refused(
+                format!("a mask or none for each of {} frames", self.frames.len()),
+                format!("{} entries", object.masks.len()),
+            );
+        }
+        for (frame, mask) in self.frames.iter().zip(&object.masks) {
+            if let Some(mask) = mask
+                && (mask.width, mask.height) != (self.width, self.height)
+            {
+                return refused(
+                    format!("masks of {} x {} px as their frames", self.width, self.height),
+                    format!("{} x {} px in {}", mask.width, mask.height, frame.path),
+                );
+            }
+        }
+        if object.masks.iter().flatten().all(RleMask::is_empty) {
+            return refused("objects with a pixel".into(), "none in any frame".into());
+        }
+        Ok(())
+    }
+
+    fn refused(&self, expected: impl ToString, found: impl ToString) -> Error {
+        Error::invalid(format!("clip {}/{}", self.dataset, self.id), expected, found)
+    }
 }

@@ -1,8 +1,22 @@
 //! The shard contract: clips, masks, frames, Parquet shards, exposure sampling, prompts and host batches. No Burn.
 
 pub mod batch;
+mod cache;
+pub mod catalog;
 pub mod clip;
+pub mod dataset;
 pub mod exposure;
+pub mod frame;
+pub mod manifest;
 pub mod mask;
+pub mod order;
+mod parquet_file;
+mod progress;
+pub mod prompt;
+pub mod resize;
+pub mod schema;
+pub mod seed;
+pub mod shard;
+pub mod tokenizer;
 
 pub use lavida_store::{Error, Result};
