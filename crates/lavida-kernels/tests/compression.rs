@@ -1,0 +1,374 @@
+//! Token compression against its equations on the host in f64, for any size, with copies and ties.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test may fail where it stands; clippy sees only its #[test] functions as tests"
+)]
+
+use burn::tensor::{Device, Tensor, TensorData};
+use lavida_kernels::compression::{
+    CompressionConfig, CompressionError, Density, compress, compress_batch,
+};
+use proptest::prelude::*;
+
+/// Tokens of one sample on the host.
+type Rows = Vec<Vec<f32>>;
+
+/// What the device gave, on the host.
+#[derive(Debug, PartialEq)]
+struct Found {
+    tokens: Rows,
+    kept: Vec<usize>,
+    assignment: Vec<usize>,
+    density: Vec<f64>,
+}
+
+fn to_tensor(rows: &Rows, device: &Device) -> Tensor<2> {
+    let shape = [rows.len(), rows[0].len()];
+    Tensor::from_data(TensorData::new(rows.concat(), shape), device)
+}
+
+fn indices(data: TensorData) -> Vec<usize> {
+    data.iter::<i64>().map(|index| index as usize).collect()
+}
+
+fn run(rows: &Rows, config: &CompressionConfig) -> Found {
+    let found = compress(to_tensor(rows, &Device::flex()), config).unwrap();
+    let values: Vec<f32> = found.tokens.into_data().try_to_vec().unwrap();
+    Found {
+        tokens: values.chunks(rows[0].len()).map(<[f32]>::to_vec).collect(),
+        kept: indices(found.kept.into_data()),
+        assignment: indices(found.assignment.into_data()),
+        density: found.density.into_data().iter::<f64>().collect(),
+    }
+}
+
+fn squared_distance(a: &[f32], b: &[f32]) -> f64 {
+    let pairs = a.iter().zip(b);
+    pairs
+        .map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2))
+        .sum()
+}
+
+/// Nearest other tokens, nearest first, of equals the lower index.
+fn neighbors(rows: &Rows, token: usize, k: usize) -> Vec<(usize, f64)> {
+    let mut others: Vec<(usize, f64)> = (0..rows.len())
+        .filter(|other| *other != token)
+        .map(|other| (other, squared_distance(&rows[token], &rows[other])))
+        .collect();
+    others.sort_by(|a, b| a.1.total_cmp(&b.1)); // stable
+    others.truncate(k);
+    others
+}
+
+fn density(rows: &Rows, config: &CompressionConfig) -> Vec<f64> {
+    let k = config.n_neighbors.min(rows.len() - 1);
+    if k == 0 {
+        return vec![0.0];
+    }
+    let d_token = rows[0].len() as f64;
+    let all: Vec<_> = (0..rows.len()).map(|i| neighbors(rows, i, k)).collect();
+    let k_distance = |token: usize| (all[token][k - 1].1 / d_token).sqrt();
+    all.iter()
+        .map(|nearest| {
+            let total: f64 = nearest
+                .iter()
+                .map(|(other, squared)| match config.density {
+                    Density::Knn => *squared,
+                    Density::Reachability => (squared / d_token).sqrt().max(k_distance(*other)),
+                })
+                .sum();
+            k as f64 / (total + 1e-10)
+        })
+        .collect()
+}
+
+fn densest(density: &[f64], n_kept: usize) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..density.len()).collect();
+    order.sort_by(|a, b| density[*b].total_cmp(&density[*a])); // stable
+    order.truncate(n_kept);
+    order.sort_unstable();
+    order
+}
+
+fn nearest_background(rows: &Rows, kept: &[usize]) -> Vec<usize> {
+    (0..rows.len())
+        .map(|token| {
+            if let Some(own) = kept.iter().position(|k| *k == token) {
+                return own;
+            }
+            let to = |row: usize| squared_distance(&rows[token], &rows[kept[row]]);
+            (0..kept.len())
+                .min_by(|a, b| to(*a).total_cmp(&to(*b)))
+                .unwrap() // the first of equals
+        })
+        .collect()
+}
+
+fn merge(rows: &[Vec<f64>], kept: &[usize], assignment: &[usize]) -> Vec<Vec<f64>> {
+    let d_token = rows[0].len();
+    kept.iter()
+        .enumerate()
+        .map(|(row, background)| {
+            let members: Vec<usize> = (0..rows.len()).filter(|i| assignment[*i] == row).collect();
+            let score = |i: &usize| {
+                let pairs = rows[*background].iter().zip(&rows[*i]);
+                -pairs.map(|(a, b)| a * b).sum::<f64>() / (d_token as f64).sqrt()
+            };
+            let largest = members.iter().map(score).fold(f64::NEG_INFINITY, f64::max);
+            let weights: Vec<f64> = members.iter().map(|i| (score(i) - largest).exp()).collect();
+            let total: f64 = weights.iter().sum();
+            (0..d_token)
+                .map(|c| {
+                    let pairs = members.iter().zip(&weights);
+                    pairs.map(|(i, w)| w / total * rows[*i][c]).sum()
+                })
+                .collect()
+        })
+        .collect()
+}
+
+fn to_f64(rows: &Rows) -> Vec<Vec<f64>> {
+    let row = |row: &Vec<f32>| row.iter().map(|v| f64::from(*v)).collect();
+    rows.iter().map(row).collect()
+}
+
+/// Every step equals its equation in f64, as far as f32 can tell.
+fn check(rows: &Rows, config: &CompressionConfig) {
+    let found = run(rows, config);
+    let n_kept = config.n_kept(rows.len());
+
+    let expected = density(rows, config);
+    for (found, expected) in found.density.iter().zip(&expected) {
+        let tolerance = 1e-5 * expected.abs();
+        assert!(
+            (found - expected).abs() <= tolerance,
+            "density {found}, expected {expected}"
+        );
+    }
+
+    assert_eq!(found.kept.len(), n_kept);
+    assert!(
+        found.kept.is_sorted_by(|a, b| a < b),
+        "kept {:?}",
+        found.kept
+    );
+    let sparsest_kept = found
+        .kept
+        .iter()
+        .map(|i| expected[*i])
+        .fold(f64::INFINITY, f64::min);
+    for dropped in (0..rows.len()).filter(|i| !found.kept.contains(i)) {
+        assert!(
+            expected[dropped] <= sparsest_kept * (1.0 + 1e-5),
+            "token {dropped} of density {} was dropped, one of {sparsest_kept} kept",
+            expected[dropped]
+        );
+    }
+
+    let largest = rows
+        .iter()
+        .flatten()
+        .fold(0f64, |a, b| a.max(f64::from(b.abs())));
+    let nearest = nearest_background(rows, &found.kept);
+    for (token, row) in found.assignment.iter().enumerate() {
+        let distance = squared_distance(&rows[token], &rows[found.kept[*row]]);
+        let shortest = squared_distance(&rows[token], &rows[found.kept[nearest[token]]]);
+        assert!(
+            distance == shortest,
+            "token {token} is {distance} from its centre, {shortest} from another"
+        );
+    }
+    for (row, token) in found.kept.iter().enumerate() {
+        assert_eq!(found.assignment[*token], row, "a centre belongs to itself");
+    }
+
+    let expected = merge(&to_f64(rows), &found.kept, &found.assignment);
+    for (found, expected) in found.tokens.iter().flatten().zip(expected.iter().flatten()) {
+        assert!((f64::from(*found) - expected).abs() <= 1e-5 * largest.max(1e-30));
+    }
+}
+
+fn any_config() -> impl Strategy<Value = CompressionConfig> {
+    (0.001..=1.0, any::<bool>(), 1usize..12).prop_map(|(keep_ratio, knn, n_neighbors)| {
+        CompressionConfig {
+            keep_ratio,
+            density: if knn {
+                Density::Knn
+            } else {
+                Density::Reachability
+            },
+            n_neighbors,
+        }
+    })
+}
+
+/// Few distinct values in few dimensions: copies and ties abound, and f32 computes distances exactly.
+fn crowded_tokens() -> impl Strategy<Value = Rows> {
+    (1usize..24, 1usize..4).prop_flat_map(|(n_tokens, d_token)| {
+        let value = (-2i8..=2).prop_map(f32::from);
+        let token = proptest::collection::vec(value, d_token);
+        proptest::collection::vec(token, n_tokens)
+    })
+}
+
+/// Multiples of 1/64 within ±2 in up to 20 dimensions: hardly any ties, and squared distances are still exact in
+/// f32, so that the host sees the same neighbours.
+fn spread_tokens() -> impl Strategy<Value = Rows> {
+    (1usize..40, 1usize..20).prop_flat_map(|(n_tokens, d_token)| {
+        let value = (-128i16..=128).prop_map(|steps| f32::from(steps) / 64.0);
+        let token = proptest::collection::vec(value, d_token);
+        proptest::collection::vec(token, n_tokens)
+    })
+}
+
+proptest! {
+    #[test]
+    fn spread_tokens_follow_the_equations(rows in spread_tokens(), config in any_config()) {
+        check(&rows, &config);
+    }
+
+    #[test]
+    fn crowded_tokens_follow_the_equations(rows in crowded_tokens(), config in any_config()) {
+        check(&rows, &config);
+    }
+
+    // Sums of whole numbers are exact, so ties are ties in f32 and f64 alike.
+    #[test]
+    fn of_equals_the_lower_index_comes_first(rows in crowded_tokens(), config in any_config()) {
+        let config = CompressionConfig { density: Density::Knn, ..config };
+        let found = run(&rows, &config);
+        let kept = densest(&density(&rows, &config), config.n_kept(rows.len()));
+        prop_assert_eq!(&found.assignment, &nearest_background(&rows, &kept));
+        prop_assert_eq!(found.kept, kept);
+    }
+
+    #[test]
+    fn keeping_all_tokens_changes_none(rows in crowded_tokens(), config in any_config()) {
+        let config = CompressionConfig { keep_ratio: 1.0, ..config };
+        let found = run(&rows, &config);
+        prop_assert_eq!(found.kept, (0..rows.len()).collect::<Vec<_>>());
+        prop_assert_eq!(found.tokens, rows);
+    }
+
+    #[test]
+    fn a_batch_is_its_samples(
+        first in proptest::collection::vec(proptest::collection::vec(-2.0f32..2.0, 5), 9),
+        second in proptest::collection::vec(proptest::collection::vec(-2.0f32..2.0, 5), 9),
+        config in any_config(),
+    ) {
+        let device = Device::flex();
+        let samples = [to_tensor(&first, &device), to_tensor(&second, &device)];
+        let batch = compress_batch(Tensor::stack(samples.to_vec(), 0), &config).unwrap();
+        for (i, sample) in samples.into_iter().enumerate() {
+            let alone = compress(sample, &config).unwrap();
+            let row = |data: TensorData| data.iter::<f64>().collect::<Vec<_>>();
+            let kept = batch.kept.clone().narrow(0, i, 1);
+            prop_assert_eq!(row(kept.into_data()), row(alone.kept.into_data()));
+            let tokens = batch.tokens.clone().narrow(0, i, 1);
+            prop_assert_eq!(row(tokens.into_data()), row(alone.tokens.into_data()));
+        }
+    }
+
+    // Central differences of the merge in f64, kept and assignment held fixed.
+    #[test]
+    fn the_gradient_is_the_merges(rows in spread_tokens(), config in any_config()) {
+        let device = Device::flex();
+        let tokens = to_tensor(&rows, &device).autodiff().require_grad();
+        let found = compress(tokens.clone(), &config).unwrap();
+        let [n_kept, d_token] = found.tokens.dims();
+        let weight = |row: usize, column: usize| ((row * d_token + column) as f64 * 0.7).sin();
+        let weights: Vec<f32> = (0..n_kept * d_token)
+            .map(|i| weight(i / d_token, i % d_token) as f32)
+            .collect();
+        let weights = Tensor::<2>::from_data(TensorData::new(weights, [n_kept, d_token]), &device);
+        let kept = indices(found.kept.into_data());
+        let assignment = indices(found.assignment.into_data());
+        let gradients = (found.tokens * weights.autodiff()).sum().backward();
+        let gradient: Vec<f32> = tokens.grad(&gradients).unwrap().into_data().try_to_vec().unwrap();
+
+        let mut moved = to_f64(&rows);
+        let value = |rows: &[Vec<f64>]| {
+            let merged = merge(rows, &kept, &assignment);
+            let terms = merged.iter().enumerate().flat_map(|(row, token)| {
+                token.iter().enumerate().map(move |(column, v)| v * weight(row, column))
+            });
+            terms.sum::<f64>()
+        };
+        let step = 1e-5;
+        for (i, found) in gradient.iter().enumerate() {
+            let (row, column) = (i / d_token, i % d_token);
+            let at = moved[row][column];
+            moved[row][column] = at + step;
+            let above = value(&moved);
+            moved[row][column] = at - step;
+            let below = value(&moved);
+            moved[row][column] = at;
+            let expected = (above - below) / (2.0 * step);
+            prop_assert!((f64::from(*found) - expected).abs() < 1e-4, "{i}: {found}, expected {expected}");
+        }
+    }
+}
+
+#[test]
+fn equal_tokens_keep_the_first_ones() {
+    let rows = vec![vec![0.1, -0.7, 1.3]; 7];
+    for density in [Density::Reachability, Density::Knn] {
+        let config = CompressionConfig {
+            density,
+            ..CompressionConfig::default()
+        };
+        let found = run(&rows, &config);
+        assert_eq!(found.kept, [0, 1, 2]);
+        assert_eq!(found.assignment, [0, 1, 2, 0, 0, 0, 0]);
+    }
+}
+
+#[test]
+fn a_single_token_passes_unchanged() {
+    let rows = vec![vec![0.1, -0.7, 1.3]];
+    let config = CompressionConfig {
+        keep_ratio: 0.001,
+        ..CompressionConfig::default()
+    };
+    let found = run(&rows, &config);
+    assert_eq!((found.tokens, found.kept), (rows, vec![0]));
+}
+
+#[test]
+fn the_first_bad_token_is_named() {
+    for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 1e30] {
+        let mut rows = vec![vec![1.0, 2.0]; 5];
+        rows[3][1] = bad;
+        rows[4][0] = bad;
+        let tokens = to_tensor(&rows, &Device::flex());
+        match compress(tokens, &CompressionConfig::default()) {
+            Err(CompressionError::NotFinite {
+                sample: 0, row: 3, ..
+            }) => {}
+            other => panic!("{bad}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn settings_out_of_range_are_refused() {
+    let rows = vec![vec![1.0, 2.0]; 5];
+    let tokens = to_tensor(&rows, &Device::flex());
+    for keep_ratio in [0.0, -0.5, 1.5, f64::NAN] {
+        let config = CompressionConfig {
+            keep_ratio,
+            ..CompressionConfig::default()
+        };
+        let error = compress(tokens.clone(), &config).unwrap_err();
+        assert!(matches!(error, CompressionError::KeepRatio(_)));
+    }
+    let config = CompressionConfig {
+        n_neighbors: 0,
+        ..CompressionConfig::default()
+    };
+    assert_eq!(
+        compress(tokens, &config).unwrap_err(),
+        CompressionError::NoNeighbors
+    );
+}
