@@ -1,1 +1,8 @@
 //! The pipe: ractor stages bounded by demand, the device thread, telemetry.
+
+pub mod checkpoints;
+pub mod clock;
+pub mod parts;
+pub mod pipeline;
+pub mod stages;
+pub mod telemetry;

@@ -1,1 +1,10 @@
-//! One step: losses, train policies, optimizer, schedule, checkpoints, metrics and evaluation.
+//! One step: losses, which parameters train, step, optimizer, schedule, what a checkpoint holds, metrics and evaluation protocols. No actors.
+
+pub mod checkpoint;
+pub mod evaluation;
+pub mod losses;
+pub mod metrics;
+pub mod optimizer;
+pub mod schedule;
+pub mod settings;
+pub mod step;

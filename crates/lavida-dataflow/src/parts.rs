@@ -1,0 +1,59 @@
+//! What the stages are made of: a source of clips, a drawer of samples, a learner on its own thread.
+//!
+//! The stages know only these traits, so that the pipe's own laws (demand, order, supervision, stop
+//! and resume) are tested without pictures and tensors.
+
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use lavida_data::{Result, batch::HostBatch, clip::Clip};
+use lavida_train::{checkpoint::Snapshot, step::LossTerms};
+
+/// A clip and its place in the order of samples.
+#[derive(Clone, Debug)]
+pub struct PlacedClip {
+    /// Position in the run's order of samples.
+    pub position: u64,
+    /// Pass over its dataset.
+    pub epoch: u64,
+    /// The clip.
+    pub clip: Arc<Clip>,
+}
+
+/// Gives the clip at a position.
+pub trait ClipSource: Send + Sync + 'static {
+    /// Reads one clip; several reads are under way at once.
+    fn read(&self, position: u64) -> BoxFuture<'_, Result<PlacedClip>>;
+}
+
+/// Turns clips into samples and samples into batches. Pure, so the order of calls does not matter.
+pub trait Drawer: Send + Sync + 'static {
+    /// One sample on the host.
+    type Sample: Send + 'static;
+    /// Draws what is shown and asked of a clip; decodes and resizes.
+    fn draw(&self, clip: &PlacedClip) -> Result<Self::Sample>;
+    /// Puts samples side by side.
+    fn collate(&self, samples: Vec<Self::Sample>) -> Result<HostBatch>;
+}
+
+/// What one update of the weights reports.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Update {
+    /// Learning rate used.
+    pub lr: f64,
+    /// Global norm of the gradient before clipping.
+    pub grad_norm: f64,
+}
+
+/// Holds model and optimizer; lives on the device's thread, so it needs not be `Send`.
+pub trait Learner {
+    /// Forward and backward; gradients add up until [`Learner::update`].
+    fn microbatch(&mut self, batch: &HostBatch) -> Result<LossTerms>;
+    /// One optimizer update with the mean of the gradients since the last.
+    fn update(&mut self) -> Result<Update>;
+    /// Everything a checkpoint holds, as of the last update; `position` is the next sample's.
+    fn snapshot(&mut self, position: u64) -> Result<Snapshot>;
+}
+
+/// Makes the learner on the thread where it stays.
+pub type MakeLearner = Box<dyn FnOnce() -> Result<Box<dyn Learner>> + Send>;

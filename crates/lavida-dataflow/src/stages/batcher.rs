@@ -1,0 +1,123 @@
+//! Third stage: puts samples back into the run's order and joins them into microbatches.
+//!
+//! Reads and draws finish in any order; a batch is always the next `microbatch` positions, so the
+//! stream of batches is the same however the work was scheduled.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use lavida_data::{Result, batch::HostBatch};
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+
+use super::{sampler, trainer};
+use crate::parts::Drawer;
+
+/// A batch and its place in the order of samples. Batches are joined on a pool and may overtake one another.
+pub struct PlacedBatch {
+    /// Position of the batch's first sample.
+    pub first_position: u64,
+    /// The microbatch.
+    pub batch: HostBatch,
+    /// Pass over its dataset of the batch's last sample.
+    pub epoch: u64,
+    /// Position after the batch's last sample.
+    pub next_position: u64,
+}
+
+/// What the batcher understands.
+pub enum Msg<D: Drawer> {
+    /// Room downstream for this many microbatches.
+    Demand(usize),
+    /// Position, epoch and sample.
+    Sample(u64, u64, Result<D::Sample>),
+    /// Who draws samples; the first message.
+    Upstream(ActorRef<sampler::Msg<D>>),
+}
+
+/// Joins samples for a trainer.
+pub struct Batcher<D: Drawer> {
+    /// How.
+    pub drawer: Arc<D>,
+    /// Samples of a batch.
+    pub microbatch: usize,
+    /// Who gets the batches.
+    pub trainer: ActorRef<trainer::Msg>,
+}
+
+/// What changes.
+pub struct State<D: Drawer> {
+    upstream: Option<ActorRef<sampler::Msg<D>>>,
+    next_position: u64,
+    waiting: BTreeMap<u64, (u64, D::Sample)>,
+}
+
+impl<D: Drawer> Actor for Batcher<D> {
+    type Msg = Msg<D>;
+    type State = State<D>;
+    type Arguments = u64;
+
+    async fn pre_start(
+        &self,
+        _: ActorRef<Msg<D>>,
+        next_position: u64,
+    ) -> Result<State<D>, ActorProcessingErr> {
+        Ok(State {
+            upstream: None,
+            next_position,
+            waiting: BTreeMap::new(),
+        })
+    }
+
+    async fn handle(
+        &self,
+        _: ActorRef<Msg<D>>,
+        message: Msg<D>,
+        state: &mut State<D>,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            Msg::Upstream(sampler) => state.upstream = Some(sampler),
+            Msg::Demand(granted) => {
+                let sampler = state.upstream.as_ref().ok_or("demand before upstream")?;
+                sampler.cast(sampler::Msg::Demand(granted * self.microbatch))?;
+            }
+            Msg::Sample(position, epoch, sample) => {
+                state.waiting.insert(position, (epoch, sample?));
+                while let Some(samples) = state.take_batch(self.microbatch) {
+                    self.join(samples, state.next_position);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<D: Drawer> Batcher<D> {
+    fn join(&self, samples: Vec<(u64, D::Sample)>, next_position: u64) {
+        let (drawer, trainer) = (self.drawer.clone(), self.trainer.clone());
+        tokio::task::spawn_blocking(move || {
+            let first_position = next_position - samples.len() as u64;
+            let epoch = samples.last().map_or(0, |(epoch, _)| *epoch);
+            let samples = samples.into_iter().map(|(_, sample)| sample).collect();
+            let batch = drawer.collate(samples).map(|batch| PlacedBatch {
+                first_position,
+                batch,
+                epoch,
+                next_position,
+            });
+            let _ = trainer.cast(trainer::Msg::Batch(batch));
+        });
+    }
+}
+
+impl<D: Drawer> State<D> {
+    /// The next `n` samples, when all are there.
+    fn take_batch(&mut self, n: usize) -> Option<Vec<(u64, D::Sample)>> {
+        let end = self.next_position + n as u64;
+        if self.waiting.range(self.next_position..end).count() < n {
+            return None;
+        }
+        let rest = self.waiting.split_off(&end);
+        let batch = std::mem::replace(&mut self.waiting, rest);
+        self.next_position = end;
+        Some(batch.into_values().collect())
+    }
+}

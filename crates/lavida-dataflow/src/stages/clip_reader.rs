@@ -1,0 +1,53 @@
+//! First stage: reads clips from the store in the run's order, as many at once as were granted.
+
+use std::{ops::Range, sync::Arc};
+
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+
+use super::sampler;
+use crate::parts::{ClipSource, Drawer};
+
+/// What the reader understands.
+pub enum Msg {
+    /// Room downstream for this many clips.
+    Demand(usize),
+}
+
+/// Reads clips for a sampler.
+pub struct ClipReader<D: Drawer> {
+    /// Where clips come from.
+    pub source: Arc<dyn ClipSource>,
+    /// Who gets them.
+    pub sampler: ActorRef<sampler::Msg<D>>,
+}
+
+impl<D: Drawer> Actor for ClipReader<D> {
+    type Msg = Msg;
+    type State = Range<u64>;
+    type Arguments = Range<u64>;
+
+    async fn pre_start(
+        &self,
+        _: ActorRef<Msg>,
+        positions: Range<u64>,
+    ) -> Result<Range<u64>, ActorProcessingErr> {
+        Ok(positions)
+    }
+
+    async fn handle(
+        &self,
+        _: ActorRef<Msg>,
+        Msg::Demand(granted): Msg,
+        positions: &mut Range<u64>,
+    ) -> Result<(), ActorProcessingErr> {
+        for position in positions.take(granted) {
+            let (source, sampler) = (self.source.clone(), self.sampler.clone());
+            tokio::spawn(async move {
+                let clip = source.read(position).await;
+                // A pipe that is stopping takes no more clips: not an error.
+                let _ = sampler.cast(sampler::Msg::Clip(clip));
+            });
+        }
+        Ok(())
+    }
+}

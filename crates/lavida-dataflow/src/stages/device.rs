@@ -1,0 +1,69 @@
+//! The device's own thread: whatever blocks for longer than a handler may runs here, in order.
+
+use std::sync::mpsc;
+
+use lavida_data::{Result, batch::HostBatch};
+use lavida_train::{checkpoint::Snapshot, step::LossTerms};
+use ractor::ActorRef;
+
+use super::trainer;
+use crate::parts::{Learner, MakeLearner, Update};
+
+/// Work for the device.
+pub enum Job {
+    /// Forward and backward of a microbatch.
+    Microbatch(Box<HostBatch>),
+    /// One optimizer update.
+    Update,
+    /// State of the run whose next sample is at this position.
+    Snapshot(u64),
+}
+
+/// What came of a job, in the order of the jobs.
+pub enum Done {
+    /// The learner stands.
+    Ready,
+    /// Losses of a microbatch.
+    Microbatch(LossTerms),
+    /// An update.
+    Update(Update),
+    /// A snapshot.
+    Snapshot(Box<Snapshot>),
+}
+
+/// Starts the thread. It ends when the sender is dropped or the trainer is gone.
+pub fn spawn(make: MakeLearner, trainer: ActorRef<trainer::Msg>) -> std::io::Result<mpsc::Sender<Job>> {
+    let (sender, jobs) = mpsc::channel();
+    std::thread::Builder::new()
+        .name("lavida-device".into())
+        .spawn(move || {
+            let answer = |done: Result<Done>| {
+                let failed = done.is_err();
+                trainer.cast(trainer::Msg::Device(done)).is_ok() && !failed
+            };
+            let mut learner = match make() {
+                Ok(learner) => learner,
+                Err(error) => {
+                    answer(Err(error));
+                    return;
+                }
+            };
+            if !answer(Ok(Done::Ready)) {
+                return;
+            }
+            for job in jobs {
+                if !answer(run(learner.as_mut(), job)) {
+                    return;
+                }
+            }
+        })?;
+    Ok(sender)
+}
+
+fn run(learner: &mut dyn Learner, job: Job) -> Result<Done> {
+    Ok(match job {
+        Job::Microbatch(batch) => Done::Microbatch(learner.microbatch(&batch)?),
+        Job::Update => Done::Update(learner.update()?),
+        Job::Snapshot(position) => Done::Snapshot(Box::new(learner.snapshot(position)?)),
+    })
+}

@@ -1,0 +1,292 @@
+//! Fourth stage: feeds the device, counts steps, logs them, asks for checkpoints.
+//!
+//! A step is `accumulation` microbatches and one update. At most [`QUEUED`] microbatches are granted
+//! at once: one on the device, one ready. A checkpoint is taken between two steps; its upload
+//! overlaps the steps that follow, and the next checkpoint waits for it.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, mpsc},
+    time::Duration,
+};
+
+use lavida_data::Result;
+use lavida_train::step::{LossTerms, StepRecord, sample_digest};
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio::sync::mpsc as tokio_mpsc;
+
+use super::{
+    batcher::PlacedBatch,
+    checkpointer,
+    device::{self, Done, Job},
+};
+use crate::{
+    clock::Clock,
+    parts::{MakeLearner, Update},
+    telemetry::{MetricsLog, progress::Progress},
+};
+
+/// Microbatches granted at once.
+const QUEUED: usize = 2;
+
+/// What the trainer understands.
+pub enum Msg {
+    /// How to ask for microbatches; the first message, which starts the run.
+    Upstream(Box<dyn Fn(usize) -> Result<(), ActorProcessingErr> + Send + Sync>),
+    /// A microbatch that was asked for.
+    Batch(Result<PlacedBatch>),
+    /// The device finished something.
+    Device(Result<Done>),
+    /// A checkpoint of this step is committed.
+    Committed(u64),
+    /// Finish the step, commit, end.
+    Stop,
+}
+
+/// How a run went.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Outcome {
+    /// Updates made in all.
+    pub step: u64,
+    /// Whether it ended before the last step because it was asked to.
+    pub stopped: bool,
+    /// The last step's record, if a step was made.
+    pub last: Option<StepRecord>,
+}
+
+/// Settings of the stage.
+pub struct Trainer {
+    /// Last step of the run.
+    pub n_steps: u64,
+    /// Microbatches a step.
+    pub accumulation: usize,
+    /// Steps between checkpoints.
+    pub checkpoint_every: u64,
+    /// Who commits.
+    pub checkpointer: ActorRef<checkpointer::Msg>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Gets the outcome.
+    pub outcome: tokio_mpsc::UnboundedSender<Outcome>,
+}
+
+/// Where a run starts and what it reports to.
+pub struct Start {
+    /// Updates made before.
+    pub step: u64,
+    /// Position of the first sample.
+    pub position: u64,
+    /// Makes the learner.
+    pub learner: MakeLearner,
+    /// Log of steps.
+    pub log: MetricsLog,
+    /// Shows them.
+    pub progress: Progress,
+}
+
+/// What changes.
+pub struct State {
+    demand: Option<Box<dyn Fn(usize) -> Result<(), ActorProcessingErr> + Send + Sync>>,
+    device: mpsc::Sender<Job>,
+    step: u64,
+    next_position: u64,
+    epoch: u64,
+    in_step: Vec<LossTerms>,
+    ids: Vec<String>,
+    batches: BTreeMap<u64, PlacedBatch>,
+    on_device: bool,
+    ready: bool,
+    committing: bool,
+    snapshot_step: u64,
+    stopping: bool,
+    log: MetricsLog,
+    progress: Progress,
+    step_began: Duration,
+    waiting_since: Option<Duration>,
+    waited: Duration,
+    last: Option<StepRecord>,
+    finished: bool,
+}
+
+impl Actor for Trainer {
+    type Msg = Msg;
+    type State = State;
+    type Arguments = Start;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<Msg>,
+        start: Start,
+    ) -> Result<State, ActorProcessingErr> {
+        Ok(State {
+            demand: None,
+            device: device::spawn(start.learner, myself)?,
+            step: start.step,
+            next_position: start.position,
+            epoch: 0,
+            in_step: Vec::new(),
+            ids: Vec::new(),
+            batches: BTreeMap::new(),
+            on_device: false,
+            ready: false,
+            committing: false,
+            snapshot_step: start.step,
+            stopping: false,
+            log: start.log,
+            progress: start.progress,
+            step_began: Duration::ZERO,
+            waiting_since: None,
+            waited: Duration::ZERO,
+            last: None,
+            finished: false,
+        })
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<Msg>,
+        message: Msg,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            Msg::Upstream(demand) => {
+                if state.step < self.n_steps {
+                    demand(QUEUED)?;
+                }
+                state.demand = Some(demand);
+            }
+            Msg::Batch(batch) => {
+                let batch = batch?;
+                state.batches.insert(batch.first_position, batch);
+            }
+            Msg::Device(done) => self.device_done(done?, &myself, state)?,
+            Msg::Committed(step) => {
+                state.committing = false;
+                state.log.flush().await?;
+                state.progress.line(&format!("checkpoint of step {step} committed"));
+            }
+            Msg::Stop => state.stopping = true,
+        }
+        self.advance(&myself, state)
+    }
+}
+
+impl Trainer {
+    fn device_done(
+        &self,
+        done: Done,
+        myself: &ActorRef<Msg>,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        state.on_device = false;
+        match done {
+            Done::Ready => {
+                state.ready = true;
+                state.step_began = self.clock.monotonic();
+            }
+            Done::Microbatch(losses) => {
+                state.in_step.push(losses);
+                if let Some(demand) = &state.demand {
+                    demand(1)?;
+                }
+            }
+            Done::Update(update) => self.finish_step(update, state)?,
+            Done::Snapshot(snapshot) => {
+                state.committing = true;
+                let commit = checkpointer::Msg::Commit(snapshot, myself.clone());
+                self.checkpointer.cast(commit)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn finish_step(&self, update: Update, state: &mut State) -> Result<(), ActorProcessingErr> {
+        state.step += 1;
+        let now = self.clock.monotonic();
+        let record = StepRecord {
+            step: state.step,
+            epoch: state.epoch,
+            losses: LossTerms::mean(&state.in_step),
+            lr: update.lr,
+            grad_norm: update.grad_norm,
+            sample_digest: sample_digest(state.ids.iter().map(String::as_str)),
+            world_size: 1,
+            generation: 0,
+            seconds: (now - state.step_began).as_secs_f64(),
+            data_seconds: state.waited.as_secs_f64(),
+        };
+        state.log.record(&record)?;
+        state.progress.step(&record);
+        state.step_began = now;
+        state.waited = Duration::ZERO;
+        state.in_step.clear();
+        state.ids.clear();
+        state.last = Some(record);
+        Ok(())
+    }
+
+    /// Gives the device its next job, or ends the run.
+    fn advance(&self, myself: &ActorRef<Msg>, state: &mut State) -> Result<(), ActorProcessingErr> {
+        if !state.ready || state.on_device || state.finished {
+            return Ok(());
+        }
+        let between_steps = state.in_step.is_empty();
+        let job = if state.in_step.len() == self.accumulation {
+            Job::Update
+        } else if between_steps && self.snapshot_is_due(state) {
+            if state.committing {
+                return Ok(()); // one upload at a time
+            }
+            state.snapshot_step = state.step;
+            Job::Snapshot(state.next_position)
+        } else if between_steps && self.at_end(state) {
+            if !state.committing {
+                self.end(myself, state);
+            }
+            return Ok(());
+        } else if let Some(batch) = state.batches.remove(&state.next_position) {
+            state.take(batch, &*self.clock)
+        } else {
+            let now = self.clock.monotonic();
+            state.waiting_since.get_or_insert(now);
+            return Ok(());
+        };
+        state.on_device = true;
+        state.device.send(job).map_err(|_| "the device thread is gone")?;
+        Ok(())
+    }
+
+    fn snapshot_is_due(&self, state: &State) -> bool {
+        state.step > state.snapshot_step
+            && (state.step.is_multiple_of(self.checkpoint_every) || self.at_end(state))
+    }
+
+    /// Whether no further step is to be made. A stop before the first step of a run still makes one, so that there is
+    /// something to commit.
+    fn at_end(&self, state: &State) -> bool {
+        state.step >= self.n_steps || (state.stopping && state.last.is_some())
+    }
+
+    fn end(&self, myself: &ActorRef<Msg>, state: &mut State) {
+        state.finished = true;
+        let outcome = Outcome {
+            step: state.step,
+            stopped: state.step < self.n_steps,
+            last: state.last.clone(),
+        };
+        let _ = self.outcome.send(outcome); // nobody waiting any more is fine
+        myself.stop(None);
+    }
+}
+
+impl State {
+    fn take(&mut self, placed: PlacedBatch, clock: &dyn Clock) -> Job {
+        if let Some(since) = self.waiting_since.take() {
+            self.waited += clock.monotonic() - since;
+        }
+        self.next_position = placed.next_position;
+        self.epoch = placed.epoch;
+        self.ids.extend(placed.batch.clip_ids.iter().cloned());
+        Job::Microbatch(Box::new(placed.batch))
+    }
+}

@@ -1,0 +1,124 @@
+//! What a run says about itself: `metrics.jsonl`, TensorBoard events, a progress bar or lines.
+//!
+//! A local run appends to its files step by step. In an object store, which cannot append, the files
+//! are written whole at every checkpoint and at the end. Resuming drops the rows after the step that
+//! is resumed from, so that each step has one row.
+
+pub mod events;
+pub mod progress;
+
+use std::{
+    fs::{File, OpenOptions},
+    io::Write,
+    path::Path,
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use lavida_store::{Error, Result, Store};
+use lavida_train::step::StepRecord;
+
+use crate::clock::Clock;
+
+const METRICS: &str = "metrics.jsonl";
+
+/// Writes the records of a run.
+pub struct MetricsLog {
+    clock: Arc<dyn Clock>,
+    store: Store,
+    events_key: String,
+    metrics: Vec<u8>,
+    events: Vec<u8>,
+    local: Option<(File, File)>,
+}
+
+impl MetricsLog {
+    /// Opens the logs of `run`, keeping the rows up to and including `resumed_step`.
+    pub async fn open(run: &Store, resumed_step: u64, clock: Arc<dyn Clock>) -> Result<Self> {
+        let earlier = run.try_get(METRICS).await?.unwrap_or_default();
+        let metrics = keep_until(&run.full(METRICS), &earlier, resumed_step)?;
+        let events_key = format!("events.out.tfevents.{resumed_step:010}.lavida");
+        let mut log = Self {
+            events: events::header(clock.wall().as_secs_f64()),
+            store: run.clone(),
+            events_key,
+            metrics,
+            local: None,
+            clock,
+        };
+        log.flush().await?;
+        log.local = match run.local_path() {
+            None => None,
+            Some(folder) => Some((
+                append_to(&folder.join(METRICS))?,
+                append_to(&folder.join(&log.events_key))?,
+            )),
+        };
+        Ok(log)
+    }
+
+    /// Logs one step.
+    pub fn record(&mut self, record: &StepRecord) -> Result<()> {
+        let mut row = serde_json::to_vec(record)
+            .map_err(|e| Error::Internal(format!("a step record does not serialise: {e}")))?;
+        row.push(b'\n');
+        let scalars = record
+            .losses
+            .named()
+            .map(|(name, value)| (name, f64::from(value)));
+        let rest = [
+            ("lr", record.lr),
+            ("grad_norm", record.grad_norm),
+            ("seconds", record.seconds),
+            ("data_seconds", record.data_seconds),
+        ];
+        let wall = self.clock.wall().as_secs_f64();
+        let event = events::scalars(wall, record.step, scalars.chain(rest));
+        if let Some((metrics, events)) = &mut self.local {
+            let written = metrics
+                .write_all(&row)
+                .and_then(|()| events.write_all(&event));
+            written.map_err(|e| Error::Unavailable {
+                what: self.store.full(METRICS),
+                reason: e.to_string(),
+            })?;
+        } else {
+            self.metrics.extend(row);
+            self.events.extend(event);
+        }
+        Ok(())
+    }
+
+    /// Brings what was logged to a store that cannot append; nothing to do for a local run.
+    pub async fn flush(&mut self) -> Result<()> {
+        if self.local.is_none() {
+            let metrics = Bytes::copy_from_slice(&self.metrics);
+            self.store.put(METRICS, metrics).await?;
+            let events = Bytes::copy_from_slice(&self.events);
+            self.store.put(&self.events_key, events).await?;
+        }
+        Ok(())
+    }
+}
+
+fn append_to(path: &Path) -> Result<File> {
+    let opened = OpenOptions::new().append(true).create(true).open(path);
+    opened.map_err(|e| Error::Unavailable {
+        what: path.display().to_string(),
+        reason: e.to_string(),
+    })
+}
+
+/// The rows of `step` and before. A last row cut by a crash is dropped: its step is after every checkpoint.
+fn keep_until(what: &str, rows: &[u8], step: u64) -> Result<Vec<u8>> {
+    let mut kept = Vec::new();
+    let whole_rows = rows.split_inclusive(|b| *b == b'\n');
+    for (i, row) in whole_rows.filter(|row| row.ends_with(b"\n")).enumerate() {
+        let record: StepRecord = serde_json::from_slice(row)
+            .map_err(|e| Error::corrupt(format!("{what} row {}", i + 1), "a step record", e))?;
+        if record.step <= step {
+            kept.extend_from_slice(row);
+        }
+    }
+    Ok(kept)
+}

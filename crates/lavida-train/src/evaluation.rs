@@ -1,0 +1,209 @@
+//! Evaluation protocols: from scores of frames and pixels to the figures a benchmark reports.
+//!
+//! Frame AUC and average precision rank all frames of all videos together; video AUC is the mean over
+//! the videos that have both labels; pixel AUC ranks all pixels of all frames on one grid. Nothing is
+//! smoothed. The reference pads every ranking with two artificial points and scores pixels on a grid
+//! of 158 × 238; the padding is a setting here, the grid is the same wherever frames are that large.
+
+use serde::{Deserialize, Serialize};
+
+use crate::metrics::{Ranking, auc, padded};
+
+/// The reference's grid for pixel scores: height, width.
+pub const PIXEL_GRID: [u32; 2] = [158, 238];
+
+/// One scored video.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct VideoScores {
+    /// Its name in the benchmark.
+    pub video: String,
+    /// ŷ^f by frame: object-score logits.
+    pub frame_scores: Vec<f32>,
+    /// y^f by frame.
+    pub frame_labels: Vec<bool>,
+    /// Scores of the same frames with the video's true category swapped for an absent one.
+    pub swapped_scores: Option<Vec<f32>>,
+    /// ŷ^p of every frame on the grid, flat; empty when the benchmark has no pixel labels.
+    pub pixel_scores: Vec<f32>,
+    /// y^p on the same grid.
+    pub pixel_labels: Vec<bool>,
+    /// Pixels of other annotated objects on the same grid; empty when the benchmark has none.
+    pub other_objects: Vec<bool>,
+}
+
+/// What `lavida eval --json` prints.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EvaluationReport {
+    /// Name of the evaluation set.
+    pub benchmark: String,
+    /// Frames scored.
+    pub frames: usize,
+    /// Videos scored.
+    pub videos: usize,
+    /// Area under the ROC curve over all frames; null unless both labels occur.
+    pub frame_auc: Option<f64>,
+    /// Average precision over all frames.
+    pub frame_ap: Option<f64>,
+    /// Mean of the per-video areas.
+    pub video_auc: Option<f64>,
+    /// Area over all pixels; null without pixel labels.
+    pub pixel_auc: Option<f64>,
+    /// Area over the pixels of anomalous objects against those of other objects.
+    pub target_vs_others_pixel_auc: Option<f64>,
+    /// Frame AUC with each video's true category swapped for an absent one: 0.5 when the text steers.
+    pub swapped_frame_auc: Option<f64>,
+    /// How this was scored.
+    pub settings: EvaluationSettings,
+    /// By video, in the benchmark's order.
+    pub per_video: Vec<VideoReport>,
+}
+
+/// Figures of one video.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct VideoReport {
+    /// Its name.
+    pub video: String,
+    /// Frames scored.
+    pub frames: usize,
+    /// Frames labelled anomalous.
+    pub anomalous_frames: usize,
+    /// Area under its own ROC curve; null unless both labels occur.
+    pub frame_auc: Option<f64>,
+    /// Mean score of its frames.
+    pub mean_score: f64,
+}
+
+/// How a benchmark is scored.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EvaluationSettings {
+    /// Categories asked for.
+    pub categories: Vec<String>,
+    /// Frames of a window.
+    pub n_frames: usize,
+    /// Every how many frames one is scored.
+    pub interval: usize,
+    /// The reference's artificial end points.
+    pub reference_metrics: bool,
+    /// The reference's windows: tails and short videos dropped.
+    pub reference_windows: bool,
+    /// Share of visual tokens kept.
+    pub keep_ratio: f64,
+}
+
+impl EvaluationReport {
+    /// Scores a benchmark.
+    pub fn new(benchmark: String, settings: EvaluationSettings, videos: &[VideoScores]) -> Self {
+        let pads = settings.reference_metrics;
+        let frames = pooled(videos, pads, |v| Some(&v.frame_scores));
+        let per_video: Vec<_> = videos.iter().map(|v| VideoReport::new(v, pads)).collect();
+        let aucs: Vec<f64> = per_video.iter().filter_map(|v| v.frame_auc).collect();
+        let swapped = pooled(videos, pads, |v| v.swapped_scores.as_deref());
+        let mut pixels = Ranking::default();
+        let mut objects = Ranking::default();
+        for video in videos {
+            pixels.extend(&video.pixel_scores, &video.pixel_labels);
+            let on_object = (0..video.other_objects.len())
+                .filter(|i| video.pixel_labels[*i] || video.other_objects[*i]);
+            let (scores, labels): (Vec<f32>, Vec<bool>) = on_object
+                .map(|i| (video.pixel_scores[i], video.pixel_labels[i]))
+                .unzip();
+            objects.extend(&scores, &labels);
+        }
+        Self {
+            benchmark,
+            frames: videos.iter().map(|v| v.frame_scores.len()).sum(),
+            videos: videos.len(),
+            frame_auc: frames.auc(),
+            frame_ap: frames.average_precision(),
+            video_auc: (!aucs.is_empty()).then(|| aucs.iter().sum::<f64>() / aucs.len() as f64),
+            pixel_auc: pixels.auc(),
+            target_vs_others_pixel_auc: objects.auc(),
+            swapped_frame_auc: swapped.auc(),
+            settings,
+            per_video,
+        }
+    }
+}
+
+/// The frames of all videos that have such scores, in one ranking; padded once, over the concatenation.
+fn pooled(
+    videos: &[VideoScores],
+    pads: bool,
+    pick: fn(&VideoScores) -> Option<&[f32]>,
+) -> Ranking {
+    let mut ranking = Ranking::default();
+    for video in videos {
+        if let Some(scores) = pick(video) {
+            ranking.extend(scores, &video.frame_labels);
+        }
+    }
+    if pads && !ranking.is_empty() {
+        ranking.extend(&[0.0, 1.0], &[false, true]);
+    }
+    ranking
+}
+
+impl VideoReport {
+    fn new(video: &VideoScores, pads: bool) -> Self {
+        let n = video.frame_scores.len();
+        let (scores, labels) = match pads {
+            true => padded(&video.frame_scores, &video.frame_labels),
+            false => (video.frame_scores.clone(), video.frame_labels.clone()),
+        };
+        Self {
+            video: video.video.clone(),
+            frames: n,
+            anomalous_frames: video.frame_labels.iter().filter(|l| **l).count(),
+            frame_auc: auc(&scores, &labels),
+            mean_score: video.frame_scores.iter().map(|s| f64::from(*s)).sum::<f64>()
+                / n.max(1) as f64,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings() -> EvaluationSettings {
+        EvaluationSettings {
+            categories: vec!["car".into()],
+            n_frames: 4,
+            interval: 1,
+            reference_metrics: false,
+            reference_windows: false,
+            keep_ratio: 0.5,
+        }
+    }
+
+    #[test]
+    fn target_against_others_ignores_the_background() {
+        let video = VideoScores {
+            video: "v".into(),
+            frame_scores: vec![1.0, -1.0],
+            frame_labels: vec![true, false],
+            swapped_scores: Some(vec![0.0, 0.0]),
+            pixel_scores: vec![0.1, 0.2, 0.9, 0.3],
+            pixel_labels: vec![true, false, false, false],
+            other_objects: vec![false, true, false, false],
+        };
+        let report = EvaluationReport::new("b".into(), settings(), &[video]);
+        assert_eq!(report.target_vs_others_pixel_auc, Some(0.0));
+        assert_eq!(report.pixel_auc, Some(0.0));
+        assert_eq!(report.frame_auc, Some(1.0));
+        assert_eq!(report.swapped_frame_auc, Some(0.5));
+    }
+
+    #[test]
+    fn a_benchmark_without_anomalies_has_no_auc_but_a_report() {
+        let video = VideoScores {
+            frame_scores: vec![0.5],
+            frame_labels: vec![false],
+            ..VideoScores::default()
+        };
+        let report = EvaluationReport::new("b".into(), settings(), &[video]);
+        assert_eq!((report.frame_auc, report.pixel_auc), (None, None));
+        assert_eq!(report.frames, 1);
+    }
+}

@@ -1,1 +1,0 @@
-//! LAVIDA: zero-shot video anomaly detection, from shards to scores.
