@@ -144,27 +144,27 @@ impl Hiera {
     }
 
     fn add_positions(&self, patches: WindowedMap) -> WindowedMap {
-        let ([h, w], [a, b]) = (patches.grid, patches.window);
-        let background = bicubic_cells(self.pos_embed.val(), patches.grid); // [1, h·w, C]
+        let positions = WindowedMap::from_rows(self.positions(patches.grid), patches.grid);
+        let tokens = patches.per_frame() + positions.in_windows(patches.window).per_frame();
+        let shape = patches.tokens.dims();
+        patches.with_tokens(tokens.reshape(shape))
+    }
+
+    /// Position embedding of every cell, row by row.
+    ///
+    /// # Shapes
+    ///
+    /// - output: `[1, h·w, C]`
+    pub fn positions(&self, [h, w]: [usize; 2]) -> Tensor<3> {
+        let background = bicubic_cells(self.pos_embed.val(), [h, w]);
         let tile = self.pos_embed_window.val(); // [1, C, a, a]
         let [_, n_channels, side, _] = tile.dims();
         let repeated = tile
             .permute([0, 2, 3, 1])
             .reshape([1, side, 1, side * n_channels])
-            .permute([0, 2, 1, 3])
-            .expand([h / side, w / side, side, side * n_channels]);
-        let repeated = WindowedMap {
-            tokens: repeated.reshape([(h / side) * (w / side), side * side, n_channels]),
-            grid: [h, w],
-            window: [side, side],
-        };
-        let positions = WindowedMap::from_rows(background, [h, w])
-            .in_windows([a, b])
-            .per_frame()
-            + repeated.in_windows([a, b]).per_frame();
-        let tokens = patches.per_frame() + positions; // [N, h·w, C]
-        let shape = patches.tokens.dims();
-        patches.with_tokens(tokens.reshape(shape))
+            .expand([h / side, side, w / side, side * n_channels])
+            .reshape([1, h * w, n_channels]);
+        background + repeated
     }
 }
 
