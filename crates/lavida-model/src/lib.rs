@@ -2,10 +2,14 @@
 
 pub mod config;
 pub mod attention;
+pub mod activation;
+pub mod clip_text;
+mod initial;
 pub mod sam2;
 pub mod two_way;
 pub mod error;
 pub mod linear;
+pub mod policy;
 pub mod projector;
 pub mod weights;
 
