@@ -165,6 +165,6 @@ mod tests {
         let device = Device::flex();
         let heads = Tensor::<4>::from_data([[[[1.0]], [[2.0]]]], &device);
         let repeated = repeat_heads(heads, 2).into_data();
-        assert_eq!(repeated.to_vec::<f32>().unwrap(), [1.0, 1.0, 2.0, 2.0]);
+        assert_eq!(repeated.try_to_vec::<f32>().unwrap(), [1.0, 1.0, 2.0, 2.0]);
     }
 }

@@ -97,6 +97,10 @@ pub struct ClipTextConfig {
     pub vocab_size: usize,
     /// Longest text in tokens.
     pub max_position_embeddings: usize,
+    /// Standard deviation of the token embedding's initial rows; 0.02 is Hugging Face's. Training from random weights
+    /// separates words sooner with rows that start farther apart (0.5).
+    #[serde(default = "default_embedding_std")]
+    pub token_embedding_std: f64,
 }
 
 /// SAM2.1: Hiera with FPN, prompt encoder, mask decoder.
@@ -149,11 +153,21 @@ pub struct ProjectorConfig {
     pub cross_attn_init_scale: f64,
 }
 
+impl Sam2Config {
+    /// Side of the grid of frame features that categories attend to: the coarsest level that the FPN keeps.
+    pub fn top_grid(&self) -> usize {
+        self.image_size / (4 * self.patch_stride)
+    }
+}
+
 fn default_rope_theta() -> f64 {
     1e6
 }
 fn default_rms_norm_eps() -> f64 {
     1e-6
+}
+fn default_embedding_std() -> f64 {
+    0.02
 }
 fn default_patch_stride() -> usize {
     4

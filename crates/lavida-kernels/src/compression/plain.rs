@@ -6,7 +6,7 @@
 
 use burn::tensor::activation::softmax;
 use burn::tensor::ops::IndexingUpdateOp;
-use burn::tensor::{FloatDType, Int, Tensor, assert_shape};
+use burn::tensor::{FloatDType, Int, IntDType, Tensor, assert_shape};
 
 use super::{CompressedBatch, CompressionConfig, CompressionError, Density};
 
@@ -165,6 +165,7 @@ fn nearest_background(squared: Tensor<3>, kept: Tensor<2, Int>) -> Tensor<2, Int
     let [n_samples, n_tokens, _] = squared.dims();
     let [_, n_kept] = kept.dims();
     let shape = [n_samples, n_kept, n_tokens];
+    let dtype: IntDType = kept.dtype().into(); // `argmin` has its own
     let kept = kept.reshape([n_samples, n_kept, 1]).expand(shape);
     let token = Tensor::<1, Int>::arange(0..n_tokens as i64, &squared.device())
         .reshape([1, 1, n_tokens])
@@ -174,6 +175,7 @@ fn nearest_background(squared: Tensor<3>, kept: Tensor<2, Int>) -> Tensor<2, Int
         .mask_fill(kept.equal(token), -1.0) // a background token is nearest to itself, whatever its copies
         .argmin(1)
         .reshape([n_samples, n_tokens])
+        .cast(dtype)
 }
 
 /// Eq. 4: inside each cluster, `Softmax(−Z^b_i Z_𝒩ᵀ / √D) · Z_𝒩`.

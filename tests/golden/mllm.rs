@@ -1,0 +1,1 @@
+//! Qwen2-VL with token compression against `llm_forward`.
