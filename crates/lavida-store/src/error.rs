@@ -60,11 +60,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
     /// An [`Error::Invalid`] from anything that prints.
-    pub fn invalid(
-        what: impl ToString,
-        expected: impl ToString,
-        found: impl ToString,
-    ) -> Self {
+    pub fn invalid(what: impl ToString, expected: impl ToString, found: impl ToString) -> Self {
         Self::Invalid {
             what: what.to_string(),
             expected: expected.to_string(),
@@ -73,11 +69,7 @@ impl Error {
     }
 
     /// An [`Error::Corrupt`] from anything that prints.
-    pub fn corrupt(
-        what: impl ToString,
-        expected: impl ToString,
-        found: impl ToString,
-    ) -> Self {
+    pub fn corrupt(what: impl ToString, expected: impl ToString, found: impl ToString) -> Self {
         Self::Corrupt {
             what: what.to_string(),
             expected: expected.to_string(),

@@ -39,26 +39,45 @@ pub(crate) fn resolve(uri: &str) -> Result<Location> {
     if uri.trim().is_empty() {
         return Err(Error::invalid("store location", SCHEMES, "an empty text"));
     }
-    let Some((scheme, _)) = uri.split_once("://") else {
+    let Some((scheme, rest)) = uri.split_once("://") else {
         return local(Path::new(uri));
     };
-    let parsed = Url::parse(uri).map_err(|error| Error::invalid(uri, SCHEMES, error))?;
     match scheme {
         "file" => {
-            let path = parsed
+            let path = Url::parse(uri)
+                .map_err(|error| Error::invalid(uri, SCHEMES, error))?
                 .to_file_path()
-                .map_err(|()| Error::invalid(uri, "file:/// and an absolute path", "another host"))?;
+                .map_err(|()| {
+                    Error::invalid(uri, "file:/// and an absolute path", "another host")
+                })?;
             local(&path)
         }
-        "memory" => memory(&parsed),
-        "s3" | "gs" | "az" => cloud(&parsed),
+        "memory" | "s3" | "gs" | "az" => remote(uri, scheme, rest),
         other => Err(Error::invalid(uri, SCHEMES, format!("scheme {other}://"))),
     }
 }
 
+/// A bucket and a prefix. The prefix is taken as it stands: keys are not percent-encoded.
+fn remote(uri: &str, scheme: &str, rest: &str) -> Result<Location> {
+    let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+    if bucket.is_empty() {
+        let expected = format!("{scheme}:// and a name");
+        return Err(Error::invalid(uri, expected, "no name"));
+    }
+    let backend = match scheme {
+        "memory" => memory(bucket),
+        _ => cloud(uri, &format!("{scheme}://{bucket}"))?,
+    };
+    Ok(Location {
+        backend,
+        prefix: prefix.trim_matches('/').to_string(),
+        uri: uri.trim_end_matches('/').to_string(),
+    })
+}
+
 fn local(path: &Path) -> Result<Location> {
-    let path = normalise(path)
-        .map_err(|error| Error::invalid(path.display(), "a usable path", error))?;
+    let path =
+        normalise(path).map_err(|error| Error::invalid(path.display(), "a usable path", error))?;
     let text = path
         .to_str()
         .ok_or_else(|| Error::invalid(path.display(), "a path in UTF-8", "other bytes"))?;
@@ -86,65 +105,39 @@ fn normalise(path: &Path) -> std::io::Result<PathBuf> {
     Ok(clean)
 }
 
-fn memory(url: &Url) -> Result<Location> {
-    let name = url.host_str().unwrap_or_default();
-    if name.is_empty() {
-        return Err(Error::invalid(url, "memory://NAME", "no name"));
-    }
-    let backend = MEMORY
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .entry(name.to_string())
-        .or_default()
-        .clone();
-    Ok(Location {
-        backend,
-        prefix: url.path().trim_matches('/').to_string(),
-        uri: url.as_str().trim_end_matches('/').to_string(),
-    })
+fn memory(name: &str) -> Arc<dyn ObjectStore> {
+    let mut stores = MEMORY.lock().unwrap_or_else(PoisonError::into_inner);
+    stores.entry(name.to_string()).or_default().clone()
 }
 
-fn cloud(url: &Url) -> Result<Location> {
-    if url.host_str().unwrap_or_default().is_empty() {
-        return Err(Error::invalid(url, "a bucket name after the scheme", "none"));
-    }
+fn cloud(uri: &str, bucket: &str) -> Result<Arc<dyn ObjectStore>> {
     let retry = RetryConfig {
         max_retries: MAX_RETRIES,
         retry_timeout: RETRY_TIMEOUT,
         ..RetryConfig::default()
     };
-    let built: object_store::Result<Arc<dyn ObjectStore>> = match url.scheme() {
-        "s3" => {
-            let mut builder = AmazonS3Builder::from_env()
-                .with_url(url.as_str())
-                .with_retry(retry);
+    let built: object_store::Result<Arc<dyn ObjectStore>> = match bucket {
+        s3 if s3.starts_with("s3:") => {
+            let mut builder = AmazonS3Builder::from_env().with_url(s3).with_retry(retry);
             if endpoint_is_plain_http() {
                 builder = builder.with_allow_http(true);
             }
             builder.build().map(|store| Arc::new(store) as _)
         }
-        "gs" => GoogleCloudStorageBuilder::from_env()
-            .with_url(url.as_str())
+        gs if gs.starts_with("gs:") => GoogleCloudStorageBuilder::from_env()
+            .with_url(gs)
             .with_retry(retry)
             .build()
             .map(|store| Arc::new(store) as _),
-        _ => MicrosoftAzureBuilder::from_env()
-            .with_url(url.as_str())
+        az => MicrosoftAzureBuilder::from_env()
+            .with_url(az)
             .with_retry(retry)
             .build()
             .map(|store| Arc::new(store) as _),
     };
-    let backend = built.map_err(|error| {
-        Error::invalid(
-            url,
-            "a bucket and, in the environment, what reaches it",
-            error,
-        )
-    })?;
-    Ok(Location {
-        backend,
-        prefix: url.path().trim_matches('/').to_string(),
-        uri: url.as_str().trim_end_matches('/').to_string(),
+    built.map_err(|error| {
+        let expected = "a bucket and, in the environment, what reaches it";
+        Error::invalid(uri, expected, error)
     })
 }
 
@@ -171,7 +164,7 @@ mod tests {
         check_refused("", "an empty text");
         check_refused("ftp://host/x", "scheme ftp://");
         check_refused("memory://", "no name");
-        check_refused("s3:///key", "bucket");
+        check_refused("s3:///key", "no name");
     }
 
     #[test]

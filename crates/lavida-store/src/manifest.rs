@@ -1,8 +1,9 @@
 //! Manifests: small JSON documents whose presence makes the files they name count.
 //!
 //! Every one begins with its format and version, so that a newer file met by an older program is
-//! an error that names both, never a half-understood read:
-//! `{"format": "lavida/dataset", "version": 1, …body}`.
+//! an error that names both, never a half-understood read, and ends with the hash of what is
+//! between, so that a flipped byte in it is damage and not another number:
+//! `{"format": "lavida/dataset", "version": 1, …body, "blake3": "…"}`.
 
 use bytes::Bytes;
 use serde::Serialize;
@@ -12,12 +13,20 @@ use serde_json::{Map, Value};
 use crate::{Error, Result, Store};
 
 /// The body of a manifest: what kind it is and which version of it this program writes and reads.
-/// Give the type `#[serde(deny_unknown_fields)]`; the envelope's own two keys are taken off first.
+/// Give the type `#[serde(deny_unknown_fields)]`; the envelope's own keys are taken off first.
 pub trait Versioned: Serialize + DeserializeOwned {
     /// For example `lavida/dataset`.
     const FORMAT: &'static str;
     /// Rises with every change that an older reader would misread.
     const VERSION: u64;
+}
+
+const HASH_KEY: &str = "blake3";
+
+/// Over the body's compact JSON in its own order, so that layout does not count.
+fn hash(body: &Map<String, Value>) -> String {
+    let text = serde_json::to_vec(body).expect("JSON values serialise");
+    blake3::hash(&text).to_hex().to_string()
 }
 
 /// The document as it is stored, indented for people.
@@ -27,7 +36,11 @@ pub fn encode<T: Versioned>(body: &T) -> Result<Bytes> {
     document.insert("format".to_string(), T::FORMAT.into());
     document.insert("version".to_string(), T::VERSION.into());
     match serde_json::to_value(body).map_err(internal)? {
-        Value::Object(fields) => document.extend(fields),
+        Value::Object(fields) => {
+            let hash = hash(&fields);
+            document.extend(fields);
+            document.insert(HASH_KEY.to_string(), hash.into());
+        }
         _ => {
             return Err(Error::Internal(format!(
                 "the body of {} is not a struct",
@@ -59,6 +72,12 @@ pub fn decode<T: Versioned>(what: &str, bytes: &[u8]) -> Result<T> {
             expected,
             format!("{name} version {version}"),
         ));
+    }
+    let stated = document.shift_remove(HASH_KEY).unwrap_or(Value::Null);
+    let found = hash(&document);
+    if stated != found {
+        let expected = format!("{expected} with BLAKE3 {stated}");
+        return Err(Error::corrupt(what, expected, format!("BLAKE3 {found}")));
     }
     serde_json::from_value(Value::Object(document))
         .map_err(|error| Error::corrupt(what, expected, error))
@@ -129,11 +148,23 @@ mod tests {
     #[test]
     fn a_cut_or_changed_document_is_damaged() {
         check_refused(r#"{"format": "lavida/te"#, 3, &["here"]);
-        check_refused(r#"{"format": "lavida/test", "version": 2}"#, 3, &["steps"]);
-        check_refused(
-            r#"{"format": "lavida/test", "version": 2, "steps": 1, "stepz": 1}"#,
-            3,
-            &["stepz"],
-        );
+        check_refused(r#"{"format": "lavida/test", "version": 2}"#, 3, &["null"]);
+        let whole = String::from_utf8(encode(&Body { steps: 7 }).unwrap().into()).unwrap();
+        check_refused(&whole.replace('7', "8"), 3, &["here", "BLAKE3"]);
+        check_refused(&whole.replace("steps", "stepz"), 3, &["BLAKE3"]);
+    }
+
+    #[test]
+    fn a_body_of_other_fields_is_damaged() {
+        #[derive(Serialize, Deserialize)]
+        struct Other {
+            epochs: u32,
+        }
+        impl Versioned for Other {
+            const FORMAT: &'static str = Body::FORMAT;
+            const VERSION: u64 = Body::VERSION;
+        }
+        let bytes = encode(&Other { epochs: 1 }).unwrap();
+        check_refused(std::str::from_utf8(&bytes).unwrap(), 3, &["epochs"]);
     }
 }

@@ -81,6 +81,11 @@ impl Store {
         &self.uri
     }
 
+    /// The folder this is, for a local store: what needs a real file (an appended log) may open it there.
+    pub fn local_path(&self) -> Option<std::path::PathBuf> {
+        (!self.uri.contains("://")).then(|| self.uri.as_str().into())
+    }
+
     /// The store below `name` (which may hold slashes).
     pub fn child(&self, name: &str) -> Store {
         let name = name.trim_matches('/');
@@ -100,9 +105,7 @@ impl Store {
     ///
     /// [`Error::Invalid`] when there is none, [`Error::Unavailable`] when the store does not answer.
     pub async fn get(&self, key: &str) -> Result<Bytes> {
-        self.try_get(key)
-            .await?
-            .ok_or_else(|| self.absent(key))
+        self.try_get(key).await?.ok_or_else(|| self.absent(key))
     }
 
     /// The whole object, or `None` when there is none.
