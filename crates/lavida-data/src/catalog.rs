@@ -4,6 +4,7 @@
 //! from: ids, texts, categories and where each clip lies. It is read once from the metadata columns;
 //! [`Catalog::read`] then fetches single clips through a cache of row groups.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use futures::stream::{self, StreamExt, TryStreamExt};
@@ -118,6 +119,25 @@ impl Catalog {
     /// never reach training) or weights that are not shares; otherwise as [`Dataset::open`].
     pub async fn open(sources: &[DataSource], purpose: Purpose) -> Result<Self> {
         Self::open_with_cache(sources, purpose, DEFAULT_CACHE_BYTES).await
+    }
+
+    /// Mixes the datasets by `weights`, by name, instead of in proportion to their samples.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] for a dataset without a weight, and for weights that are not above 0. A weight for a
+    /// dataset that is not here is fine: one settings file serves several mixtures.
+    pub fn with_weights(mut self, weights: &BTreeMap<String, f64>) -> Result<Self> {
+        for dataset in &mut self.datasets {
+            let name = &dataset.header.dataset;
+            let weight = weights.get(name).copied();
+            dataset.weight = Some(weight.ok_or_else(|| {
+                let known = weights.keys().cloned().collect::<Vec<_>>().join(", ");
+                Error::invalid("sampler.weights", format!("a weight for {name}"), format!("weights for {known}"))
+            })?);
+        }
+        self.check()?;
+        Ok(self)
     }
 
     /// [`Self::open`] with room for `cache_bytes` of decoded row groups.
