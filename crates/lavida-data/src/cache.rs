@@ -100,7 +100,10 @@ impl RowGroupCache {
 fn clip_bytes(clip: &Clip) -> u64 {
     const A_CLIP: usize = 1024;
     let frames: usize = clip.frames.iter().map(|frame| frame.bytes.len()).sum();
-    let masks = clip.objects.iter().flat_map(|object| object.masks.iter().flatten());
+    let masks = clip
+        .objects
+        .iter()
+        .flat_map(|object| object.masks.iter().flatten());
     (frames + masks.map(|mask| mask.counts.len()).sum::<usize>() + A_CLIP) as u64
 }
 

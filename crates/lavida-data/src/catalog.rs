@@ -133,7 +133,11 @@ impl Catalog {
             let weight = weights.get(name).copied();
             dataset.weight = Some(weight.ok_or_else(|| {
                 let known = weights.keys().cloned().collect::<Vec<_>>().join(", ");
-                Error::invalid("sampler.weights", format!("a weight for {name}"), format!("weights for {known}"))
+                Error::invalid(
+                    "sampler.weights",
+                    format!("a weight for {name}"),
+                    format!("weights for {known}"),
+                )
             })?);
         }
         self.check()?;
@@ -318,7 +322,11 @@ impl Catalog {
                 return Err(Error::invalid(what, "a number above 0", weight));
             }
         }
-        let n_weights = self.datasets.iter().filter(|dataset| dataset.weight.is_some()).count();
+        let n_weights = self
+            .datasets
+            .iter()
+            .filter(|dataset| dataset.weight.is_some())
+            .count();
         if n_weights != 0 && n_weights != self.datasets.len() {
             return Err(Error::invalid(
                 "data weights",

@@ -117,10 +117,7 @@ impl Clip {
         if let Some(labels) = &self.frame_labels
             && labels.len() != self.frames.len()
         {
-            return Err(self.refused(
-                format!("{} frame labels", self.frames.len()),
-                labels.len(),
-            ));
+            return Err(self.refused(format!("{} frame labels", self.frames.len()), labels.len()));
         }
         let mut paths = HashSet::new();
         for frame in &self.frames {
@@ -142,8 +139,16 @@ impl Clip {
         let refused = |expected: String, found: String| {
             Err(self.refused(expected, format!("object {}: {found}", object.id)))
         };
-        if object.descriptions.is_empty() || object.descriptions.iter().any(|text| text.trim().is_empty()) {
-            return refused("a text that names each object".into(), "none, or an empty one".into());
+        if object.descriptions.is_empty()
+            || object
+                .descriptions
+                .iter()
+                .any(|text| text.trim().is_empty())
+        {
+            return refused(
+                "a text that names each object".into(),
+                "none, or an empty one".into(),
+            );
         }
         if object.masks.len() != self.frames.len() {
             return refused(
@@ -156,7 +161,10 @@ impl Clip {
                 && (mask.width, mask.height) != (self.width, self.height)
             {
                 return refused(
-                    format!("masks of {} x {} px as their frames", self.width, self.height),
+                    format!(
+                        "masks of {} x {} px as their frames",
+                        self.width, self.height
+                    ),
                     format!("{} x {} px in {}", mask.width, mask.height, frame.path),
                 );
             }
@@ -168,6 +176,10 @@ impl Clip {
     }
 
     fn refused(&self, expected: impl ToString, found: impl ToString) -> Error {
-        Error::invalid(format!("clip {}/{}", self.dataset, self.id), expected, found)
+        Error::invalid(
+            format!("clip {}/{}", self.dataset, self.id),
+            expected,
+            found,
+        )
     }
 }

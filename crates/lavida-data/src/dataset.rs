@@ -57,16 +57,21 @@ impl Dataset {
     /// [`Error::Corrupt`] when the manifest is damaged.
     pub async fn open(store: &Store) -> Result<Self> {
         let what = store.full(MANIFEST_KEY);
-        let manifest: DatasetManifest = manifest::read(store, MANIFEST_KEY).await?.ok_or_else(|| {
-            let found = "none: not a dataset, or its build has not finished";
-            Error::invalid(&what, "the manifest of a dataset", found)
-        })?;
+        let manifest: DatasetManifest =
+            manifest::read(store, MANIFEST_KEY).await?.ok_or_else(|| {
+                let found = "none: not a dataset, or its build has not finished";
+                Error::invalid(&what, "the manifest of a dataset", found)
+            })?;
         manifest.validate(&what)?;
         Ok(Self::new(store, manifest))
     }
 
     /// The finished shards of a build that has no manifest yet.
-    pub(crate) fn unfinished(store: &Store, header: DatasetHeader, shards: Vec<ShardEntry>) -> Self {
+    pub(crate) fn unfinished(
+        store: &Store,
+        header: DatasetHeader,
+        shards: Vec<ShardEntry>,
+    ) -> Self {
         let manifest = DatasetManifest {
             header,
             samples: shards.iter().map(|shard| shard.rows).sum(),
@@ -168,19 +173,31 @@ impl Dataset {
     pub async fn verify_with(&self, mut progress: impl FnMut(u64) + Send) -> Result<VerifyReport> {
         let mut report = VerifyReport::default();
         for shard_idx in 0..self.manifest.shards.len() {
-            self.verify_shard(shard_idx, &mut report, &mut progress).await?;
+            self.verify_shard(shard_idx, &mut report, &mut progress)
+                .await?;
         }
         let found = (report.samples, report.frames, report.objects);
-        let stated = (self.manifest.samples, self.manifest.frames, self.manifest.objects);
+        let stated = (
+            self.manifest.samples,
+            self.manifest.frames,
+            self.manifest.objects,
+        );
         if found != stated {
             return Err(Error::corrupt(
                 self.store.full(MANIFEST_KEY),
-                format!("{} samples, {} frames, {} objects", stated.0, stated.1, stated.2),
+                format!(
+                    "{} samples, {} frames, {} objects",
+                    stated.0, stated.1, stated.2
+                ),
                 format!("{}, {}, {}", found.0, found.1, found.2),
             ));
         }
         for object in self.store.list("").await? {
-            let named = self.manifest.shards.iter().any(|shard| shard.key == object.key);
+            let named = self
+                .manifest
+                .shards
+                .iter()
+                .any(|shard| shard.key == object.key);
             if !named && object.key != MANIFEST_KEY {
                 report.leftovers.push(object.key);
             }
@@ -199,24 +216,38 @@ impl Dataset {
         let size = self.store.size(&shard.key).await?;
         if size != Some(shard.bytes) {
             let found = size.map_or("no file".to_string(), |size| format!("{size} bytes"));
-            return Err(Error::corrupt(what, format!("{} bytes", shard.bytes), found));
+            return Err(Error::corrupt(
+                what,
+                format!("{} bytes", shard.bytes),
+                found,
+            ));
         }
         let footer = self.footer(shard_idx).await?;
         let mut hasher = blake3::Hasher::new();
-        let begin = shard.row_groups.first().map_or(0, |group| group.data.offset);
+        let begin = shard
+            .row_groups
+            .first()
+            .map_or(0, |group| group.data.offset);
         hasher.update(&self.fetch(shard_idx, 0..begin).await?);
         for (group_idx, group) in shard.row_groups.iter().enumerate() {
             let name = self.name_group(shard_idx, group_idx);
             let bytes = self.fetch(shard_idx, group.data.range()).await?;
             check_hash(&name, &group.data, &bytes)?;
-            check_hash(&name, &group.metadata, &bytes[..group.metadata.bytes as usize])?;
+            check_hash(
+                &name,
+                &group.metadata,
+                &bytes[..group.metadata.bytes as usize],
+            )?;
             hasher.update(&bytes);
             for clip in footer.clips(&name, group_idx, group.data.offset, bytes)? {
                 self.verify_clip(&name, &clip)?;
                 report.samples += 1;
                 report.frames += clip.frames.len() as u64;
                 report.objects += clip.objects.len() as u64;
-                let masks = clip.objects.iter().flat_map(|object| object.masks.iter().flatten());
+                let masks = clip
+                    .objects
+                    .iter()
+                    .flat_map(|object| object.masks.iter().flatten());
                 report.masks += masks.count() as u64;
             }
             progress(report.bytes + group.data.range().end);
@@ -224,7 +255,11 @@ impl Dataset {
         hasher.update(&self.fetch(shard_idx, shard.footer.range()).await?);
         let found = hasher.finalize().to_hex().to_string();
         if found != shard.blake3 {
-            return Err(Error::corrupt(what, format!("BLAKE3 {}", shard.blake3), found));
+            return Err(Error::corrupt(
+                what,
+                format!("BLAKE3 {}", shard.blake3),
+                found,
+            ));
         }
         report.shards += 1;
         report.bytes += shard.bytes;
@@ -254,9 +289,11 @@ impl Dataset {
     async fn fetch(&self, shard_idx: usize, range: Range<u64>) -> Result<Bytes> {
         let key = &self.manifest.shards[shard_idx].key;
         match self.store.get_range(key, range).await {
-            Err(Error::Invalid { what, found, .. }) => {
-                Err(Error::corrupt(what, "a shard that the manifest names", found))
-            }
+            Err(Error::Invalid { what, found, .. }) => Err(Error::corrupt(
+                what,
+                "a shard that the manifest names",
+                found,
+            )),
             result => result,
         }
     }

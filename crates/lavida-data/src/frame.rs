@@ -330,12 +330,12 @@ mod tests {
         let entries: [(u16, u16, u32); 8] = [
             (256, 3, width.into()),
             (257, 3, height.into()),
-            (258, 3, 8),                    // bits a sample
-            (259, 3, 1),                    // no compression
-            (262, 3, 1),                    // 0 is black
-            (273, 4, 8),                    // where the pixels begin
-            (278, 3, height.into()),        // rows of the one strip
-            (279, 4, pixels.len() as u32),  // its bytes
+            (258, 3, 8),                   // bits a sample
+            (259, 3, 1),                   // no compression
+            (262, 3, 1),                   // 0 is black
+            (273, 4, 8),                   // where the pixels begin
+            (278, 3, height.into()),       // rows of the one strip
+            (279, 4, pixels.len() as u32), // its bytes
         ];
         let mut bytes = b"II\x2a\x00".to_vec();
         bytes.extend((8 + pixels.len() as u32).to_le_bytes());
@@ -356,10 +356,7 @@ mod tests {
         let decoded = decode_rgb(&frame).unwrap();
         assert_eq!(decoded.pixels, pixels);
         assert_eq!(decoded.width, width);
-        assert_eq!(
-            probe_size(&frame).unwrap(),
-            (decoded.width, decoded.height)
-        );
+        assert_eq!(probe_size(&frame).unwrap(), (decoded.width, decoded.height));
     }
 
     fn check_unreadable(name: &str, bytes: Vec<u8>) {
@@ -384,11 +381,9 @@ mod tests {
     fn a_gray_tiff_and_a_bmp_become_rgb() {
         check_rgb(encode_tiff(2, 1, &[3, 250]), 2, &[3, 3, 3, 250, 250, 250]);
         let mut bmp = Vec::new();
-        image::DynamicImage::from(
-            image::RgbImage::from_raw(1, 2, vec![1, 2, 3, 4, 5, 6]).unwrap(),
-        )
-        .write_to(&mut Cursor::new(&mut bmp), image::ImageFormat::Bmp)
-        .unwrap();
+        image::DynamicImage::from(image::RgbImage::from_raw(1, 2, vec![1, 2, 3, 4, 5, 6]).unwrap())
+            .write_to(&mut Cursor::new(&mut bmp), image::ImageFormat::Bmp)
+            .unwrap();
         check_rgb(bmp, 1, &[1, 2, 3, 4, 5, 6]);
     }
 

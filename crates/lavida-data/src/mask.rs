@@ -129,7 +129,11 @@ impl RleMask {
     /// [`Error::Invalid`] without a mask or with two sizes.
     pub fn union(masks: &[&RleMask]) -> Result<RleMask> {
         let Some(first) = masks.first() else {
-            return Err(Error::invalid("union of masks", "at least one mask", "none"));
+            return Err(Error::invalid(
+                "union of masks",
+                "at least one mask",
+                "none",
+            ));
         };
         if let Some(other) = masks
             .iter()

@@ -106,7 +106,11 @@ impl SampleOrder {
         let mut order: Vec<u32> = (0..dataset.n_samples as u32).collect();
         StageRng::new(self.seed, "sample order", &[&dataset.hash, &pass]).shuffle(&mut order);
         let order: Arc<[u32]> = order.into();
-        let passes: Vec<u64> = kept.keys().filter(|key| key.0 == dataset_idx).map(|key| key.1).collect();
+        let passes: Vec<u64> = kept
+            .keys()
+            .filter(|key| key.0 == dataset_idx)
+            .map(|key| key.1)
+            .collect();
         if passes.len() >= PASSES_KEPT
             && let Some(farthest) = passes.into_iter().max_by_key(|&other| other.abs_diff(pass))
         {
@@ -118,7 +122,11 @@ impl SampleOrder {
 }
 
 fn weights(catalog: &Catalog) -> Option<Vec<f64>> {
-    catalog.datasets().iter().map(|dataset| dataset.weight).collect()
+    catalog
+        .datasets()
+        .iter()
+        .map(|dataset| dataset.weight)
+        .collect()
 }
 
 /// Whole numbers in the proportion of `weights`: exact where a small common denominator exists,
@@ -128,7 +136,9 @@ fn whole_shares(weights: &[f64]) -> Vec<u64> {
     const FINE: u64 = 1 << 16;
     let total: f64 = weights.iter().sum();
     let exact = (1..=SMALL).find_map(|denominator| {
-        let shares = weights.iter().map(|weight| weight / total * denominator as f64);
+        let shares = weights
+            .iter()
+            .map(|weight| weight / total * denominator as f64);
         shares
             .map(|share| {
                 let whole = share.round();
@@ -192,7 +202,10 @@ impl Schedule {
             .filter(|&&other| other as usize == dataset_idx)
             .count() as u64;
         let in_period = self.before[block * self.shares.len() + dataset_idx] + in_block;
-        (dataset_idx, position / period * self.shares[dataset_idx] + in_period)
+        (
+            dataset_idx,
+            position / period * self.shares[dataset_idx] + in_period,
+        )
     }
 }
 
@@ -208,7 +221,10 @@ fn next_place(shares: &[u64], period: u64, taken: &[u64], n: u64) -> usize {
         .filter(|&d| scale * behind(d) >= period)
         .min_by(|&a, &b| {
             // slack / share, without dividing
-            let (a_first, b_first) = (slack(a) * i128::from(shares[b]), slack(b) * i128::from(shares[a]));
+            let (a_first, b_first) = (
+                slack(a) * i128::from(shares[b]),
+                slack(b) * i128::from(shares[a]),
+            );
             a_first.cmp(&b_first)
         })
         .expect("the datasets are one place behind together, so one is a fair part of it behind")
@@ -216,4 +232,165 @@ fn next_place(shares: &[u64], period: u64, taken: &[u64], n: u64) -> usize {
 
 fn gcd(a: u64, b: u64) -> u64 {
     if b == 0 { a } else { gcd(b, a % b) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalog::MemoryDataset;
+    use crate::clip::Clip;
+    use crate::dataset::{CategorySource, DatasetHeader, Positives, Purpose};
+    use proptest::prelude::*;
+
+    fn dataset(name: &str, n_samples: usize, weight: Option<f64>) -> MemoryDataset {
+        let clip = |i: usize| Clip {
+            id: i.to_string(),
+            dataset: name.to_string(),
+            video: String::new(),
+            is_video: false,
+            first_frame: 0,
+            fps: None,
+            width: 1,
+            height: 1,
+            frames: Vec::new(),
+            objects: Vec::new(),
+            present_categories: Vec::new(),
+            frame_labels: None,
+        };
+        MemoryDataset {
+            header: DatasetHeader {
+                dataset: name.to_string(),
+                split: "train".to_string(),
+                purpose: Purpose::Training,
+                category_source: CategorySource::Descriptions,
+                max_categories: 30,
+                positives: Positives::One,
+                eval_categories: None,
+                true_categories: Default::default(),
+                settings: serde_json::Value::Null,
+            },
+            clips: (0..n_samples).map(clip).collect(),
+            weight,
+        }
+    }
+
+    fn catalog(sizes: &[usize], weights: Option<&[f64]>) -> Catalog {
+        let datasets = sizes.iter().enumerate().map(|(i, &n_samples)| {
+            dataset(
+                &format!("set {i}"),
+                n_samples,
+                weights.map(|weights| weights[i]),
+            )
+        });
+        Catalog::in_memory(datasets.collect()).unwrap()
+    }
+
+    proptest! {
+        #[test]
+        fn without_weights_an_epoch_holds_every_sample_once(
+            sizes in prop::collection::vec(1usize..40, 1..5),
+            seed: u64,
+        ) {
+            let catalog = catalog(&sizes, None);
+            let order = SampleOrder::new(&catalog, seed);
+            let n = catalog.len() as u64;
+            for epoch in 0..3 {
+                let places: Vec<Position> =
+                    (epoch * n..(epoch + 1) * n).map(|position| order.sample(position)).collect();
+                prop_assert!(places.iter().all(|place| place.epoch == epoch));
+                let mut indices: Vec<usize> = places.iter().map(|place| place.index).collect();
+                indices.sort_unstable();
+                prop_assert_eq!(indices, (0..catalog.len()).collect::<Vec<_>>());
+            }
+        }
+
+        #[test]
+        fn weights_are_kept_to_less_than_a_sample_at_every_prefix(
+            shares in prop::collection::vec(1u64..60, 1..7),
+        ) {
+            let schedule = Schedule::new(&shares);
+            let total: u64 = shares.iter().sum();
+            let mut taken = vec![0u64; shares.len()];
+            for position in 0..2 * total {
+                let (dataset_idx, before) = schedule.at(position);
+                prop_assert_eq!(before, taken[dataset_idx]);
+                taken[dataset_idx] += 1;
+                for (taken, share) in taken.iter().zip(&shares) {
+                    let fair = share * (position + 1);
+                    prop_assert!((taken * total).abs_diff(fair) < total);
+                }
+            }
+        }
+
+        #[test]
+        fn every_pass_over_a_dataset_sees_each_of_its_samples_once(
+            sizes in prop::collection::vec(1usize..12, 2..4),
+            seed: u64,
+        ) {
+            let weights: Vec<f64> = (1..=sizes.len()).map(|i| i as f64).collect();
+            let catalog = catalog(&sizes, Some(&weights));
+            let order = SampleOrder::new(&catalog, seed);
+            let mut seen = HashMap::new();
+            for position in 0..400 {
+                let place = order.sample(position);
+                *seen.entry((place.index, place.epoch)).or_insert(0) += 1;
+            }
+            prop_assert!(seen.values().all(|&times| times == 1));
+        }
+
+        #[test]
+        fn any_slice_equals_the_whole(
+            sizes in prop::collection::vec(1usize..20, 1..4),
+            seed: u64,
+            begin in 0u64..5000,
+            n_samples in 1usize..16,
+        ) {
+            let catalog = catalog(&sizes, None);
+            let whole = SampleOrder::new(&catalog, seed);
+            for position in 0..begin {
+                whole.sample(position);
+            }
+            // Asked first, and from the middle: what was asked before does not matter.
+            let fresh = SampleOrder::new(&catalog, seed);
+            let batch = fresh.batch(begin, n_samples);
+            prop_assert_eq!(&batch, &whole.batch(begin, n_samples));
+            let first = begin * n_samples as u64;
+            for (i, place) in batch.iter().enumerate() {
+                prop_assert_eq!(*place, whole.sample(first + i as u64));
+            }
+        }
+    }
+
+    #[test]
+    fn the_order_depends_on_seed_pass_and_data_alone() {
+        let indices = |catalog: &Catalog, seed, begin: u64| -> Vec<usize> {
+            let order = SampleOrder::new(catalog, seed);
+            (begin..begin + 50)
+                .map(|position| order.sample(position).index)
+                .collect()
+        };
+        let fifty = catalog(&[50], None);
+        assert_eq!(indices(&fifty, 1, 0), indices(&catalog(&[50], None), 1, 0));
+        assert_ne!(indices(&fifty, 1, 0), indices(&fifty, 2, 0));
+        assert_ne!(indices(&fifty, 1, 0), indices(&fifty, 1, 50));
+        let renamed = Catalog::in_memory(vec![dataset("another", 50, None)]).unwrap();
+        assert_ne!(indices(&fifty, 1, 0), indices(&renamed, 1, 0));
+    }
+
+    #[test]
+    fn the_weights_of_the_paper_are_exact() {
+        let weights = [0.05, 0.2, 0.25, 0.2, 0.05, 0.1, 0.1, 0.05];
+        assert_eq!(whole_shares(&weights), [1, 4, 5, 4, 1, 2, 2, 1]);
+        assert_eq!(whole_shares(&[1.0, 2.0]), [1, 2]);
+        let odd = whole_shares(&[1.0, std::f64::consts::PI, 1e-9]);
+        assert!(odd.iter().all(|&share| share > 0));
+    }
+
+    #[test]
+    fn positions_far_into_a_run_cost_no_replay() {
+        let catalog = catalog(&[3000, 1000], None);
+        let order = SampleOrder::new(&catalog, 1);
+        let place = order.sample(u64::MAX / 2);
+        assert_eq!(place.epoch, u64::MAX / 2 / 4000);
+    }
 }

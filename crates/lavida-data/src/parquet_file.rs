@@ -49,8 +49,8 @@ pub(crate) struct ShardEncoder {
 
 impl ShardEncoder {
     pub fn new() -> Result<Self> {
-        let writer = ArrowWriter::try_new(Vec::new(), schema(), Some(properties()))
-            .map_err(internal)?;
+        let writer =
+            ArrowWriter::try_new(Vec::new(), schema(), Some(properties())).map_err(internal)?;
         Ok(Self {
             writer,
             hasher: blake3::Hasher::new(),
@@ -70,7 +70,10 @@ impl ShardEncoder {
         self.writer.flush().map_err(internal)?;
         let bytes = self.take()?;
         // The first row group follows the file's magic number.
-        let begin = self.row_groups.last().map_or(MAGIC_BYTES, |group| group.data.range().end);
+        let begin = self
+            .row_groups
+            .last()
+            .map_or(MAGIC_BYTES, |group| group.data.range().end);
         let chunk_begin = self.n_bytes - bytes.len() as u64;
         let group = &bytes[(begin - chunk_begin) as usize..];
         let n_metadata = self.metadata_bytes(begin)?;
@@ -110,11 +113,10 @@ impl ShardEncoder {
 
     /// Length of the metadata columns at the front of the row group written last.
     fn metadata_bytes(&self, begin: u64) -> Result<usize> {
-        let group = self
-            .writer
-            .flushed_row_groups()
-            .last()
-            .ok_or_else(|| Error::Internal("a row group was written and is not there".into()))?;
+        let group =
+            self.writer.flushed_row_groups().last().ok_or_else(|| {
+                Error::Internal("a row group was written and is not there".into())
+            })?;
         let n_bytes = group
             .columns()
             .iter()
@@ -183,17 +185,31 @@ impl Footer {
     }
 
     /// The clips of one row group from its bytes, which begin at `offset` of the file.
-    pub fn clips(&self, what: &str, group_idx: usize, offset: u64, bytes: Bytes) -> Result<Vec<Clip>> {
+    pub fn clips(
+        &self,
+        what: &str,
+        group_idx: usize,
+        offset: u64,
+        bytes: Bytes,
+    ) -> Result<Vec<Clip>> {
         let batches = self.batches(what, group_idx, offset, bytes, ProjectionMask::all())?;
-        let clips: Result<Vec<Vec<Clip>>> = batches.iter().map(|batch| to_clips(what, batch)).collect();
+        let clips: Result<Vec<Vec<Clip>>> =
+            batches.iter().map(|batch| to_clips(what, batch)).collect();
         Ok(clips?.into_iter().flatten().collect())
     }
 
     /// The metadata of one row group from the bytes of its metadata columns.
-    pub fn metas(&self, what: &str, group_idx: usize, offset: u64, bytes: Bytes) -> Result<Vec<ClipMeta>> {
+    pub fn metas(
+        &self,
+        what: &str,
+        group_idx: usize,
+        offset: u64,
+        bytes: Bytes,
+    ) -> Result<Vec<ClipMeta>> {
         let columns = ProjectionMask::roots(self.metadata.parquet_schema(), 0..N_METADATA_COLUMNS);
         let batches = self.batches(what, group_idx, offset, bytes, columns)?;
-        let metas: Result<Vec<Vec<ClipMeta>>> = batches.iter().map(|batch| to_metas(what, batch)).collect();
+        let metas: Result<Vec<Vec<ClipMeta>>> =
+            batches.iter().map(|batch| to_metas(what, batch)).collect();
         Ok(metas?.into_iter().flatten().collect())
     }
 
@@ -211,12 +227,13 @@ impl Footer {
             file_bytes: self.file_bytes,
         };
         let n_rows = self.metadata.metadata().row_group(group_idx).num_rows() as usize;
-        let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(slice, self.metadata.clone())
-            .with_row_groups(vec![group_idx])
-            .with_projection(columns)
-            .with_batch_size(n_rows)
-            .build()
-            .map_err(|error| damaged(what, &error))?;
+        let reader =
+            ParquetRecordBatchReaderBuilder::new_with_metadata(slice, self.metadata.clone())
+                .with_row_groups(vec![group_idx])
+                .with_projection(columns)
+                .with_batch_size(n_rows)
+                .build()
+                .map_err(|error| damaged(what, &error))?;
         reader
             .map(|batch| batch.map_err(|error| damaged(what, &error)))
             .collect()

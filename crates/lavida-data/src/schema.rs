@@ -15,7 +15,9 @@ use arrow::array::{
     StringArray, StructArray, UInt32Array,
 };
 use arrow::buffer::{NullBuffer, OffsetBuffer};
-use arrow::datatypes::{DataType, Field, FieldRef, Fields, Float32Type, Schema, SchemaRef, UInt32Type};
+use arrow::datatypes::{
+    DataType, Field, FieldRef, Fields, Float32Type, Schema, SchemaRef, UInt32Type,
+};
 use bytes::Bytes;
 
 use crate::clip::{Clip, EncodedFrame, ObjectTrack};
@@ -103,10 +105,7 @@ impl ClipMeta {
 pub fn schema() -> SchemaRef {
     static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
         let metadata = [(HUGGINGFACE_KEY.to_string(), huggingface_features())];
-        Arc::new(Schema::new_with_metadata(
-            fields(),
-            HashMap::from(metadata),
-        ))
+        Arc::new(Schema::new_with_metadata(fields(), HashMap::from(metadata)))
     });
     SCHEMA.clone()
 }
@@ -185,9 +184,8 @@ fn frame_element() -> FieldRef {
 /// What makes Hugging Face tools show `frames` as pictures.
 pub fn huggingface_features() -> String {
     let value = |dtype: &str| serde_json::json!({ "dtype": dtype, "_type": "Value" });
-    let list = |feature: serde_json::Value| {
-        serde_json::json!({ "feature": feature, "_type": "List" })
-    };
+    let list =
+        |feature: serde_json::Value| serde_json::json!({ "feature": feature, "_type": "List" });
     let features = serde_json::json!({
         "id": value("string"),
         "dataset": value("string"),
@@ -236,7 +234,12 @@ pub fn to_batch(clips: &[Clip]) -> Result<RecordBatch> {
         Arc::new(BooleanArray::from_iter(
             labels.flatten().map(|&label| Some(label)),
         )),
-        Some(clips.iter().map(|clip| clip.frame_labels.is_some()).collect()),
+        Some(
+            clips
+                .iter()
+                .map(|clip| clip.frame_labels.is_some())
+                .collect(),
+        ),
     );
     let columns: Vec<ArrayRef> = vec![
         text(|clip| &clip.id),
@@ -290,7 +293,12 @@ fn list(
 
 fn texts<'a>(rows: impl Iterator<Item = &'a [String]> + Clone) -> ArrayRef {
     let values = StringArray::from_iter_values(rows.clone().flatten());
-    list(text_element(), rows.map(<[String]>::len), Arc::new(values), None)
+    list(
+        text_element(),
+        rows.map(<[String]>::len),
+        Arc::new(values),
+        None,
+    )
 }
 
 fn object_column<'a>(objects: impl Iterator<Item = &'a ObjectTrack> + Clone) -> ArrayRef {
@@ -348,12 +356,8 @@ pub fn to_metas(what: &str, batch: &RecordBatch) -> Result<Vec<ClipMeta>> {
         let column: &StringArray = batch.column(column).as_string();
         column.value(row).to_string()
     };
-    let number = |column: usize, row: usize| {
-        batch
-            .column(column)
-            .as_primitive::<UInt32Type>()
-            .value(row)
-    };
+    let number =
+        |column: usize, row: usize| batch.column(column).as_primitive::<UInt32Type>().value(row);
     let fps = batch.column(5).as_primitive::<Float32Type>();
     let labels = batch.column(10).as_list::<i32>();
     let objects = batch.column(11).as_list::<i32>();
@@ -390,8 +394,9 @@ pub fn to_clips(what: &str, batch: &RecordBatch) -> Result<Vec<Clip>> {
         .into_iter()
         .enumerate()
         .map(|(row, meta)| {
-            let tracks = read_tracks(&masks.value(row))
-                .map_err(|error| Error::corrupt(format!("{what}, clip {}", meta.id), "masks", error))?;
+            let tracks = read_tracks(&masks.value(row)).map_err(|error| {
+                Error::corrupt(format!("{what}, clip {}", meta.id), "masks", error)
+            })?;
             let frames = read_frames(&frames.value(row));
             assemble(what, meta, tracks, frames)
         })
@@ -405,7 +410,11 @@ fn check_fields(what: &str, batch: &RecordBatch, n_columns: usize) -> Result<()>
     if same {
         return Ok(());
     }
-    let names: Vec<&str> = found.fields().iter().map(|field| field.name().as_str()).collect();
+    let names: Vec<&str> = found
+        .fields()
+        .iter()
+        .map(|field| field.name().as_str())
+        .collect();
     Err(Error::corrupt(
         what,
         "the columns of docs/shard-format.md",
@@ -492,7 +501,9 @@ fn read_masks(values: &ArrayRef) -> Result<Vec<Option<RleMask>>> {
     (0..masks.len())
         .map(|i| match masks.is_valid(i) {
             false => Ok(None),
-            true => RleMask::from_coco(counts.value(i), heights.value(i), widths.value(i)).map(Some),
+            true => {
+                RleMask::from_coco(counts.value(i), heights.value(i), widths.value(i)).map(Some)
+            }
         })
         .collect()
 }

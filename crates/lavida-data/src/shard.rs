@@ -110,7 +110,10 @@ impl DatasetWriter {
         let done = Journal::unfinished(store, &fingerprint).await?;
         let ids = read_ids(store, &header, &done).await?;
         let journal = Journal::claim(store, &fingerprint, done).await?;
-        let mark = journal.done.last().map_or_else(Mark::default, |done| done.after.clone());
+        let mark = journal
+            .done
+            .last()
+            .map_or_else(Mark::default, |done| done.after.clone());
         let resumed = Resumed {
             n_clips: mark.samples,
             cursor: mark.cursor,
@@ -123,7 +126,12 @@ impl DatasetWriter {
         Ok((writer, resumed))
     }
 
-    fn new(store: &Store, header: DatasetHeader, settings: WriterSettings, journal: Journal) -> Self {
+    fn new(
+        store: &Store,
+        header: DatasetHeader,
+        settings: WriterSettings,
+        journal: Journal,
+    ) -> Self {
         Self {
             store: store.clone(),
             header,
@@ -371,7 +379,10 @@ fn estimated_bytes(clip: &Clip) -> u64 {
         .map(|object| {
             let masks = object.masks.iter();
             let masks: usize = masks
-                .map(|mask| mask.as_ref().map_or(A_VALUE, |mask| text(&mask.counts) + A_VALUE))
+                .map(|mask| {
+                    mask.as_ref()
+                        .map_or(A_VALUE, |mask| text(&mask.counts) + A_VALUE)
+                })
                 .sum();
             let category = object.category.as_deref().map_or(0, text);
             text(&object.id) + category + texts(&object.descriptions) + masks + A_VALUE
