@@ -1,0 +1,350 @@
+//! Qwen2-VL reads a clip and a question and answers with `<SEG>`, whose hidden state is the anomaly's semantics (Eq. 5).
+//!
+//! The vision tower turns patches into visual tokens; token compression merges the background among them; the
+//! language model reads them between the words of the prompt, in which the answer already stands.
+//! Paper: sections 3.4 and 3.5. Reference: `LavidaForCausalLM.llm_forward`.
+//!
+//! Shapes: `B` samples · `P` patches of all clips · `L` visual tokens, `L_r` after compression · `S` positions after
+//! compression · `D` width of the language model · `A` answer tokens of all samples · `V` vocabulary.
+
+pub mod language;
+pub mod rope;
+pub mod sequence;
+pub mod vision;
+
+use burn::module::Module;
+use burn::nn::Linear;
+use burn::tensor::activation::log_softmax;
+use burn::tensor::{Device, FloatDType, Int, Tensor, TensorData};
+
+use crate::attention::{MASKED_SCORE, additive_mask, causal_keep};
+use crate::compression::{CompressionConfig, CompressionError, compress, compress_batch};
+use crate::config::{LanguageConfig, Positions, VisionConfig};
+use crate::error::{Error, Result};
+use crate::initial::normal_linear;
+use language::LanguageModel;
+use rope::{Rotary, language_angles};
+use sequence::{Prompt, SequenceLayout};
+use vision::VisionTower;
+
+/// Ids with a meaning to the model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SpecialTokens {
+    /// `<SEG>`, where the answer is read.
+    pub seg: i64,
+    /// One stands for each visual token of an image.
+    pub image_pad: i64,
+    /// One stands for each visual token of a video.
+    pub video_pad: i64,
+    /// Fills sequences on the left.
+    pub pad: i64,
+}
+
+/// Prompts with their clips.
+#[derive(Clone, Debug)]
+pub struct MllmInput {
+    /// `[P, channels · temporal patch · patch · patch]` of all clips.
+    pub patches: Tensor<2>,
+    /// `[B]` patch grid of each clip: temporal groups, rows, columns.
+    pub grids: Vec<[usize; 3]>,
+    /// `[B]` token ids, each with one run of pad ids for its visual tokens and one `<SEG>`.
+    pub input_ids: Vec<Vec<i64>>,
+    /// `[B]` 1 where `input_ids` holds a token, 0 on padding.
+    pub attention_mask: Vec<Vec<i64>>,
+    /// `[B]` targets of the language loss, -100 where nothing is predicted.
+    pub labels: Vec<Vec<i64>>,
+}
+
+/// What may differ from one forward pass to the next.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct MllmSettings {
+    /// How visual tokens are compressed; a `keep_ratio` of 1 leaves them alone.
+    pub compression: CompressionConfig,
+    /// Patches that stay as they are in the first frames are not looked at again; for inference.
+    pub drop_static_patches: bool,
+    /// Ids with a meaning.
+    pub special: SpecialTokens,
+}
+
+/// Sequences ready for the language model.
+#[derive(Clone, Debug)]
+pub struct EmbeddedSequences {
+    /// `[B, S, D]`
+    pub embeds: Tensor<3>,
+    /// What stands where.
+    pub layout: SequenceLayout,
+}
+
+/// What the language model makes of prompts and clips.
+#[derive(Clone, Debug)]
+pub struct MllmOutput {
+    /// `[B, S, D]` after the final norm.
+    pub hidden_last: Tensor<3>,
+    /// `[B, D]` f_sem: the hidden state at `<SEG>` itself.
+    pub semantic_feature: Tensor<2>,
+    /// What is predicted of the answers; none if no label asks for it.
+    pub answer: Option<AnswerPrediction>,
+    /// What stands where after compression.
+    pub layout: SequenceLayout,
+}
+
+/// Prediction of the tokens that carry a label.
+#[derive(Clone, Debug)]
+pub struct AnswerPrediction {
+    /// `[A, V]` in f32.
+    pub logits: Tensor<2>,
+    /// `[A]`
+    pub targets: Tensor<1, Int>,
+}
+
+/// Qwen2-VL with a `<SEG>` in its vocabulary.
+#[derive(Module, Debug)]
+pub struct Qwen2Vl {
+    /// The vision tower.
+    pub visual: VisionTower,
+    /// The language model.
+    pub model: LanguageModel,
+    /// Hidden states to logits, without bias.
+    pub lm_head: Linear,
+    mrope_section: [usize; 3],
+    rope_theta: f64,
+    #[module(skip)]
+    positions: Positions,
+}
+
+impl Qwen2Vl {
+    /// A model with random weights.
+    ///
+    /// # Panics
+    ///
+    /// Panics unless the M-RoPE sections fill half a head and key heads divide query heads.
+    pub fn init(vision: &VisionConfig, language: &LanguageConfig, device: &Device) -> Self {
+        assert_eq!(
+            2 * language.mrope_section.iter().sum::<usize>(),
+            language.head_dim(),
+            "mrope_section must fill half the width of a head"
+        );
+        assert_eq!(
+            language.num_attention_heads % language.num_key_value_heads,
+            0,
+            "num_key_value_heads must divide num_attention_heads"
+        );
+        Self {
+            visual: vision.init(language.hidden_size, device),
+            model: language.init_model(device),
+            lm_head: normal_linear(
+                language.hidden_size,
+                language.vocab_size,
+                false,
+                language::INITIAL_STD,
+                device,
+            ),
+            mrope_section: language.mrope_section,
+            rope_theta: language.rope_theta,
+            positions: language.positions,
+        }
+    }
+
+    /// Reads clips and prompts.
+    ///
+    /// # Errors
+    ///
+    /// A prompt does not fit its clip or has no single `<SEG>`; visual tokens are not finite.
+    pub fn forward(&self, input: &MllmInput, settings: &MllmSettings) -> Result<MllmOutput> {
+        let EmbeddedSequences { embeds, layout } = self.embed(input, settings)?;
+        let rotary = self.rotary(&layout, &embeds.device());
+        let mask = attention_mask(&layout, &embeds.device());
+        let hidden_last = self.model.forward(embeds, &rotary, mask);
+        let rows = hidden_last.clone().flatten::<2>(0, 1); // [B·S, D]
+        let semantic_feature = select_rows(rows.clone(), &layout.seg_rows);
+        let answer = (!layout.answer_rows.is_empty()).then(|| AnswerPrediction {
+            logits: self
+                .lm_head
+                .forward(select_rows(rows.clone(), &layout.answer_rows))
+                .cast(FloatDType::F32),
+            targets: int_tensor(&layout.answer_ids, &rows.device()),
+        });
+        Ok(MllmOutput {
+            hidden_last,
+            semantic_feature,
+            answer,
+            layout,
+        })
+    }
+
+    /// Logits at every position.
+    ///
+    /// # Shapes
+    ///
+    /// - hidden: `[B, S, D]`, after the final norm; output: `[B, S, V]`
+    pub fn logits(&self, hidden: Tensor<3>) -> Tensor<3> {
+        self.lm_head.forward(hidden)
+    }
+
+    /// Looks at the clips, compresses what is seen and places it between the words.
+    ///
+    /// # Errors
+    ///
+    /// As [`Qwen2Vl::forward`].
+    pub fn embed(&self, input: &MllmInput, settings: &MllmSettings) -> Result<EmbeddedSequences> {
+        let mut prompts = (0..input.input_ids.len())
+            .map(|sample| {
+                let n_visual = self.visual.n_tokens(input.grids[sample]);
+                let merge_size = self.visual.merge_size();
+                let special = &settings.special;
+                Prompt::read(input, sample, n_visual, merge_size, special, self.positions)
+            })
+            .collect::<Result<Vec<_>>>()?;
+
+        let patches = input.patches.clone();
+        let visual = if settings.drop_static_patches {
+            let moving = self.visual.forward_moving(patches, &input.grids);
+            for (prompt, kept) in prompts.iter_mut().zip(&moving.kept) {
+                prompt.keep_visual(kept);
+            }
+            moving.tokens
+        } else {
+            self.visual.forward(patches, &input.grids)
+        }; // [L, D]
+        let visual = reduce_tokens(visual, &mut prompts, &settings.compression)?; // [L_r, D]
+
+        let layout = SequenceLayout::pad_left(&prompts, &settings.special)?;
+        let (n_samples, n_positions) = (layout.n_samples(), layout.n_positions());
+        let [_, width] = visual.dims();
+        let ids = int_tensor(&layout.input_ids.concat(), &visual.device());
+        let text = self
+            .model
+            .embed_tokens
+            .forward(ids.reshape([n_samples, n_positions]))
+            .reshape([n_samples * n_positions, width]);
+        let rows = Tensor::cat(vec![text, visual], 0);
+        let embeds = select_rows(rows, &layout.source_rows);
+        Ok(EmbeddedSequences {
+            embeds: embeds.reshape([n_samples, n_positions, width]),
+            layout,
+        })
+    }
+
+    /// The turns of queries and keys at the positions of a batch.
+    pub fn rotary(&self, layout: &SequenceLayout, device: &Device) -> Rotary {
+        let angles = language_angles(
+            &layout.positions,
+            self.mrope_section,
+            self.rope_theta,
+            device,
+        );
+        Rotary::new(angles, [layout.n_samples(), 1, layout.n_positions()])
+    }
+}
+
+impl AnswerPrediction {
+    /// L_txt: mean cross-entropy over the answer tokens.
+    pub fn loss(&self) -> Tensor<1> {
+        let [n_answers] = self.targets.dims();
+        log_softmax(self.logits.clone(), 1)
+            .gather(1, self.targets.clone().reshape([n_answers, 1]))
+            .mean()
+            .neg()
+    }
+}
+
+/// Additive mask of a batch: a position sees tokens up to itself, and no padding.
+///
+/// # Shapes
+///
+/// - output: `[B, 1, S, S]`
+pub fn attention_mask(layout: &SequenceLayout, device: &Device) -> Tensor<4> {
+    let (n_samples, n_positions) = (layout.n_samples(), layout.n_positions());
+    let causal = additive_mask(causal_keep(n_positions, device)); // [1, 1, S, S]
+    let padding: Vec<f32> = layout
+        .attention_mask
+        .iter()
+        .flatten()
+        .map(|valid| {
+            if *valid == 0 {
+                MASKED_SCORE as f32
+            } else {
+                0.0
+            }
+        })
+        .collect();
+    let padding = TensorData::new(padding, [n_samples, 1, 1, n_positions]);
+    causal + Tensor::from_data(padding, device)
+}
+
+/// Token compression of each sample, all its frames together; the prompts lose the tokens that are merged away.
+///
+/// # Shapes
+///
+/// - visual: `[L, D]` of all samples; output: `[L_r, D]`
+fn reduce_tokens(
+    visual: Tensor<2>,
+    prompts: &mut [Prompt],
+    config: &CompressionConfig,
+) -> Result<Tensor<2>> {
+    config
+        .check()
+        .map_err(|error| compression_error(error, 0))?;
+    if config.keep_ratio >= 1.0 {
+        return Ok(visual);
+    }
+    let [n_visual, width] = visual.dims();
+    let n_samples = prompts.len();
+    let per_sample = prompts[0].n_visual();
+    if prompts.iter().all(|prompt| prompt.n_visual() == per_sample) {
+        let batch = compress_batch(visual.reshape([n_samples, per_sample, width]), config)
+            .map_err(|error| compression_error(error, 0))?;
+        for (sample, prompt) in prompts.iter_mut().enumerate() {
+            let kept = batch.kept.clone().narrow(0, sample, 1).flatten(0, 1);
+            keep_tokens(prompt, kept);
+        }
+        return Ok(batch.tokens.flatten(0, 1));
+    }
+    let mut merged = Vec::with_capacity(n_samples);
+    let mut start = 0;
+    for (sample, prompt) in prompts.iter_mut().enumerate() {
+        let n_tokens = prompt.n_visual();
+        let compressed = compress(visual.clone().narrow(0, start, n_tokens), config)
+            .map_err(|error| compression_error(error, sample))?;
+        keep_tokens(prompt, compressed.kept);
+        merged.push(compressed.tokens);
+        start += n_tokens;
+    }
+    debug_assert_eq!(start, n_visual, "every visual token belongs to a sample");
+    Ok(Tensor::cat(merged, 0))
+}
+
+/// Reads which tokens were kept only where positions depend on it: it waits for the device.
+fn keep_tokens(prompt: &mut Prompt, kept: Tensor<1, Int>) {
+    let [n_kept] = kept.dims();
+    let kept: Vec<usize> = if prompt.has_grid_positions() {
+        let kept = kept.into_data();
+        kept.iter::<i64>().map(|token| token as usize).collect()
+    } else {
+        (0..n_kept).collect()
+    };
+    prompt.keep_visual(&kept);
+}
+
+fn compression_error(error: CompressionError, first_sample: usize) -> Error {
+    let what = match &error {
+        CompressionError::NotFinite { sample, .. } => {
+            format!("visual tokens of sample {}", first_sample + sample)
+        }
+        _ => "token compression".to_owned(),
+    };
+    Error::Invalid {
+        what,
+        expected: "finite tokens and settings in range".to_owned(),
+        found: error.to_string(),
+    }
+}
+
+fn select_rows(rows: Tensor<2>, indices: &[i64]) -> Tensor<2> {
+    let indices = int_tensor(indices, &rows.device());
+    rows.select(0, indices)
+}
+
+fn int_tensor(values: &[i64], device: &Device) -> Tensor<1, Int> {
+    Tensor::from_data(TensorData::new(values.to_vec(), [values.len()]), device)
+}
