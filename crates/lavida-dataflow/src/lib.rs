@@ -2,7 +2,10 @@
 
 pub mod checkpoints;
 pub mod clock;
+pub mod device;
 pub mod parts;
 pub mod pipeline;
+pub mod run;
 pub mod stages;
 pub mod telemetry;
+pub mod training_data;

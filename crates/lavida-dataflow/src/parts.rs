@@ -7,7 +7,11 @@ use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use lavida_data::{Result, batch::HostBatch, clip::Clip};
-use lavida_train::{checkpoint::Snapshot, step::LossTerms};
+use lavida_train::{
+    checkpoint::Snapshot,
+    step::LossTerms,
+    trainer::{Trainer, UpdateReport},
+};
 
 /// A clip and its place in the order of samples.
 #[derive(Clone, Debug)]
@@ -36,24 +40,30 @@ pub trait Drawer: Send + Sync + 'static {
     fn collate(&self, samples: Vec<Self::Sample>) -> Result<HostBatch>;
 }
 
-/// What one update of the weights reports.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Update {
-    /// Learning rate used.
-    pub lr: f64,
-    /// Global norm of the gradient before clipping.
-    pub grad_norm: f64,
-}
 
 /// Holds model and optimizer; lives on the device's thread, so it needs not be `Send`.
 pub trait Learner {
     /// Forward and backward; gradients add up until [`Learner::update`].
     fn microbatch(&mut self, batch: &HostBatch) -> Result<LossTerms>;
     /// One optimizer update with the mean of the gradients since the last.
-    fn update(&mut self) -> Result<Update>;
+    fn update(&mut self) -> Result<UpdateReport>;
     /// Everything a checkpoint holds, as of the last update; `position` is the next sample's.
     fn snapshot(&mut self, position: u64) -> Result<Snapshot>;
 }
 
 /// Makes the learner on the thread where it stays.
 pub type MakeLearner = Box<dyn FnOnce() -> Result<Box<dyn Learner>> + Send>;
+
+impl Learner for Trainer {
+    fn microbatch(&mut self, batch: &HostBatch) -> Result<LossTerms> {
+        Trainer::microbatch(self, batch)
+    }
+
+    fn update(&mut self) -> Result<UpdateReport> {
+        Trainer::update(self)
+    }
+
+    fn snapshot(&mut self, position: u64) -> Result<Snapshot> {
+        Trainer::snapshot(self, position)
+    }
+}

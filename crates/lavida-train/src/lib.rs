@@ -1,10 +1,15 @@
-//! One step: losses, which parameters train, step, optimizer, schedule, what a checkpoint holds, metrics and evaluation protocols. No actors.
+//! One step: losses, which parameters train, step, optimizer, schedule, what a checkpoint holds, metrics and evaluation
+//! protocols. No actors.
 
+pub mod assembly;
 pub mod checkpoint;
 pub mod evaluation;
 pub mod losses;
 pub mod metrics;
+pub mod model_input;
 pub mod optimizer;
 pub mod schedule;
+pub mod scorer;
 pub mod settings;
 pub mod step;
+pub mod trainer;

@@ -90,6 +90,8 @@ pub struct SamplerSettings {
     pub max_categories: Option<usize>,
     /// p of Eq. 2, share of clips shown as anomalous.
     pub anomaly_ratio: f64,
+    /// Which texts of other samples may not be a distractor.
+    pub exclusion: Exclusion,
     /// Frames drawn from a clip.
     pub n_frames: usize,
     /// Bounds of a video frame's area in the MLLM's view, in px.
@@ -102,6 +104,17 @@ pub struct SamplerSettings {
     pub max_names: usize,
     /// Mixing weights by dataset name; by default in proportion to samples.
     pub weights: std::collections::BTreeMap<String, f64>,
+}
+
+/// When a text of another sample counts as naming something of this clip, and is no distractor.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Exclusion {
+    /// When it equals a text of the clip (the reference).
+    #[default]
+    Equal,
+    /// Also when all its words stand in one text of the clip: no `circle` beside a `red circle`.
+    Words,
 }
 
 /// What is being learned.
@@ -229,6 +242,7 @@ impl Default for SamplerSettings {
         Self {
             max_categories: None,
             anomaly_ratio: 0.5,
+            exclusion: Exclusion::Equal,
             n_frames: 8,
             video_pixels: [200_704, 401_408],
             image_pixels: [25_088, 802_816],

@@ -1,2 +1,53 @@
-//! `lavida`.
-fn main() {}
+//! `lavida`: the program. Each command is one file; this one parses, dispatches and turns errors into exit codes.
+
+mod cli;
+mod commands;
+mod config;
+mod scoring;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use cli::{Cli, Command};
+
+/// Exit code of an error that is nobody's fault we know of.
+const FAILED: u8 = 1;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse(); // wrong arguments end here with exit code 2
+    let filter = tracing_subscriber::EnvFilter::try_from_env("LAVIDA_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
+    match run(cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("lavida: {error:#}");
+            ExitCode::from(exit_code(&error))
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        match command {
+            Command::Demo(args) => commands::demo::run(args).await,
+            Command::Train(args) => commands::train::run(args).await,
+            Command::Eval(args) => commands::eval::run(args).await,
+            Command::Predict(args) => commands::predict::run(args).await,
+            Command::Export(args) => commands::export::run(args).await,
+            Command::Inspect(args) => commands::inspect::run(args).await,
+            Command::Check(args) => commands::check::run(args).await,
+        }
+    })
+}
+
+fn exit_code(error: &anyhow::Error) -> u8 {
+    let known = error.chain().find_map(|e| e.downcast_ref::<lavida_data::Error>());
+    known.map_or(FAILED, lavida_data::Error::exit_code)
+}

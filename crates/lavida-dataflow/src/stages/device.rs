@@ -3,11 +3,11 @@
 use std::sync::mpsc;
 
 use lavida_data::{Result, batch::HostBatch};
-use lavida_train::{checkpoint::Snapshot, step::LossTerms};
+use lavida_train::{checkpoint::Snapshot, step::LossTerms, trainer::UpdateReport};
 use ractor::ActorRef;
 
 use super::trainer;
-use crate::parts::{Learner, MakeLearner, Update};
+use crate::parts::{Learner, MakeLearner};
 
 /// Work for the device.
 pub enum Job {
@@ -26,7 +26,7 @@ pub enum Done {
     /// Losses of a microbatch.
     Microbatch(LossTerms),
     /// An update.
-    Update(Update),
+    Update(UpdateReport),
     /// A snapshot.
     Snapshot(Box<Snapshot>),
 }

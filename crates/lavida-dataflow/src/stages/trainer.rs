@@ -11,7 +11,10 @@ use std::{
 };
 
 use lavida_data::Result;
-use lavida_train::step::{LossTerms, StepRecord, sample_digest};
+use lavida_train::{
+    step::{LossTerms, StepRecord, sample_digest},
+    trainer::UpdateReport,
+};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::mpsc as tokio_mpsc;
 
@@ -22,7 +25,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    parts::{MakeLearner, Update},
+    parts::MakeLearner,
     telemetry::{MetricsLog, progress::Progress},
 };
 
@@ -200,7 +203,7 @@ impl Trainer {
         Ok(())
     }
 
-    fn finish_step(&self, update: Update, state: &mut State) -> Result<(), ActorProcessingErr> {
+    fn finish_step(&self, update: UpdateReport, state: &mut State) -> Result<(), ActorProcessingErr> {
         state.step += 1;
         let now = self.clock.monotonic();
         let record = StepRecord {

@@ -1,0 +1,204 @@
+//! One training run: from settings and data to committed checkpoints, or on from the newest of them.
+//!
+//! The same command resumes. Settings that decide what is learned must then be the same, and the data
+//! too; device, checkpoint cadence and the number of steps may change.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use lavida_data::{Error, Result, catalog::Catalog, tokenizer::Tokenizers};
+use lavida_store::Store;
+use lavida_train::{
+    assembly::Phase,
+    checkpoint::{self, TrainState},
+    settings::Settings,
+    trainer::{InitialWeights, Trainer, TrainerParts},
+};
+
+use crate::{
+    checkpoints::{self, Checkpoint},
+    clock::Clock,
+    device,
+    parts::Learner,
+    pipeline::Pipeline,
+    stages::trainer::Outcome,
+    telemetry::{MetricsLog, progress::Progress},
+    training_data::{CatalogSource, TrainingDrawer},
+};
+
+/// Everything a run needs.
+pub struct Run {
+    /// What is run.
+    pub settings: Settings,
+    /// Both vocabularies.
+    pub tokenizers: Arc<Tokenizers>,
+    /// What it learns from.
+    pub catalog: Arc<Catalog>,
+    /// Weights a fresh run starts from; random ones without.
+    pub initial: Option<Checkpoint>,
+    /// Where its state lives.
+    pub store: Store,
+    /// Name in progress lines.
+    pub label: String,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// What became of a run.
+#[derive(Clone, Debug, PartialEq)]
+pub enum RunOutcome {
+    /// Its last step was committed before.
+    AlreadyDone {
+        /// That step.
+        step: u64,
+    },
+    /// Steps were made.
+    Ran(Outcome),
+}
+
+impl Run {
+    /// Runs to the last step, or until `stop` resolves; what was done is committed either way.
+    pub async fn execute(self, stop: impl Future<Output = ()> + Send + 'static) -> Result<RunOutcome> {
+        let settings = self.settings.clone();
+        let resumed = checkpoints::newest(&self.store).await?;
+        let state = match &resumed {
+            Some(checkpoint) => {
+                self.check_resumable(checkpoint).await?;
+                checkpoint.manifest.state.clone()
+            }
+            None => self.first_state(),
+        };
+        if state.step >= settings.train.steps {
+            return Ok(RunOutcome::AlreadyDone { step: state.step });
+        }
+        if resumed.is_none() && self.store.try_get("metrics.jsonl").await?.is_none() {
+            let toml = Bytes::from(settings.to_toml());
+            self.store.put(checkpoint::SETTINGS, toml).await?;
+        }
+        let weights = match (&resumed, &self.initial) {
+            (Some(checkpoint), _) => InitialWeights::Resume {
+                weights: checkpoint.part(checkpoint::WEIGHTS).await?,
+                optimizer: checkpoint.part(checkpoint::OPTIMIZER).await?,
+            },
+            (None, Some(checkpoint)) => {
+                InitialWeights::Pretrained(checkpoint.part(checkpoint::WEIGHTS).await?)
+            }
+            (None, None) => InitialWeights::Random,
+        };
+        let progress = Progress::new(
+            &self.label,
+            state.step,
+            settings.train.steps,
+            settings.train.global_batch,
+            self.clock.clone(),
+        );
+        if resumed.is_some() {
+            progress.line(&format!("going on from the checkpoint of step {}", state.step));
+        }
+        let log = MetricsLog::open(&self.store, state.step, self.clock.clone()).await?;
+        let drawer = TrainingDrawer {
+            sampler: settings.exposure_sampler(&self.catalog)?,
+            batcher: settings.batcher(self.tokenizers.clone(), Phase::Training)?,
+            stage: settings.train.stage,
+            seed: settings.seed,
+            n_frames: settings.sampler.n_frames,
+            max_names: settings.sampler.max_names,
+        };
+        let device = device::named(&settings.device)?;
+        let parts = TrainerParts {
+            settings: settings.clone(),
+            tokenizers: self.tokenizers.clone(),
+            state: state.clone(),
+            weights,
+        };
+        let pipeline = Pipeline {
+            source: Arc::new(CatalogSource::new(self.catalog.clone(), settings.seed)),
+            drawer: Arc::new(drawer),
+            learner: Box::new(move || {
+                Ok(Box::new(Trainer::new(parts, &device)?) as Box<dyn Learner>)
+            }),
+            run: self.store,
+            steps: state.step..settings.train.steps,
+            position: state.position,
+            microbatch: settings.train.microbatch,
+            accumulation: settings.accumulation(),
+            checkpoint_every: settings.checkpoint.every,
+            keep_last: settings.checkpoint.keep_last,
+            log,
+            progress,
+            clock: self.clock,
+        };
+        Ok(RunOutcome::Ran(pipeline.run(stop).await?))
+    }
+
+    fn first_state(&self) -> TrainState {
+        TrainState {
+            stage: self.settings.train.stage,
+            step: 0,
+            position: 0,
+            seed: self.settings.seed,
+            data: hex(&self.catalog.hash()),
+            world_size: 1,
+            generation: 0,
+        }
+    }
+
+    /// Refuses to go on with other settings or other data than the run began with.
+    async fn check_resumable(&self, checkpoint: &Checkpoint) -> Result<()> {
+        let data = hex(&self.catalog.hash());
+        let began = &checkpoint.manifest.state.data;
+        if *began != data {
+            return Err(Error::invalid(
+                self.store.uri(),
+                format!("the data the run began with (hash {began})"),
+                format!("other data (hash {data})"),
+            ));
+        }
+        let toml = checkpoint.settings_toml().await?;
+        let began: Settings = toml::from_str(&toml)
+            .map_err(|e| Error::corrupt(checkpoint.uri(), "settings of this version", e))?;
+        if let Some((key, began, now)) = differing(&comparable(&began), &comparable(&self.settings)) {
+            return Err(Error::invalid(
+                format!("{}: {key}", self.store.uri()),
+                format!("{began}, as the run began (or another --out)"),
+                now,
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Settings as a table, without those that a resumed run may change.
+fn comparable(settings: &Settings) -> toml::Table {
+    let mut settings = settings.clone();
+    settings.device = String::new();
+    settings.checkpoint = Default::default();
+    settings.cluster = Default::default();
+    settings.train.steps = 0;
+    settings.train.initial = None;
+    toml::Table::try_from(settings).unwrap_or_default()
+}
+
+/// The first key whose values differ.
+fn differing(began: &toml::Table, now: &toml::Table) -> Option<(String, String, String)> {
+    let keys = began.keys().chain(now.keys().filter(|k| !began.contains_key(*k)));
+    for key in keys {
+        match (began.get(key), now.get(key)) {
+            (Some(toml::Value::Table(a)), Some(toml::Value::Table(b))) => {
+                if let Some((inner, a, b)) = differing(a, b) {
+                    return Some((format!("{key}.{inner}"), a, b));
+                }
+            }
+            (a, b) if a == b => {}
+            (a, b) => {
+                let text = |v: Option<&toml::Value>| v.map_or("unset".into(), ToString::to_string);
+                return Some((key.clone(), text(a), text(b)));
+            }
+        }
+    }
+    None
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}

@@ -1,0 +1,109 @@
+//! From settings to the parts of the data side: vocabularies, views, sampler.
+
+use std::{path::Path, sync::Arc};
+
+use lavida_data::{
+    Error, Result,
+    batch::Batcher,
+    catalog::Catalog,
+    exposure::{self, AnomalyExposureSampler},
+    preprocess::Preprocess,
+    resize::PixelBounds,
+    tokenizer::Tokenizers,
+};
+
+use crate::settings::{Exclusion, Settings};
+
+/// Names the vocabularies that are part of the program.
+const EMBEDDED_TINY: &str = "embedded:tiny";
+
+/// What the language model's view is bounded for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Training bounds.
+    Training,
+    /// Evaluation bounds: finer frames.
+    Evaluation,
+}
+
+impl Settings {
+    /// The vocabularies named in `[model]`; files are looked up from `folder`.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] naming the file when it cannot be read, and when a vocabulary has more entries than the model
+    /// has embeddings.
+    pub fn tokenizers(&self, folder: &Path) -> Result<Tokenizers> {
+        let (prompt, clip) = (&self.model.tokenizer, &self.model.clip_tokenizer);
+        let tokenizers = match (prompt.as_str(), clip.as_str()) {
+            (EMBEDDED_TINY, EMBEDDED_TINY) => Tokenizers::tiny(),
+            _ => Tokenizers::load(&read(folder, prompt)?, &read(folder, clip)?)?,
+        };
+        self.check_vocabularies(&tokenizers)?;
+        Ok(tokenizers)
+    }
+
+    /// Checks that every token has a row in the embeddings.
+    pub fn check_vocabularies(&self, tokenizers: &Tokenizers) -> Result<()> {
+        let sizes = [
+            (
+                "model.language.vocab_size",
+                self.model.language.vocab_size,
+                tokenizers.prompt_vocab_size(),
+            ),
+            (
+                "model.clip_text.vocab_size",
+                self.model.clip_text.vocab_size,
+                tokenizers.category_vocab_size(),
+            ),
+        ];
+        for (key, rows, entries) in sizes {
+            if entries > rows {
+                let expected = format!("at least {entries}, the entries of the vocabulary");
+                return Err(Error::invalid(key, expected, rows));
+            }
+        }
+        Ok(())
+    }
+
+    /// Sizes of the two views of a frame.
+    pub fn preprocess(&self, phase: Phase) -> Preprocess {
+        let bounds = |[min, max]: [usize; 2]| PixelBounds { min, max };
+        let vision = &self.model.vision;
+        Preprocess {
+            patch_size: vision.patch_size,
+            temporal_patch_size: vision.temporal_patch_size,
+            spatial_merge_size: vision.spatial_merge_size,
+            image_pixels: bounds(self.sampler.image_pixels),
+            video_pixels: bounds(match phase {
+                Phase::Training => self.sampler.video_pixels,
+                Phase::Evaluation => self.sampler.evaluation_pixels,
+            }),
+            sam2_size: self.model.sam2.image_size,
+            projector_grid: self.model.sam2.top_grid(),
+        }
+    }
+
+    /// What turns clips into samples.
+    pub fn batcher(&self, tokenizers: Arc<Tokenizers>, phase: Phase) -> Result<Batcher> {
+        let positions = self.model.clip_text.max_position_embeddings;
+        Batcher::new(self.preprocess(phase), tokenizers, positions)
+    }
+
+    /// The exposure sampler for the clips of `catalog`.
+    pub fn exposure_sampler(&self, catalog: &Catalog) -> Result<AnomalyExposureSampler> {
+        let settings = exposure::SamplerSettings {
+            max_categories: self.sampler.max_categories,
+            anomaly_ratio: self.sampler.anomaly_ratio,
+            exclusion: match self.sampler.exclusion {
+                Exclusion::Equal => exposure::Exclusion::Equal,
+                Exclusion::Words => exposure::Exclusion::Words,
+            },
+        };
+        AnomalyExposureSampler::new(settings, catalog)
+    }
+}
+
+fn read(folder: &Path, name: &str) -> Result<Vec<u8>> {
+    let path = folder.join(name);
+    std::fs::read(&path).map_err(|e| Error::invalid(path.display(), "a readable tokenizer.json", e))
+}

@@ -1,0 +1,342 @@
+//! One worker's share of a step: forward, backward, update, and the state a checkpoint holds.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use burn::tensor::{Device, Tensor};
+use bytes::Bytes;
+use lavida_data::{Error, Result, batch::HostBatch, tokenizer::Tokenizers};
+use lavida_model::{
+    lavida::{Lavida, Mode},
+    policy::{TrainPolicies, TrainPolicy},
+    qwen2_vl::SpecialTokens,
+    weights,
+};
+
+use crate::{
+    checkpoint::{self, Snapshot, TrainState},
+    losses::{
+        IouSupervision, MaskPrediction, grounding_losses, language_loss, segmentation_losses,
+    },
+    model_input::{grounding_targets, layout, model_input, pixel_targets, rows},
+    optimizer::{AdamW, FlatGradients, TrainableParameter},
+    schedule::learning_rate_factor,
+    settings::{Policy, Settings, Stage},
+    step::LossTerms,
+};
+
+/// Weights a trainer starts with.
+pub enum InitialWeights {
+    /// Drawn from the seed.
+    Random,
+    /// Those of another run; the optimizer starts anew.
+    Pretrained(Bytes),
+    /// Those this run was at, with its moments.
+    Resume {
+        /// `weights.safetensors`
+        weights: Bytes,
+        /// `optimizer.safetensors`
+        optimizer: Bytes,
+    },
+}
+
+/// What a trainer is made from.
+pub struct TrainerParts {
+    /// Settings of the run.
+    pub settings: Settings,
+    /// Both vocabularies, which checkpoints carry.
+    pub tokenizers: Arc<Tokenizers>,
+    /// Where the run is.
+    pub state: TrainState,
+    /// Weights.
+    pub weights: InitialWeights,
+}
+
+/// Model, optimizer and position of one worker.
+pub struct Trainer {
+    settings: Settings,
+    tokenizers: Arc<Tokenizers>,
+    state: TrainState,
+    device: Device,
+    model: Option<Lavida>,
+    optimizer: AdamW,
+    gradients: Option<FlatGradients>,
+    n_microbatches: usize,
+}
+
+/// Learning rate and gradient norm of an update.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct UpdateReport {
+    /// Learning rate used.
+    pub lr: f64,
+    /// Global norm of the mean gradient before clipping.
+    pub grad_norm: f64,
+}
+
+impl Trainer {
+    /// Builds the model on `device` and gives it its weights.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] when weights or moments do not fit the model, [`Error::Invalid`] for a policy of a part that
+    /// does not exist.
+    pub fn new(parts: TrainerParts, device: &Device) -> Result<Self> {
+        let TrainerParts {
+            settings,
+            tokenizers,
+            state,
+            weights: initial,
+        } = parts;
+        settings.check_vocabularies(&tokenizers)?;
+        let policies = settings.policies();
+        let special = special_tokens(&tokenizers);
+        let undrawn = || {
+            let compression = settings.compression.config();
+            Lavida::undrawn(&settings.model.config(), &compression, special, device)
+        };
+        let seed = settings.seed;
+        let model = match &initial {
+            InitialWeights::Random => {
+                let compression = settings.compression.config();
+                let config = settings.model.config();
+                let model = Lavida::init(&config, &compression, special, device, seed);
+                model.with_policies(&policies, seed).map_err(model_error)?
+            }
+            InitialWeights::Pretrained(bytes) => {
+                let model = load_weights(undrawn(), bytes, "train.initial")?;
+                model.with_policies(&policies, seed).map_err(model_error)?
+            }
+            InitialWeights::Resume { weights, .. } => {
+                let model = undrawn().with_policies(&policies, seed);
+                load_weights(model.map_err(model_error)?, weights, checkpoint::WEIGHTS)?
+            }
+        };
+        let parameters = policies.parameters(&model).into_iter();
+        let trainable = parameters.filter(|p| p.trains).map(|p| TrainableParameter {
+            id: p.id,
+            name: p.name,
+            shape: p.shape,
+        });
+        let trainable = trainable.collect();
+        let mut optimizer = AdamW::new(settings.optimizer.clone(), trainable, device);
+        if let InitialWeights::Resume { optimizer: moments, .. } = &initial {
+            let moments = weights::read_safetensors(moments)
+                .map_err(|e| Error::corrupt(checkpoint::OPTIMIZER, "safetensors", e))?;
+            optimizer.restore(state.step, moments)?;
+        }
+        Ok(Self {
+            settings,
+            tokenizers,
+            state,
+            device: device.clone(),
+            model: Some(model),
+            optimizer,
+            gradients: None,
+            n_microbatches: 0,
+        })
+    }
+
+    /// The model as it stands.
+    pub fn model(&self) -> &Lavida {
+        self.model.as_ref().expect("only an update takes the model, and puts it back")
+    }
+
+    /// Forward and backward of one microbatch; gradients add up until [`Trainer::update`].
+    ///
+    /// # Errors
+    /// A prompt that does not fit its clip, or a loss that is not finite: training cannot go on.
+    pub fn microbatch(&mut self, batch: &HostBatch) -> Result<LossTerms> {
+        let (loss, terms) = match self.settings.train.stage {
+            Stage::Anomaly => self.anomaly_losses(batch)?,
+            Stage::Grounding => self.grounding_losses(batch)?,
+        };
+        if !terms.loss.is_finite() {
+            return Err(Error::Internal(format!(
+                "step {}: the loss is {} on clips {}",
+                self.state.step + 1,
+                terms.loss,
+                batch.clip_ids.join(", ")
+            )));
+        }
+        let mut gradients = loss.backward();
+        let gradients = self.optimizer.flatten(self.model(), &mut gradients);
+        self.gradients = Some(match self.gradients.take() {
+            None => gradients,
+            Some(sum) => sum.add(gradients),
+        });
+        self.n_microbatches += 1;
+        Ok(terms)
+    }
+
+    /// One optimizer update with the mean of the gradients since the last one.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] when there was no microbatch.
+    pub fn update(&mut self) -> Result<UpdateReport> {
+        let (Some(gradients), Some(model)) = (self.gradients.take(), self.model.take()) else {
+            return Err(Error::Internal("an update without a microbatch".into()));
+        };
+        let gradients = gradients.scale(1.0 / self.n_microbatches as f64);
+        self.n_microbatches = 0;
+        let o = &self.settings.optimizer;
+        let n_steps = self.settings.train.steps;
+        let factor = learning_rate_factor(o.decay, self.state.step, o.warmup_steps, n_steps);
+        let lr = o.learning_rate * factor;
+        let (model, grad_norm) = self.optimizer.step(model, gradients, lr);
+        self.model = Some(model);
+        self.state.step += 1;
+        Ok(UpdateReport { lr, grad_norm })
+    }
+
+    /// Everything a checkpoint holds, as of the last update.
+    pub fn snapshot(&mut self, position: u64) -> Result<Snapshot> {
+        self.state.position = position;
+        let tensors = |tensors| {
+            weights::write_safetensors(tensors, None)
+                .map(Bytes::from)
+                .map_err(|e| Error::Internal(format!("weights do not serialise: {e}")))
+        };
+        let parts = BTreeMap::from([
+            (
+                checkpoint::WEIGHTS.to_owned(),
+                tensors(&weights::export(self.model()))?,
+            ),
+            (
+                checkpoint::OPTIMIZER.to_owned(),
+                tensors(&self.optimizer.state())?,
+            ),
+            (
+                checkpoint::SETTINGS.to_owned(),
+                self.settings.to_toml().into(),
+            ),
+            (
+                checkpoint::TOKENIZER.to_owned(),
+                self.tokenizers.prompt_json()?.into(),
+            ),
+            (
+                checkpoint::CLIP_TOKENIZER.to_owned(),
+                self.tokenizers.category_json()?.into(),
+            ),
+        ]);
+        Ok(Snapshot {
+            state: self.state.clone(),
+            parts,
+        })
+    }
+
+    fn anomaly_losses(&self, batch: &HostBatch) -> Result<(Tensor<1>, LossTerms)> {
+        let t = &self.settings.train;
+        let mode = Mode::Train {
+            gate_masks: t.gate_masks_in_training,
+        };
+        let input = model_input(batch, &self.device);
+        let output = self.model().forward(&input, mode).map_err(model_error)?;
+        let prediction = MaskPrediction {
+            mask_logits: output.mask_logits,
+            iou_scores: output.iou_scores,
+            object_logits: output.object_logits,
+        };
+        let targets = pixel_targets(batch, &self.device);
+        let s = segmentation_losses(prediction, targets, &t.losses, IouSupervision::Best);
+        let mut loss = s.weighted(&t.losses);
+        let mut terms = vec![s.mask_focal, s.dice, s.iou, s.object];
+        if let Some(answer) = output.answer {
+            let language = language_loss(answer.logits, answer.targets);
+            loss = loss + language.clone().mul_scalar(t.losses.language);
+            terms.push(language);
+        }
+        terms.push(loss.clone());
+        let values = read_scalars(terms);
+        let terms = LossTerms {
+            mask_focal_loss: values.first().copied(),
+            dice_loss: values.get(1).copied(),
+            iou_loss: values.get(2).copied(),
+            object_loss: values.get(3).copied(),
+            language_loss: (values.len() == 6).then(|| values[4]),
+            loss: values.last().copied().unwrap_or(f32::NAN),
+            ..LossTerms::default()
+        };
+        Ok((loss, terms))
+    }
+
+    fn grounding_losses(&self, batch: &HostBatch) -> Result<(Tensor<1>, LossTerms)> {
+        let coverage = batch.name_coverage.as_deref();
+        let coverage = coverage.ok_or_else(|| {
+            Error::Internal("a batch of the anomaly stage in the grounding stage".into())
+        })?;
+        let input = model_input(batch, &self.device);
+        let ids = rows(&batch.category_ids);
+        let attention = self.model().ground(input.frames, &ids, &layout(batch));
+        let targets = grounding_targets(batch, coverage, &self.device);
+        let g = grounding_losses(attention.map_err(model_error)?, targets);
+        let loss = g.weighted(&self.settings.train.losses);
+        let values = read_scalars(vec![g.present, g.absent, loss.clone()]);
+        let terms = LossTerms {
+            grounding_present_loss: Some(values[0]),
+            grounding_absent_loss: Some(values[1]),
+            loss: values[2],
+            ..LossTerms::default()
+        };
+        Ok((loss, terms))
+    }
+}
+
+impl Settings {
+    /// The train policies of the settings.
+    pub fn policies(&self) -> TrainPolicies {
+        let lora = TrainPolicy::Lora {
+            rank: self.train.lora_rank,
+            alpha: self.train.lora_alpha,
+        };
+        TrainPolicies::new(self.train.policy.iter().map(|(prefix, policy)| {
+            let policy = match policy {
+                Policy::Frozen => TrainPolicy::Frozen,
+                Policy::Full => TrainPolicy::Full,
+                Policy::Lora => lora,
+            };
+            (prefix.clone(), policy)
+        }))
+    }
+}
+
+/// The ids the model treats specially.
+pub fn special_tokens(tokenizers: &Tokenizers) -> SpecialTokens {
+    let special = tokenizers.special();
+    SpecialTokens {
+        seg: special.seg,
+        image_pad: special.image_pad,
+        video_pad: special.video_pad,
+        pad: special.pad,
+    }
+}
+
+/// Gives a model the weights of a checkpoint.
+pub fn load_weights(model: Lavida, bytes: &[u8], what: &str) -> Result<Lavida> {
+    let expected = "weights that fit the model";
+    let tensors =
+        weights::read_safetensors(bytes).map_err(|e| Error::corrupt(what, expected, e))?;
+    weights::load(model, tensors).map_err(|e| Error::corrupt(what, expected, e))
+}
+
+/// The model's errors in this crate's terms: what a person can mend, and what is damage.
+pub fn model_error(error: lavida_model::Error) -> Error {
+    match error {
+        lavida_model::Error::Invalid {
+            what,
+            expected,
+            found,
+        } => Error::Invalid {
+            what,
+            expected,
+            found,
+        },
+        lavida_model::Error::Weights(e) => {
+            Error::corrupt("weights", "weights that fit the model", e)
+        }
+    }
+}
+
+/// One transfer for all scalars of a step.
+fn read_scalars(scalars: Vec<Tensor<1>>) -> Vec<f32> {
+    let scalars = scalars.into_iter().map(Tensor::without_autodiff);
+    let data = Tensor::cat(scalars.collect(), 0).into_data();
+    data.try_into_vec::<f32>().expect("losses are f32")
+}

@@ -1,0 +1,191 @@
+//! The command line. Names, options and exit codes are a contract with scripts (`docs/ARCHITECTURE.md`).
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Zero-shot video anomaly detection: train LAVIDA on segmentation data, score videos by what you name.
+#[derive(Debug, Parser)]
+#[command(name = "lavida", version, about, propagate_version = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Show everything at work on a small rendered world: data, training, zero-shot scores, report
+    Demo(Demo),
+    /// Train on shards; the same command again goes on from the last checkpoint
+    Train(Train),
+    /// Score a built evaluation set: frame AUC, AP, pixel AUC
+    Eval(Eval),
+    /// Score one video for categories you name: scores.json, plot, overlay pictures
+    Predict(Predict),
+    /// Write a checkpoint's weights for serving, under the reference's parameter names
+    Export(Export),
+    /// Say what is inside a dataset or a checkpoint; replay one draw of the sampler as a picture
+    Inspect(Inspect),
+    /// Check settings without training: sizes, what trains, memory per device
+    Check(Check),
+}
+
+#[derive(Debug, Args)]
+pub struct Demo {
+    /// Folder for the world, shards, runs, export and report
+    #[arg(long, value_name = "DIR", default_value = "lavida-demo")]
+    pub out: PathBuf,
+    /// Root of every random choice
+    #[arg(long, default_value_t = 7)]
+    pub seed: u64,
+    /// Settings for either stage, as `section.key=value`; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct Train {
+    /// Settings file; `embedded:tiny` and `embedded:tiny-grounding` are part of the program
+    #[arg(long, value_name = "FILE")]
+    pub config: String,
+    /// Training shards; may be repeated to mix datasets
+    #[arg(long, value_name = "URI", required = true)]
+    pub data: Vec<String>,
+    /// Where the run lives: metrics.jsonl, TensorBoard events, checkpoints/, settings.toml
+    #[arg(long, value_name = "URI")]
+    pub out: String,
+    /// Override a setting, as `section.key=value`; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct Eval {
+    /// A run (its newest checkpoint) or one checkpoint
+    #[arg(long, value_name = "URI")]
+    pub checkpoint: String,
+    /// A built evaluation set
+    #[arg(long, value_name = "URI")]
+    pub data: String,
+    /// Categories to ask for instead of the benchmark's own, separated by commas
+    #[arg(long, value_name = "LIST")]
+    pub categories: Option<String>,
+    /// Frames looked at together; the training's number by default
+    #[arg(long, value_name = "N")]
+    pub n_frames: Option<usize>,
+    /// Score every Nth frame and let it stand for those up to the next
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub interval: usize,
+    /// Also score with each video's true category swapped for an absent one (needs a set that knows them)
+    #[arg(long)]
+    pub swap_control: bool,
+    /// The reference's artificial end points in every ranking
+    #[arg(long)]
+    pub reference_metrics: bool,
+    /// The reference's windows: tails and short videos are not scored
+    #[arg(long)]
+    pub reference_windows: bool,
+    /// Override a setting, as `section.key=value`; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Print one JSON document on standard output
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Predict {
+    /// A run (its newest checkpoint) or one checkpoint
+    #[arg(long, value_name = "URI")]
+    pub checkpoint: String,
+    /// An H.264 mp4 file or a folder of frames
+    #[arg(long, value_name = "PATH")]
+    pub video: PathBuf,
+    /// What to look for, separated by commas
+    #[arg(long, value_name = "LIST")]
+    pub categories: String,
+    /// Folder for scores.json, scores.svg and pictures
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Score every Nth frame and let it stand for those up to the next
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub interval: usize,
+    /// Overlay pictures to write, of the highest scores
+    #[arg(long, value_name = "N", default_value_t = 12)]
+    pub pictures: usize,
+    /// Override a setting, as `section.key=value`; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct Export {
+    /// A run (its newest checkpoint) or one checkpoint
+    #[arg(long, value_name = "URI")]
+    pub checkpoint: String,
+    /// Format of the weights
+    #[arg(long, value_enum, default_value_t = Format::Safetensors)]
+    pub format: Format,
+    /// Folder to write
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+}
+
+/// Formats of exported weights.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub enum Format {
+    /// One safetensors file, f32
+    Safetensors,
+}
+
+#[derive(Debug, Args)]
+#[command(group(clap::ArgGroup::new("what").required(true).args(["checkpoint", "data"])))]
+pub struct Inspect {
+    /// A run (its newest checkpoint) or one checkpoint
+    #[arg(long, value_name = "URI")]
+    pub checkpoint: Option<String>,
+    /// A built dataset
+    #[arg(long, value_name = "URI")]
+    pub data: Option<String>,
+    /// Replay the draw of this sample as a picture
+    #[arg(long, value_name = "ID", requires = "data")]
+    pub sample: Option<String>,
+    /// Root seed of the draw
+    #[arg(long, default_value_t = 44, requires = "sample")]
+    pub seed: u64,
+    /// Pass over the data of the draw
+    #[arg(long, default_value_t = 0, requires = "sample", conflicts_with = "step")]
+    pub epoch: u64,
+    /// Step of the draw, instead of its epoch: takes global batch, seed and mixing from --config
+    #[arg(long, value_name = "N", requires = "config")]
+    pub step: Option<u64>,
+    /// Settings of the sampler
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<String>,
+    /// Override a setting, as `section.key=value`; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE", requires = "config")]
+    pub set: Vec<String>,
+    /// Picture file to write
+    #[arg(long, value_name = "FILE", default_value = "draw.png")]
+    pub out: PathBuf,
+    /// Print one JSON document on standard output
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Check {
+    /// Settings file
+    #[arg(long, value_name = "FILE")]
+    pub config: String,
+    /// Training shards to open as a run would
+    #[arg(long, value_name = "URI")]
+    pub data: Vec<String>,
+    /// Override a setting, as `section.key=value`; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Print one JSON document on standard output
+    #[arg(long)]
+    pub json: bool,
+}

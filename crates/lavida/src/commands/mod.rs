@@ -1,0 +1,9 @@
+//! The commands, one file each.
+
+pub mod check;
+pub mod demo;
+pub mod eval;
+pub mod export;
+pub mod inspect;
+pub mod predict;
+pub mod train;
