@@ -223,6 +223,9 @@ fn spread_tokens() -> impl Strategy<Value = Rows> {
 }
 
 proptest! {
+    // A failure prints its smallest input: it becomes a test of its own, not a line in a file.
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
     #[test]
     fn spread_tokens_follow_the_equations(rows in spread_tokens(), config in any_config()) {
         check(&rows, &config);

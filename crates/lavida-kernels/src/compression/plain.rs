@@ -32,7 +32,7 @@ pub(super) fn compress_batch(
 
     let n_kept = config.n_kept(n_tokens);
     let squared = squared_distances(values.clone()); // [B, L, L]
-    let density = density(squared.clone(), values.dims()[2], config); // [B, L]
+    let density = density(values, squared.clone(), config); // [B, L]
     let kept = densest(density.clone(), n_kept); // [B, L_r]
     let assignment = nearest_background(squared, kept.clone()); // [B, L]
     let merged = reverse_attention(tokens, kept.clone(), assignment.clone()); // [B, L_r, D]
@@ -74,21 +74,21 @@ fn squared_distances(values: Tensor<3>) -> Tensor<3> {
 }
 
 /// Density of each token (Eq. 3, or the reference's reachability): `[B, L]`.
-fn density(squared: Tensor<3>, d_token: usize, config: &CompressionConfig) -> Tensor<2> {
-    let [n_samples, n_tokens, _] = squared.dims();
+fn density(values: Tensor<3>, squared: Tensor<3>, config: &CompressionConfig) -> Tensor<2> {
+    let [n_samples, n_tokens, d_token] = values.dims();
     let k = config.n_neighbors.min(n_tokens - 1);
     if k == 0 {
-        return Tensor::zeros([n_samples, n_tokens], &squared.device());
+        return Tensor::zeros([n_samples, n_tokens], &values.device());
     }
-    let neighbors = nearest_neighbors(squared, k);
+    let neighbors = nearest_neighbors(squared, k); // [B, L, k]
+    let squared = squared_distances_to(values, neighbors.clone()); // [B, L, k]
     let farness = match config.density {
-        Density::Knn => neighbors.squared_distance, // [B, L, k]
+        Density::Knn => squared,
         Density::Reachability => {
-            let distance = neighbors.squared_distance.div_scalar(d_token as f64).sqrt();
-            let k_distance = distance.clone().narrow(2, k - 1, 1); // [B, L, 1]
+            let distance = squared.div_scalar(d_token as f64).sqrt();
+            let k_distance = distance.clone().max_dim(2).reshape([n_samples, n_tokens]);
             let of_neighbor = k_distance
-                .reshape([n_samples, n_tokens])
-                .gather(1, neighbors.index.reshape([n_samples, n_tokens * k]))
+                .gather(1, neighbors.reshape([n_samples, n_tokens * k]))
                 .reshape([n_samples, n_tokens, k]);
             distance.max_pair(of_neighbor)
         }
@@ -97,38 +97,54 @@ fn density(squared: Tensor<3>, d_token: usize, config: &CompressionConfig) -> Te
     (total + NO_DISTANCE).recip() * k as f64
 }
 
-/// The `k` nearest other tokens of each token, nearest first.
-struct Neighbors {
-    /// `[B, L, k]`
-    squared_distance: Tensor<3>,
-    /// `[B, L, k]`
-    index: Tensor<3, Int>,
+/// `‖z_i − z_j‖²` for the listed `j` of each `i`, from the differences: between close tokens the product form of
+/// [`squared_distances`] loses the digits that a density needs.
+fn squared_distances_to(values: Tensor<3>, listed: Tensor<3, Int>) -> Tensor<3> {
+    let [n_samples, n_tokens, d_token] = values.dims();
+    let [_, _, k] = listed.dims();
+    let listed = rows_of_batch(listed.reshape([n_samples, n_tokens * k]), n_tokens);
+    let others = values
+        .clone()
+        .reshape([n_samples * n_tokens, d_token])
+        .select(0, listed)
+        .reshape([n_samples, n_tokens, k, d_token]);
+    (others - values.unsqueeze_dim(2))
+        .square()
+        .sum_dim(3)
+        .reshape([n_samples, n_tokens, k])
 }
 
-/// `k` times the nearest of what remains: unlike a sort, this puts the lower index first among equals.
-fn nearest_neighbors(squared: Tensor<3>, k: usize) -> Neighbors {
+/// Token indices of each sample as rows of `[B·L, D]`: `[B, n]` → `[B·n]`.
+fn rows_of_batch(tokens: Tensor<2, Int>, n_tokens: usize) -> Tensor<1, Int> {
+    let [n_samples, n] = tokens.dims();
+    let dtype: IntDType = tokens.dtype().into();
+    let first_row = Tensor::<1, Int>::arange(0..n_samples as i64, &tokens.device()).cast(dtype);
+    let first_row = (first_row * n_tokens as i64).reshape([n_samples, 1]);
+    (tokens + first_row).reshape([n_samples * n])
+}
+
+/// Indices of the `k` nearest other tokens of each token: `[B, L, k]`.
+///
+/// It takes `k` times the nearest of what remains: unlike a sort, this puts the lower index first among equals.
+fn nearest_neighbors(squared: Tensor<3>, k: usize) -> Tensor<3, Int> {
     let [n_samples, n_tokens, _] = squared.dims();
     let device = squared.device();
     let taken = Tensor::full([n_samples, n_tokens, 1], f32::INFINITY, &device);
-    let itself = Tensor::<1, Int>::arange(0..n_tokens as i64, &device)
-        .reshape([1, n_tokens, 1])
-        .expand([n_samples, n_tokens, 1]);
     let take = |remaining: Tensor<3>, index: Tensor<3, Int>| {
         remaining.scatter(2, index, taken.clone(), IndexingUpdateOp::Add)
     };
+    let itself = Tensor::<1, Int>::arange(0..n_tokens as i64, &device)
+        .reshape([1, n_tokens, 1])
+        .expand([n_samples, n_tokens, 1]);
 
     let mut remaining = take(squared, itself);
-    let (mut squared_distance, mut index) = (Vec::with_capacity(k), Vec::with_capacity(k));
+    let mut neighbors = Vec::with_capacity(k);
     for _ in 0..k {
         let nearest = remaining.clone().argmin(2); // [B, L, 1]
-        squared_distance.push(remaining.clone().gather(2, nearest.clone()));
         remaining = take(remaining, nearest.clone());
-        index.push(nearest);
+        neighbors.push(nearest);
     }
-    Neighbors {
-        squared_distance: Tensor::cat(squared_distance, 2),
-        index: Tensor::cat(index, 2),
-    }
+    Tensor::cat(neighbors, 2)
 }
 
 /// Indices of the `n_kept` densest tokens, ascending: `[B, L_r]`.
@@ -198,12 +214,10 @@ pub fn reverse_attention(
     let tokens = tokens.cast(FloatDType::F32);
     let device = tokens.device();
 
-    let sample_start = Tensor::<1, Int>::arange(0..n_samples as i64, &device) * n_tokens as i64;
-    let kept_rows = kept + sample_start.reshape([n_samples, 1]); // rows of [B·L, D]
     let background = tokens
         .clone()
         .reshape([n_samples * n_tokens, d_token])
-        .select(0, kept_rows.reshape([n_samples * n_kept]))
+        .select(0, rows_of_batch(kept, n_tokens))
         .reshape([n_samples, n_kept, d_token]); // Z^b
 
     let shape = [n_samples, n_kept, n_tokens];
