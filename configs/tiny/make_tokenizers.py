@@ -21,11 +21,11 @@ FIRST = "system user assistant You Can Please Detect Monitor Segment It Sure".sp
 TEMPLATE = """are a helpful assistant you segment the anomalies in this video image Anomalies include Abnormal cases contain
 Target types sceen abnormal events it is segmentation result""".split()
 # Words of the synthetic world, after a blank.
-WORLD = """red green blue yellow purple orange cyan white circle square triangle diamond cross star ring moving left right up
-down still slowly fast a an the object that is and""".split()
+WORLD = """red green blue yellow purple orange cyan white circle square triangle diamond cross star ring moving standing left
+right up down still slowly fast a an the object that is and""".split()
 
 # Text the merges are learnt from: things, people and events that such datasets name.
-COMMON = """person people man woman child boy girl walking running riding driving standing sitting holding crossing falling
+COMMON = """person people man woman child boy girl walking running riding driving sitting holding crossing falling
 fighting stealing shooting jumping throwing skating crawling sleeping lying dancing smoking burning explosion robbery burglary
 assault abuse arrest arson vandalism shoplifting accident fire smoke crowd riot
 bicycle bike motorcycle scooter skateboard car bus truck train van boat airplane vehicle wheelchair cart stroller
