@@ -12,7 +12,7 @@ use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::weights::names::Path;
+use crate::weights::names::{Layout, Path};
 use crate::weights::{ParameterWalk, parameters, walk};
 
 /// Saved with the model and never trained: constants, not weights.
@@ -142,7 +142,7 @@ impl TrainPolicies {
             fn parameter<const D: usize>(
                 &mut self,
                 name: String,
-                _layout: crate::weights::names::Layout,
+                _layout: Layout,
                 param: &Param<Tensor<D>>,
             ) {
                 self.1.push(PolicyParameter {
@@ -249,15 +249,20 @@ pub fn trains<M: Module>(module: &M) -> bool {
 /// Draws every value that is not drawn yet from `seed` and the parameter's own name, so that a parameter's initial
 /// value depends on neither the order of use nor the other parameters.
 pub fn draw<M: Module>(module: &M, device: &Device, seed: u64) {
-    struct Drawer<'a>(&'a Device, u64);
-    impl ParameterWalk for Drawer<'_> {
-        fn parameter<const D: usize>(
-            &mut self,
-            name: String,
-            _layout: crate::weights::names::Layout,
-            param: &Param<Tensor<D>>,
-        ) {
-            if !param.is_initialized() {
+    draw_where(module, device, seed, |_| true);
+}
+
+/// [`draw`] for the parameters whose name is `wanted`; the others stay undrawn.
+pub(crate) fn draw_where<M: Module>(
+    module: &M,
+    device: &Device,
+    seed: u64,
+    wanted: impl Fn(&str) -> bool,
+) {
+    struct Drawer<'a, F>(&'a Device, u64, F);
+    impl<F: Fn(&str) -> bool> ParameterWalk for Drawer<'_, F> {
+        fn parameter<const D: usize>(&mut self, name: String, _: Layout, param: &Param<Tensor<D>>) {
+            if !param.is_initialized() && self.2(&name) {
                 self.0.seed(seed_of(self.1, &name));
                 param.val();
             }
@@ -268,7 +273,7 @@ pub fn draw<M: Module>(module: &M, device: &Device, seed: u64) {
     let _guard = ONE_AT_A_TIME
         .lock()
         .unwrap_or_else(|poisoned| poisoned.into_inner());
-    walk(module, &mut Drawer(device, seed));
+    walk(module, &mut Drawer(device, seed, wanted));
 }
 
 /// FNV-1a over the name, started from the root seed and mixed once more (splitmix64), so that near names are far apart.

@@ -3,7 +3,8 @@
 //! Field names are the checkpoint's, so a name is the path of fields. What differs: Burn's norms say `gamma` and
 //! `beta`, PyTorch `weight` and `bias`; a [`Linear`](crate::linear::Linear) holds `[in, out]`, PyTorch `[out, in]`;
 //! an enum adds its variant to the path, PyTorch has nothing there; PEFT names adapters `lora_A.weight`. A field
-//! `_3` stands for index 3 of an `nn.Sequential` whose other members hold no parameters.
+//! `_3` stands for index 3 of an `nn.Sequential` whose other members hold no parameters. Qwen2-VL's parts lie on the
+//! checkpoint's first level and SAM2's beside the projector, so our fields `mllm` and `sam2` around them have no name.
 
 use burn::tensor::TensorData;
 
@@ -15,6 +16,9 @@ pub enum Layout {
     /// The two axes of a matrix are exchanged.
     Transposed,
 }
+
+/// Fields of ours that the checkpoint does not have: the type that holds them, and their name.
+const UNNAMED: [(&str, &str); 2] = [("Struct:Lavida", "mllm"), ("Struct:SegModel", "sam2")];
 
 /// Path of the walk through a module: field names, each with the type of the module that holds it.
 #[derive(Debug, Default)]
@@ -36,7 +40,9 @@ impl Path {
         let mut name = String::new();
         let mut layout = Layout::Same;
         for (depth, (field, container)) in self.0.iter().enumerate() {
-            if container.starts_with("Enum:") {
+            let is_unnamed = container.starts_with("Enum:")
+                || UNNAMED.contains(&(container.as_str(), field.as_str()));
+            if is_unnamed {
                 continue;
             }
             let is_parameter = depth + 1 == self.0.len();
