@@ -12,9 +12,12 @@
 
 mod clip_text;
 mod compression;
+mod full;
 mod gradients;
 mod loss;
 mod mllm;
+mod prep;
 mod projector;
+mod prompt;
 mod sam2;
 mod support;
