@@ -108,12 +108,12 @@ impl Attention {
         value: Tensor<3>,
         mask: Option<Tensor<4>>,
     ) -> Tensor<3> {
-        let query = self.heads(self.q_proj.forward(query));
-        let key = self.heads(self.k_proj.forward(key));
-        let value = self.heads(self.v_proj.forward(value));
+        let query = self.heads(rowwise(&self.q_proj, query));
+        let key = self.heads(rowwise(&self.k_proj, key));
+        let value = self.heads(rowwise(&self.v_proj, value));
         let scale = self.scale();
         let attended = attention(query, key, value, mask, scale); // [B, N, S, c]
-        self.out_proj.forward(merge_heads(attended))
+        rowwise(&self.out_proj, merge_heads(attended))
     }
 
     /// The weights [`Attention::forward`] gives each key, per head.
@@ -124,8 +124,8 @@ impl Attention {
     /// - mask: additive, broadcast to `[B, N, S, L]`
     /// - output: `[B, N, S, L]`, rows sum to one
     pub fn weights(&self, query: Tensor<3>, key: Tensor<3>, mask: Option<Tensor<4>>) -> Tensor<4> {
-        let query = self.heads(self.q_proj.forward(query)) * self.scale();
-        let key = self.heads(self.k_proj.forward(key));
+        let query = self.heads(rowwise(&self.q_proj, query)) * self.scale();
+        let key = self.heads(rowwise(&self.k_proj, key));
         let mut scores = query.matmul(key.swap_dims(2, 3));
         if let Some(mask) = mask {
             scores = scores + mask;
@@ -155,6 +155,29 @@ fn merge_heads(heads: Tensor<4>) -> Tensor<3> {
     heads
         .swap_dims(1, 2)
         .reshape([batch, n_tokens, n_heads * head_dim])
+}
+
+/// A linear layer of all tokens as one matrix: one large product instead of one per batch entry.
+///
+/// # Shapes
+///
+/// - input: `[.., C]`; output: `[.., C']`
+pub(crate) fn rowwise<const D: usize>(linear: &Linear, input: Tensor<D>) -> Tensor<D> {
+    let shape = input.dims();
+    from_rows(linear.forward(into_rows(input)), shape)
+}
+
+/// `[.., C]` to `[rows, C]`.
+fn into_rows<const D: usize>(input: Tensor<D>) -> Tensor<2> {
+    let width = input.dims()[D - 1];
+    let n_rows = input.dims().iter().rev().skip(1).product::<usize>();
+    input.reshape([n_rows, width])
+}
+
+/// `[rows, C']` to `[.., C']`, the leading axes those of `shape`.
+fn from_rows<const D: usize>(rows: Tensor<2>, mut shape: [usize; D]) -> Tensor<D> {
+    shape[D - 1] = rows.dims()[1];
+    rows.reshape(shape)
 }
 
 /// Sizes of an [`Mlp`].
@@ -223,7 +246,8 @@ impl Mlp {
     /// - input: `[.., input_dim]`
     /// - output: `[.., output_dim]`
     pub fn forward<const D: usize>(&self, input: Tensor<D>) -> Tensor<D> {
-        let mut hidden = input;
+        let shape = input.dims();
+        let mut hidden = into_rows(input);
         for (i, layer) in self.layers.iter().enumerate() {
             if i > 0 {
                 hidden = self.activation.forward(hidden);
@@ -233,7 +257,7 @@ impl Mlp {
         if self.sigmoid_output {
             hidden = sigmoid(hidden);
         }
-        hidden
+        from_rows(hidden, shape)
     }
 }
 
@@ -473,5 +497,110 @@ impl TwoWayTransformer {
             queries: self.norm_final_attn.forward(now.queries + read),
             keys: now.keys,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::tensor::{Distribution, Tolerance};
+
+    fn random(shape: [usize; 3], device: &Device) -> Tensor<3> {
+        Tensor::random(shape, Distribution::Normal(0.0, 1.0), device)
+    }
+
+    #[track_caller]
+    fn assert_close(found: Tensor<3>, expected: Tensor<3>) {
+        found
+            .into_data()
+            .assert_approx_eq::<f32>(&expected.into_data(), Tolerance::absolute(1e-5));
+    }
+
+    #[test]
+    fn a_padded_key_influences_nobody() {
+        let device = Device::flex();
+        let block = TwoWayAttentionBlockConfig::new(8, 2, 12).init(&device);
+        let (queries, keys) = (random([2, 3, 8], &device), random([2, 4, 8], &device));
+        let valid = Tensor::<2, Bool>::from_data(
+            [[true, true, true, false], [true, true, false, false]],
+            &device,
+        );
+        let run = |keys: Tensor<3>, valid: Tensor<2, Bool>| {
+            let mask = Some(padding_mask(valid));
+            block.forward(queries.clone(), keys.clone(), queries.clone(), keys, mask)
+        };
+        let found = run(keys.clone(), valid);
+        // The second problem by itself, without its padding.
+        let short = keys.narrow(0, 1, 1).narrow(1, 0, 2);
+        let alone = block.forward(
+            queries.clone().narrow(0, 1, 1),
+            short.clone(),
+            queries.clone().narrow(0, 1, 1),
+            short,
+            None,
+        );
+        assert_close(found.queries.narrow(0, 1, 1), alone.queries);
+        assert_close(found.keys.narrow(0, 1, 1).narrow(1, 0, 2), alone.keys);
+    }
+
+    #[test]
+    fn half_a_block_gives_the_same_queries() {
+        let device = Device::flex();
+        let config = TwoWayAttentionBlockConfig::new(8, 2, 12);
+        for skip in [false, true] {
+            let block = config.clone().with_skip_first_layer_pe(skip).init(&device);
+            let (queries, keys) = (random([2, 3, 8], &device), random([2, 4, 8], &device));
+            let pe = random([1, 4, 8], &device);
+            let args = (queries.clone(), keys, queries, pe);
+            let (q, k, q_pe, k_pe) = args.clone();
+            let whole = block.forward(q, k, q_pe, k_pe, None);
+            let (q, k, q_pe, k_pe) = args;
+            assert_close(block.forward_queries(q, k, q_pe, k_pe, None), whole.queries);
+        }
+    }
+
+    #[test]
+    fn attention_weights_are_those_of_the_forward_pass() {
+        let device = Device::flex();
+        let attention = AttentionConfig::new(8, 2)
+            .with_downsample_rate(2)
+            .init(&device);
+        let (query, key) = (random([2, 3, 8], &device), random([2, 5, 8], &device));
+        let weights = attention.weights(query.clone(), key.clone(), None);
+        let value = attention.heads(attention.v_proj.forward(key.clone()));
+        let expected = attention
+            .out_proj
+            .forward(merge_heads(weights.matmul(value)));
+        assert_close(attention.forward(query, key.clone(), key, None), expected);
+    }
+
+    #[test]
+    fn larger_initial_weights_are_larger() {
+        let device = Device::flex();
+        let largest = |scale: f64| -> f32 {
+            let attention = AttentionConfig::new(16, 2)
+                .with_init_scale(scale)
+                .init(&device);
+            attention.q_proj.weight.val().abs().max().into_scalar()
+        };
+        let bound = 0.25; // 1/√16
+        assert!(largest(1.0) <= bound);
+        assert!(largest(2.0) > bound && largest(2.0) <= 2.0 * bound);
+    }
+
+    #[test]
+    fn only_a_head_that_asks_for_it_squashes_its_output() {
+        let device = Device::flex();
+        let input = random([2, 3, 4], &device) * 100.0;
+        let config = MlpConfig::new(4, 8, 5, 3);
+        let squashed = config.clone().with_sigmoid_output(true).init(&device);
+        let squashed: f32 = squashed.forward(input.clone()).abs().max().into_scalar();
+        let plain: f32 = config
+            .init(&device)
+            .forward(input)
+            .abs()
+            .max()
+            .into_scalar();
+        assert!(squashed <= 1.0 && plain > 1.0);
     }
 }

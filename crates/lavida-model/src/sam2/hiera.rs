@@ -12,13 +12,14 @@ use burn::config::Config;
 use burn::module::{Module, Param};
 use burn::nn::activation::ActivationConfig;
 use burn::nn::{Initializer, LayerNorm, LayerNormConfig, Linear, LinearConfig};
+use burn::tensor::module::linear;
 use burn::tensor::{Device, Tensor, assert_shape};
 
 use super::patch_embed::{PatchEmbed, PatchEmbedConfig};
 use super::resample::bicubic_cells;
 use super::windows::WindowedMap;
 use crate::attention::attention;
-use crate::two_way::{Mlp, MlpConfig};
+use crate::two_way::{Mlp, MlpConfig, rowwise};
 
 /// Epsilon of Hiera's norms.
 const NORM_EPSILON: f64 = 1e-6;
@@ -251,7 +252,7 @@ impl MultiScaleBlock {
         let normed = map.with_tokens(self.norm1.forward(map.tokens.clone()));
         let shortcut = match &self.proj {
             Some(proj) => normed
-                .with_tokens(proj.forward(normed.tokens.clone()))
+                .with_tokens(rowwise(proj, normed.tokens.clone()))
                 .max_pooled(),
             None => map,
         };
@@ -311,10 +312,20 @@ impl MultiScaleAttention {
     /// Attention within each window, or over each frame; `pools` shrinks the queries, and with them the
     /// result, by 2 × 2 max-pooling.
     pub fn forward(&self, map: &WindowedMap, is_global: bool, pools: bool) -> WindowedMap {
-        let [n_groups, group, _] = map.tokens.dims();
+        let [n_groups, group, width_in] = map.tokens.dims();
+        let rows = map.tokens.clone().reshape([n_groups * group, width_in]);
         let [_, width] = self.proj.weight.dims();
-        let qkv = self.qkv.forward(map.tokens.clone()); // [.., a·a, 3C]
-        let part = |i: usize| qkv.clone().narrow(2, i * width, width);
+        // Three products with parts of the weight: the backward of cutting one wide result apart would
+        // fill three wide gradients with zeros and add them up.
+        let (weight, bias) = (
+            self.qkv.weight.val(),
+            self.qkv.bias.as_ref().map(Param::val),
+        );
+        let part = |i: usize| {
+            let weight = weight.clone().narrow(1, i * width, width);
+            let bias = bias.clone().map(|bias| bias.narrow(0, i * width, width));
+            linear(rows.clone(), weight, bias).reshape([n_groups, group, width])
+        };
         let queries = map.with_tokens(part(0));
         let queries = if pools { queries.max_pooled() } else { queries };
 
@@ -341,6 +352,143 @@ impl MultiScaleAttention {
         let [n_windows, cells, _] = queries.tokens.dims();
         let merged = attended.swap_dims(1, 2).reshape([n_windows, cells, width]);
         assert_shape!(merged, [n_windows, cells, width]);
-        queries.with_tokens(self.proj.forward(merged))
+        queries.with_tokens(rowwise(&self.proj, merged))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::nn::pool::MaxPool2dConfig;
+    use burn::tensor::activation::softmax;
+    use burn::tensor::{Distribution, Tolerance};
+
+    /// The reference, written down plainly: cut up, attend, put together, around every block.
+    fn plain_block(block: &MultiScaleBlock, map: Tensor<4>) -> Tensor<4> {
+        let pool = |map: Tensor<4>| {
+            let max_pool = MaxPool2dConfig::new([2, 2]).with_strides([2, 2]).init();
+            let pooled = max_pool.forward(map.permute([0, 3, 1, 2]));
+            pooled.permute([0, 2, 3, 1])
+        };
+        let normed = block.norm1.forward(map.clone());
+        let shortcut = match &block.proj {
+            Some(proj) => pool(proj.forward(normed.clone())),
+            None => map,
+        };
+        let [n_frames, h, w, _] = normed.dims();
+        let [_, h_out, w_out, width] = shortcut.dims();
+        let side = block.window_size;
+        let (a, b) = if side == 0 { (h, w) } else { (side, side) };
+        let (rows, columns) = (h.div_ceil(a), w.div_ceil(b));
+        let padded = normed.pad(
+            [(0, 0), (0, rows * a - h), (0, columns * b - w), (0, 0)],
+            0.0,
+        );
+        let bands = (0..rows).map(|row| {
+            let windows = (0..columns).map(|column| {
+                let (top, left) = (row * a, column * b);
+                let window = padded
+                    .clone()
+                    .slice([0..n_frames, top..top + a, left..left + b]);
+                let qkv = block.attn.qkv.forward(window);
+                let part = |i: usize| qkv.clone().narrow(3, i * width, width);
+                let queries = if block.proj.is_some() {
+                    pool(part(0))
+                } else {
+                    part(0)
+                };
+                let [_, a_out, b_out, _] = queries.dims();
+                let d_head = width / block.attn.num_heads;
+                let heads = |tokens: Tensor<4>| {
+                    let [_, a, b, _] = tokens.dims();
+                    let shape = [n_frames, a * b, block.attn.num_heads, d_head];
+                    tokens.reshape(shape).swap_dims(1, 2)
+                };
+                let scores = heads(queries).matmul(heads(part(1)).transpose());
+                let weights = softmax(scores / (d_head as f64).sqrt(), 3);
+                let attended = weights.matmul(heads(part(2))).swap_dims(1, 2);
+                block
+                    .attn
+                    .proj
+                    .forward(attended.reshape([n_frames, a_out, b_out, width]))
+            });
+            Tensor::cat(windows.collect(), 2)
+        });
+        let attended = Tensor::cat(bands.collect(), 1).slice([0..n_frames, 0..h_out, 0..w_out]);
+        let map = shortcut + attended;
+        map.clone() + block.mlp.forward(block.norm2.forward(map))
+    }
+
+    fn check_block(grid: [usize; 2], window_size: usize, dim_out: usize) {
+        let device = Device::flex();
+        let block = MultiScaleBlockConfig {
+            dim: 8,
+            dim_out,
+            num_heads: 2,
+            window_size,
+        }
+        .init(&device);
+        let [h, w] = grid;
+        let rows = Tensor::<3>::random([3, h * w, 8], Distribution::Normal(0.0, 1.0), &device);
+        let expected = plain_block(&block, rows.clone().reshape([3, h, w, 8]));
+        let [_, h_out, w_out, _] = expected.dims();
+        let expected = expected.reshape([3, h_out * w_out, dim_out]).into_data();
+        let map = WindowedMap::from_rows(rows, grid);
+        // However the tokens lay before, the block says the same.
+        for window in [grid, [2, 2], [1, 1]] {
+            if !map.divides(window) {
+                continue;
+            }
+            let found = block.forward(map.clone().in_windows(window));
+            assert_eq!(found.grid, [h_out, w_out]);
+            found
+                .into_rows()
+                .into_data()
+                .assert_approx_eq::<f32>(&expected, Tolerance::absolute(1e-5));
+        }
+    }
+
+    #[test]
+    fn windows_equal_the_plain_block() {
+        check_block([8, 8], 4, 8);
+        check_block([4, 8], 2, 8);
+    }
+
+    #[test]
+    fn windows_that_halve_equal_the_plain_block() {
+        check_block([8, 8], 4, 16);
+        check_block([8, 4], 2, 16);
+    }
+
+    #[test]
+    fn global_attention_equals_the_plain_block() {
+        check_block([4, 4], 0, 8);
+        check_block([4, 6], 0, 16);
+    }
+
+    #[test]
+    fn a_window_that_is_the_frame_equals_the_plain_block() {
+        check_block([4, 4], 4, 8);
+        check_block([4, 4], 4, 16);
+    }
+
+    #[test]
+    fn a_window_larger_than_the_frame_is_padded() {
+        check_block([4, 4], 14, 8);
+        check_block([4, 4], 14, 16);
+        check_block([4, 2], 6, 16);
+    }
+
+    #[test]
+    fn windows_that_do_not_tile_are_padded() {
+        check_block([6, 6], 4, 8);
+        check_block([6, 6], 4, 16);
+        check_block([10, 6], 4, 16);
+    }
+
+    #[test]
+    #[should_panic(expected = "must be even")]
+    fn an_odd_window_cannot_be_halved() {
+        check_block([6, 6], 3, 16);
     }
 }
