@@ -21,6 +21,7 @@ pub mod schema;
 pub mod seed;
 pub mod shard;
 pub mod tokenizer;
+pub mod video;
 pub mod windows;
 mod words;
 
