@@ -17,6 +17,7 @@ pub mod preprocess;
 mod progress;
 pub mod prompt;
 pub mod resize;
+mod rows;
 pub mod schema;
 pub mod seed;
 pub mod shard;

@@ -30,8 +30,11 @@ pub struct SampleOrder {
     seed: u64,
     schedule: Schedule,
     datasets: Vec<OrderedDataset>,
-    permutations: Mutex<HashMap<(usize, u64), Arc<[u32]>>>,
+    permutations: Mutex<Permutations>,
 }
+
+/// By dataset and pass.
+type Permutations = HashMap<(usize, u64), Arc<[u32]>>;
 
 struct OrderedDataset {
     begin: usize,
@@ -177,7 +180,7 @@ impl Schedule {
         let mut before = Vec::new();
         let mut taken = vec![0u64; shares.len()];
         for place in 0..period {
-            if place as usize % Self::BLOCK == 0 {
+            if (place as usize).is_multiple_of(Self::BLOCK) {
                 before.extend(&taken);
             }
             let dataset_idx = next_place(&shares, period, &taken, place + 1);

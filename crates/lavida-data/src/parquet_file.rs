@@ -23,10 +23,8 @@ use parquet::schema::types::ColumnPath;
 
 use crate::clip::Clip;
 use crate::manifest::{Part, RowGroupEntry, ShardEntry};
-use crate::schema::{
-    ClipMeta, HUGGINGFACE_KEY, N_METADATA_COLUMNS, huggingface_features, schema, to_batch,
-    to_clips, to_metas,
-};
+use crate::rows::{to_batch, to_clips, to_metas};
+use crate::schema::{ClipMeta, HUGGINGFACE_KEY, N_METADATA_COLUMNS, huggingface_features, schema};
 use crate::{Error, Result};
 
 /// Leaves of the two data columns: stored as they are, because JPEG and RLE do not shrink further
@@ -136,7 +134,7 @@ fn properties() -> WriterProperties {
     let features = KeyValue::new(HUGGINGFACE_KEY.to_string(), huggingface_features());
     let mut properties = WriterProperties::builder()
         .set_compression(Compression::ZSTD(ZstdLevel::default()))
-        .set_statistics_enabled(EnabledStatistics::Page)
+        .set_statistics_enabled(EnabledStatistics::Chunk)
         .set_key_value_metadata(Some(vec![features]));
     for leaf in DATA_LEAVES {
         let path = ColumnPath::new(leaf.split('.').map(str::to_string).collect());

@@ -62,7 +62,7 @@ pub struct DatasetWriter {
     /// After the last clip pushed.
     pushed: Mark,
     skipped: BTreeMap<String, u64>,
-    shard: Option<OpenShard>,
+    shard: Option<Box<OpenShard>>,
     failed: bool,
 }
 
@@ -267,21 +267,22 @@ impl DatasetWriter {
         shard.encoder.n_bytes() + self.pending_bytes <= self.settings.shard_bytes
     }
 
-    async fn open(&self) -> Result<OpenShard> {
+    async fn open(&self) -> Result<Box<OpenShard>> {
         let key = format!(
             "{}-{:05}-b{}.parquet",
             self.header.split,
             self.journal.done.len(),
             self.journal.build
         );
-        Ok(OpenShard {
+        Ok(Box::new(OpenShard {
             encoder: ShardEncoder::new()?,
             upload: self.store.writer(&key).await?,
             after: Mark::default(),
-        })
+        }))
     }
 
-    async fn close(&mut self, mut shard: OpenShard) -> Result<()> {
+    async fn close(&mut self, shard: Box<OpenShard>) -> Result<()> {
+        let mut shard = *shard;
         let key = shard.upload.key().to_string();
         let (footer, entry) = shard.encoder.finish(key)?;
         shard.upload.write(footer).await?;

@@ -1,6 +1,8 @@
 //! What a dataset promises from the writer to the catalog: what was pushed is what is read, damage
 //! is never a sample, and nothing counts before the manifest does.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod support;
 
 use bytes::Bytes;

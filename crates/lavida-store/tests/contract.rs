@@ -1,5 +1,7 @@
 //! What a store promises, held over a local folder and memory alike.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
 

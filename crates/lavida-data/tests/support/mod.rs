@@ -1,5 +1,6 @@
 //! Small random clips with real pictures in them.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 // Each test binary uses its own part of this.
 #![allow(dead_code)]
 
