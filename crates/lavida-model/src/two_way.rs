@@ -10,10 +10,11 @@
 
 use burn::config::Config;
 use burn::module::Module;
-use burn::nn::activation::{Activation, ActivationConfig};
 use burn::nn::{LayerNorm, LayerNormConfig, Linear, LinearConfig};
-use burn::tensor::activation::{sigmoid, softmax};
+use burn::tensor::activation::{relu, sigmoid, softmax};
 use burn::tensor::{Bool, Device, Tensor, assert_shape};
+
+use lavida_kernels::activation::gelu;
 
 use crate::attention::{additive_mask, attention};
 
@@ -180,6 +181,15 @@ fn from_rows<const D: usize>(rows: Tensor<2>, mut shape: [usize; D]) -> Tensor<D
     rows.reshape(shape)
 }
 
+/// What lies between the layers of an [`Mlp`].
+#[derive(Config, Debug)]
+pub enum Activation {
+    /// `max(x, 0)`: the two-way blocks and the decoder's heads.
+    Relu,
+    /// `x·Φ(x)`: Hiera.
+    Gelu,
+}
+
 /// Sizes of an [`Mlp`].
 #[derive(Config, Debug)]
 pub struct MlpConfig {
@@ -192,8 +202,8 @@ pub struct MlpConfig {
     /// Linear layers.
     pub num_layers: usize,
     /// Between layers; none follows the last.
-    #[config(default = "ActivationConfig::Relu")]
-    pub activation: ActivationConfig,
+    #[config(default = "Activation::Relu")]
+    pub activation: Activation,
     /// Squash the output into (0, 1).
     #[config(default = false)]
     pub sigmoid_output: bool,
@@ -204,6 +214,7 @@ pub struct MlpConfig {
 pub struct Mlp {
     /// In order of use.
     pub layers: Vec<Linear>,
+    #[module(skip)]
     activation: Activation,
     sigmoid_output: bool,
 }
@@ -234,7 +245,7 @@ impl MlpConfig {
             .collect();
         Mlp {
             layers,
-            activation: self.activation.init(device),
+            activation: self.activation.clone(),
             sigmoid_output: self.sigmoid_output,
         }
     }
@@ -250,7 +261,10 @@ impl Mlp {
         let mut hidden = into_rows(input);
         for (i, layer) in self.layers.iter().enumerate() {
             if i > 0 {
-                hidden = self.activation.forward(hidden);
+                hidden = match self.activation {
+                    Activation::Relu => relu(hidden),
+                    Activation::Gelu => gelu(hidden),
+                };
             }
             hidden = layer.forward(hidden);
         }

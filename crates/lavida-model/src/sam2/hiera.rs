@@ -10,7 +10,6 @@
 
 use burn::config::Config;
 use burn::module::{Module, Param};
-use burn::nn::activation::ActivationConfig;
 use burn::nn::{Initializer, LayerNorm, LayerNormConfig, Linear, LinearConfig};
 use burn::tensor::module::linear;
 use burn::tensor::{Device, Tensor, assert_shape};
@@ -19,7 +18,7 @@ use super::patch_embed::{PatchEmbed, PatchEmbedConfig};
 use super::resample::bicubic_cells;
 use super::windows::WindowedMap;
 use crate::attention::attention;
-use crate::two_way::{Mlp, MlpConfig, rowwise};
+use crate::two_way::{Activation, Mlp, MlpConfig, rowwise};
 
 /// Epsilon of Hiera's norms.
 const NORM_EPSILON: f64 = 1e-6;
@@ -225,7 +224,7 @@ impl MultiScaleBlockConfig {
             },
             norm2: norm(self.dim_out),
             mlp: MlpConfig::new(self.dim_out, MLP_RATIO * self.dim_out, self.dim_out, 2)
-                .with_activation(ActivationConfig::Gelu)
+                .with_activation(Activation::Gelu)
                 .init(device),
             proj: shrinks.then(|| LinearConfig::new(self.dim, self.dim_out).init(device)),
             window_size: self.window_size,

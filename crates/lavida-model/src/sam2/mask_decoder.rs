@@ -13,9 +13,10 @@ use burn::config::Config;
 use burn::module::{Module, Param};
 use burn::nn::conv::{Conv2d, Conv2dConfig, ConvTranspose2d, ConvTranspose2dConfig};
 use burn::nn::{Embedding, EmbeddingConfig, LayerNorm, LayerNormConfig};
-use burn::tensor::activation::gelu;
 use burn::tensor::module::linear;
 use burn::tensor::{Device, Tensor, assert_shape};
+
+use lavida_kernels::activation::gelu;
 
 use super::windows::WindowedMap;
 use super::{FrameFeatures, pointwise_composed};
