@@ -6,7 +6,7 @@
 //! differs by at most 1. Masks take the nearest pixel.
 //! Reference: `torchvision.transforms.v2.functional.resize`, `smart_resize` of Qwen2-VL; `golden/prep` holds its output.
 //!
-//! Pictures are row-major `[H, W, C]` with `C` interleaved channels.
+//! Pictures are row-major `[H, W, C]` with `C` interleaved channels, 1 or 3.
 
 use crate::{Error, Result};
 
@@ -72,7 +72,10 @@ pub fn bicubic(
         pixels.to_vec()
     } else {
         let taps = IntegerTaps::new(&Taps::<f64>::new(width, to_width, 4.0, cubic));
-        taps.along_rows(pixels, height, width, channels)
+        match channels {
+            1 => taps.along_rows::<1>(pixels, width),
+            _ => taps.along_rows::<3>(pixels, width),
+        }
     };
     if to_height == height {
         return wide;
@@ -99,19 +102,10 @@ pub fn bilinear(
         return pixels.to_vec();
     }
     let columns = Taps::<f32>::new(width, to_width, 2.0, triangle);
-    let mut wide = vec![0f32; height * to_width * channels];
-    for (row, out) in pixels
-        .chunks_exact(width * channels)
-        .zip(wide.chunks_exact_mut(to_width * channels))
-    {
-        for ((first, weights), out) in columns.iter().zip(out.chunks_exact_mut(channels)) {
-            for (pixel, &weight) in row[first * channels..].chunks_exact(channels).zip(weights) {
-                for (sum, &value) in out.iter_mut().zip(pixel) {
-                    *sum += f32::from(value) * weight;
-                }
-            }
-        }
-    }
+    let wide = match channels {
+        1 => columns.along_rows::<1>(pixels, width),
+        _ => columns.along_rows::<3>(pixels, width),
+    };
     let stride = to_width * channels;
     let rows = Taps::<f32>::new(height, to_height, 2.0, triangle);
     let mut sums = vec![0f32; stride];
@@ -123,10 +117,9 @@ pub fn bilinear(
                 *sum += value * weight;
             }
         }
-        resized.extend(
-            sums.iter()
-                .map(|sum| sum.round_ties_even().clamp(0.0, 255.0) as u8),
-        );
+        // Sums are at least 0 and below 2^22, where adding 2^23 leaves no fraction: half to even, many at once.
+        const ROUND: f32 = 8_388_608.0;
+        resized.extend(sums.iter().map(|sum| ((sum + ROUND) - ROUND) as u8));
     }
     resized
 }
@@ -162,12 +155,14 @@ fn nearest_sources(from: usize, to: usize) -> Vec<usize> {
 }
 
 fn channels(pixels: &[u8], height: usize, width: usize) -> usize {
+    let area = height * width;
+    let channels = pixels.len().checked_div(area).unwrap_or(0);
     assert!(
-        height * width > 0 && pixels.len().is_multiple_of(height * width),
-        "{} values for a picture of {height} × {width} px",
+        matches!(channels, 1 | 3) && channels * area == pixels.len(),
+        "{} values for a picture of {height} × {width} px with 1 or 3 channels",
         pixels.len()
     );
-    pixels.len() / (height * width)
+    channels
 }
 
 /// Keys' cubic with a = -0.5, as Pillow and PyTorch's antialiased resize have it.
@@ -201,6 +196,27 @@ impl<F> Taps<F> {
             let start = if i == 0 { 0 } else { self.ends[i - 1] };
             (self.first[i], &self.weights[start..self.ends[i]])
         })
+    }
+}
+
+impl Taps<f32> {
+    /// `C` is known here, so that a pixel's sums stay in registers.
+    fn along_rows<const C: usize>(&self, pixels: &[u8], width: usize) -> Vec<f32> {
+        let n_rows = pixels.len() / (width * C);
+        let mut resized = Vec::with_capacity(n_rows * self.first.len() * C);
+        for row in pixels.chunks_exact(width * C) {
+            let row = row.as_chunks::<C>().0;
+            for (first, weights) in self.iter() {
+                let mut sums = [0f32; C];
+                for (pixel, &weight) in row[first..].iter().zip(weights) {
+                    for (sum, &value) in sums.iter_mut().zip(pixel) {
+                        *sum += f32::from(value) * weight;
+                    }
+                }
+                resized.extend(sums);
+            }
+        }
+        resized
     }
 }
 
@@ -278,26 +294,21 @@ impl IntegerTaps {
         (sum >> self.precision).clamp(0, 255) as u8
     }
 
-    fn along_rows(&self, pixels: &[u8], height: usize, width: usize, channels: usize) -> Vec<u8> {
+    /// `C` is known here, so that a pixel's sums stay in registers.
+    fn along_rows<const C: usize>(&self, pixels: &[u8], width: usize) -> Vec<u8> {
         let half = 1 << (self.precision - 1);
-        let to_width = self.taps.first.len();
-        let mut resized = vec![0; height * to_width * channels];
-        let mut sums = vec![0; channels];
-        for (row, out) in pixels
-            .chunks_exact(width * channels)
-            .zip(resized.chunks_exact_mut(to_width * channels))
-        {
-            for ((first, weights), out) in self.taps.iter().zip(out.chunks_exact_mut(channels)) {
-                sums.fill(half);
-                for (pixel, &weight) in row[first * channels..].chunks_exact(channels).zip(weights)
-                {
+        let n_rows = pixels.len() / (width * C);
+        let mut resized = Vec::with_capacity(n_rows * self.taps.first.len() * C);
+        for row in pixels.chunks_exact(width * C) {
+            let row = row.as_chunks::<C>().0;
+            for (first, weights) in self.taps.iter() {
+                let mut sums = [half; C];
+                for (pixel, &weight) in row[first..].iter().zip(weights) {
                     for (sum, &value) in sums.iter_mut().zip(pixel) {
                         *sum += i32::from(value) * weight;
                     }
                 }
-                for (out, &sum) in out.iter_mut().zip(&sums) {
-                    *out = self.to_u8(sum);
-                }
+                resized.extend(sums.map(|sum| self.to_u8(sum)));
             }
         }
         resized
