@@ -77,17 +77,22 @@ impl Linear {
     /// - output: `[.., O]`
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         let weight = self.weight.val();
-        let [d_input, _] = weight.dims();
+        let [d_input, d_output] = weight.dims();
         assert_shape!(x, [.., d_input]);
+        let mut shape = x.dims();
+        let n_rows = shape[..D - 1].iter().product::<usize>();
+        // All rows as one matrix: one large product instead of one per leading index.
+        let x = x.reshape([n_rows, d_input]);
         let bias = self.bias.as_ref().map(Param::val);
-        match (&self.lora_a, &self.lora_b) {
+        let y = match (&self.lora_a, &self.lora_b) {
             (Some(a), Some(b)) => {
-                let low_rank = linear(x.clone(), a.val(), None); // [.., R]
-                linear(x, weight, bias)
-                    + linear(low_rank, b.val(), None).mul_scalar(self.lora_scale)
+                let low_rank = linear(x.clone(), a.val(), None).matmul(b.val()); // [rows, O]
+                linear(x, weight, bias) + low_rank.mul_scalar(self.lora_scale)
             }
             _ => linear(x, weight, bias),
-        }
+        };
+        shape[D - 1] = d_output;
+        y.reshape(shape)
     }
 
     /// Attaches an adapter of this rank and freezes weight and bias. `A` is drawn as PyTorch does, `B` is zero,

@@ -11,8 +11,8 @@
 //! `P` cells of a frame's feature map · `D` language width · `D_t` text width · `D_v` feature width · `A` adapter width ·
 //! `Q` queries · `E` prompt width.
 
-use burn::module::{Module, Param};
-use burn::nn::{Initializer, LayerNorm, LayerNormConfig};
+use burn::module::{Module, Param, ParamId};
+use burn::nn::{self, Initializer, LayerNorm, LayerNormConfig};
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData, assert_shape};
 
 use crate::config::ProjectorConfig;
@@ -170,6 +170,24 @@ impl ProjectorConfig {
     }
 }
 
+/// Two layers as one: `(x·W₁ + b₁)·W₂ + b₂ = x·(W₁·W₂) + (b₁·W₂ + b₂)`.
+fn composed(first: &Linear, second: &nn::Linear) -> nn::Linear {
+    let (weight, bias) = (first.weight.val(), first.bias.as_ref().map(Param::val));
+    let own = second.bias.as_ref().map(Param::val);
+    let carried = bias.map(|bias| {
+        let row = bias.unsqueeze::<2>().matmul(second.weight.val());
+        row.squeeze_dim::<1>(0)
+    });
+    let bias = match (carried, own) {
+        (Some(carried), Some(own)) => Some(carried + own),
+        (carried, own) => carried.or(own),
+    };
+    nn::Linear {
+        weight: Param::initialized(ParamId::new(), weight.matmul(second.weight.val())),
+        bias: bias.map(|bias| Param::initialized(ParamId::new(), bias)),
+    }
+}
+
 /// The same parameter with other initial values.
 fn scaled(weight: Param<Tensor<2>>, scale: f64) -> Param<Tensor<2>> {
     if scale == 1.0 {
@@ -228,9 +246,8 @@ impl SemanticProjector {
         let device = frame_features.device();
         let categories = layout.categories_of_frame(&device);
         let text = self.project_text(category_features, &categories, layout);
-        let cells = self.video_proj.forward(frame_features + cell_positions);
-        self.cross_attn
-            .weights(text, cells, None)
+        self.cross_attn_over_cells()
+            .weights(text, frame_features + cell_positions, None)
             .mean_dim(1)
             .squeeze_dim(1)
     }
@@ -250,12 +267,10 @@ impl SemanticProjector {
 
         let categories = input.layout.categories_of_frame(&device);
         let text = self.project_text(input.category_features, &categories, input.layout); // [N, K, A]
-        let cells = self
-            .video_proj
-            .forward(input.frame_features + input.cell_positions); // [N, P, A]
-        let attended = self
-            .cross_attn
-            .forward(text.clone(), cells.clone(), cells, None); // [N, K, A]
+        let cells = input.frame_features + input.cell_positions; // [N, P, D_v]
+        let attended =
+            self.cross_attn_over_cells()
+                .forward(text.clone(), cells.clone(), cells, None); // [N, K, A]
         let fused = self
             .output_proj
             .forward(self.output_norm.forward(text + attended.clone()));
@@ -274,6 +289,15 @@ impl SemanticProjector {
             attended_categories: attended,
             frame_category_features: fused,
         }
+    }
+
+    /// The cross attention with `video_proj` drawn into its keys and values: two products from `D_v` to the heads' width
+    /// instead of one to `A` and two back, and cells are many. The gradient reaches all three layers.
+    fn cross_attn_over_cells(&self) -> Attention {
+        let mut attention = self.cross_attn.clone();
+        attention.k_proj = composed(&self.video_proj, &attention.k_proj);
+        attention.v_proj = composed(&self.video_proj, &attention.v_proj);
+        attention
     }
 
     /// `[C, D_t]` → `[N, K, A]`
