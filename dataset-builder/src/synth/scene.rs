@@ -232,7 +232,9 @@ fn place(
                     })
                     .collect(),
             };
-            if looks.len() == 1 || (!blends(&scene) && is_legible(&cover(&scene))) {
+            if looks.len() == 1
+                || (!coincides(&scene) && !blends(&scene) && is_legible(&cover(&scene)))
+            {
                 return scene;
             }
         }
@@ -334,20 +336,33 @@ pub(super) fn in_the_place_of(rng: &mut StageRng, object: &SceneObject, look: Lo
 
 /// True when two objects of one colour touch in any frame: together they would look like a third shape.
 pub(super) fn blends(scene: &Scene) -> bool {
-    scene.objects.iter().enumerate().any(|(i, a)| {
-        scene.objects[..i]
+    any_pair(scene, |a, b, distance| {
+        a.look.rgb() == b.look.rgb() && distance < a.radius_px + b.radius_px
+    })
+}
+
+/// True when two objects are nearly in one place in any frame. Says at little cost that one surely hides
+/// too much of the other.
+pub(super) fn coincides(scene: &Scene) -> bool {
+    any_pair(scene, |a, b, distance| {
+        distance < 0.7 * a.radius_px.max(b.radius_px)
+    })
+}
+
+/// Whether `condition` holds for two shown objects and the distance of their centres, px, in any frame.
+fn any_pair(scene: &Scene, condition: impl Fn(&SceneObject, &SceneObject, f64) -> bool) -> bool {
+    (0..scene.n_frames).any(|frame_idx| {
+        let shown: Vec<(&SceneObject, [f64; 2])> = scene
+            .objects
             .iter()
-            .filter(|b| b.look.rgb() == a.look.rgb())
-            .any(|b| {
-                (0..scene.n_frames).any(|frame_idx| {
-                    let (at_a, at_b) = (
-                        a.centre(frame_idx, scene.n_frames),
-                        b.centre(frame_idx, scene.n_frames),
-                    );
-                    let distance = (at_a[0] - at_b[0]).hypot(at_a[1] - at_b[1]);
-                    a.shown[frame_idx] && b.shown[frame_idx] && distance < a.radius_px + b.radius_px
-                })
-            })
+            .filter(|object| object.shown[frame_idx])
+            .map(|object| (object, object.centre(frame_idx, scene.n_frames)))
+            .collect();
+        shown.iter().enumerate().any(|(i, (a, at_a))| {
+            shown[..i]
+                .iter()
+                .any(|(b, at_b)| condition(a, b, (at_a[0] - at_b[0]).hypot(at_a[1] - at_b[1])))
+        })
     })
 }
 
