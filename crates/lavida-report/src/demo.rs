@@ -3,12 +3,18 @@
 //! [`DemoReport`] is plain values; [`demo_report`] says them in an order a person can follow. Figures that were not measured are
 //! shown as a dash, never as zero.
 
+mod training;
+mod units;
+
 use crate::canvas::Image;
 use crate::drawing::Drawing;
 use crate::html::{Block, Card, ChipKind, Page, Section, Strip, Table};
 use crate::overlay::MaskStyle;
 use crate::plot::{LinePlot, ScorePlot};
 use crate::sheet::{DrawPicture, masked_frame};
+
+use training::{data_section, training_section};
+use units::size;
 
 /// Everything the page shows.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -271,7 +277,7 @@ fn video_blocks(video: &VideoResult) -> Vec<Block> {
 }
 
 fn video_strip(frames: &[StripFrame]) -> Strip {
-    let side = (560 / frames.len().max(1) as u32).clamp(72, 160);
+    let side = (840 / frames.len().max(1) as u32).clamp(120, 240);
     let cell = |frame: &StripFrame, mask: &Option<Vec<bool>>, style: MaskStyle| {
         let masks: Vec<(&[bool], MaskStyle)> = mask
             .as_deref()
@@ -281,7 +287,7 @@ fn video_strip(frames: &[StripFrame]) -> Strip {
         Some(masked_frame(&frame.image, &masks, side, side))
     };
     let mut rows = vec![(
-        "frame".to_string(),
+        "input".to_string(),
         frames
             .iter()
             .map(|frame| cell(frame, &None, MaskStyle::truth()))
@@ -297,17 +303,15 @@ fn video_strip(frames: &[StripFrame]) -> Strip {
         .iter()
         .map(|frame| cell(frame, &frame.prediction, MaskStyle::prediction()));
     rows.push(("model".to_string(), row.collect()));
+    let numbers = frames.iter().map(|frame| frame.frame_idx.to_string());
+    let scores = frames
+        .iter()
+        .map(|frame| format!("{:.2}", frame.score).replacen('-', "−", 1));
     Strip {
-        head: frames
-            .iter()
-            .map(|frame| {
-                format!(
-                    "{} · {}",
-                    frame.frame_idx,
-                    format!("{:.2}", frame.score).replacen('-', "−", 1)
-                )
-            })
-            .collect(),
+        head: vec![
+            ("frame".into(), numbers.collect()),
+            ("score".into(), scores.collect()),
+        ],
         rows,
     }
 }
@@ -333,147 +337,6 @@ fn flow_section(report: &DemoReport) -> Section {
                 frames and pixels one of them is. A real anomaly is then only another category to ask for."
             .into(),
         blocks: report.flow.clone().map(Block::Drawing).into_iter().collect(),
-    }
-}
-
-fn data_section(report: &DemoReport) -> Section {
-    let mut blocks = Vec::new();
-    if !report.datasets.is_empty() {
-        blocks.push(Block::Table(datasets_table(&report.datasets)));
-    }
-    let plain =
-        |names: &[String], kind: ChipKind| names.iter().map(|name| (name.clone(), kind)).collect();
-    if !report.categories_held_out.is_empty() {
-        let chips = plain(&report.categories_held_out, ChipKind::Truth);
-        blocks.push(Block::Chips("held out, only in evaluation".into(), chips));
-    }
-    if !report.categories_trained.is_empty() {
-        let chips = plain(&report.categories_trained, ChipKind::Plain);
-        blocks.push(Block::Chips("trained on".into(), chips));
-    }
-    if !report.draws.is_empty() {
-        blocks.push(Block::Heading("What the model is shown".into()));
-        blocks.push(Block::Boxes(report.draws.iter().map(draw_blocks).collect()));
-    }
-    Section {
-        title: "Data".into(),
-        intro: "Source datasets become shards once; what counts as an anomaly is drawn anew in every epoch.".into(),
-        blocks,
-    }
-}
-
-fn datasets_table(datasets: &[DatasetSummary]) -> Table {
-    let skipped = |dataset: &DatasetSummary| {
-        let reasons: Vec<String> = dataset
-            .skipped
-            .iter()
-            .map(|(reason, n)| format!("{reason}: {n}"))
-            .collect();
-        if reasons.is_empty() {
-            "nothing".into()
-        } else {
-            reasons.join(", ")
-        }
-    };
-    let columns = [
-        "dataset", "for", "samples", "frames", "objects", "shards", "size", "skipped",
-    ];
-    Table {
-        head: columns.map(str::to_string).to_vec(),
-        rows: datasets
-            .iter()
-            .map(|dataset| {
-                vec![
-                    dataset.name.clone(),
-                    dataset.purpose.clone(),
-                    grouped(dataset.samples),
-                    grouped(dataset.frames),
-                    grouped(dataset.objects),
-                    grouped(dataset.shards),
-                    size(dataset.bytes),
-                    skipped(dataset),
-                ]
-            })
-            .collect(),
-        numeric: vec![2, 3, 4, 5, 6],
-        last_row_is_summary: false,
-    }
-}
-
-fn draw_blocks(draw: &DrawPicture) -> Vec<Block> {
-    let side = (560 / draw.frames.len().max(1) as u32).clamp(84, 200);
-    let images = draw.frames.iter().enumerate().map(|(frame_idx, frame)| {
-        let mask = draw.masks.get(frame_idx).and_then(Option::as_deref);
-        let masks: Vec<(&[bool], MaskStyle)> = mask
-            .map(|mask| (mask, MaskStyle::truth()))
-            .into_iter()
-            .collect();
-        Some(masked_frame(frame, &masks, side, side))
-    });
-    let label =
-        |is_anomalous: &bool| if *is_anomalous { "anomalous" } else { "normal" }.to_string();
-    let mut blocks = vec![
-        Block::Heading(draw.title.clone()),
-        Block::Strip(Strip {
-            head: draw.frame_labels.iter().map(label).collect(),
-            rows: vec![(String::new(), images.collect())],
-        }),
-        Block::Chips(String::new(), chips(&draw.categories)),
-        Block::Paragraph(draw.prompt.clone()),
-    ];
-    if !draw.subtitle.is_empty() {
-        blocks.push(Block::Paragraph(draw.subtitle.clone()));
-    }
-    blocks
-}
-
-fn training_section(report: &DemoReport) -> Section {
-    let mut blocks: Vec<Block> = report
-        .losses
-        .iter()
-        .map(|plot| Block::Drawing(plot.drawing()))
-        .collect();
-    if !report.timings.is_empty() {
-        blocks.push(Block::Heading("Where the time went".into()));
-        blocks.push(Block::Table(timings_table(&report.timings)));
-    }
-    if !report.settings.is_empty() {
-        blocks.push(Block::Heading("Settings".into()));
-        blocks.push(Block::Table(Table {
-            head: vec!["setting".into(), "value".into()],
-            rows: report
-                .settings
-                .iter()
-                .map(|(name, value)| vec![format!("`{name}`"), value.clone()])
-                .collect(),
-            ..Table::default()
-        }));
-    }
-    Section {
-        title: "Training".into(),
-        intro: String::new(),
-        blocks,
-    }
-}
-
-fn timings_table(timings: &[Timing]) -> Table {
-    let total: f64 = timings.iter().map(|timing| timing.seconds).sum();
-    let mut rows: Vec<Vec<String>> = timings
-        .iter()
-        .map(|timing| {
-            vec![
-                timing.part.clone(),
-                duration(timing.seconds),
-                timing.note.clone(),
-            ]
-        })
-        .collect();
-    rows.push(vec!["together".into(), duration(total), String::new()]);
-    Table {
-        head: vec!["part".into(), "wall time".into(), String::new()],
-        rows,
-        numeric: vec![1],
-        last_row_is_summary: true,
     }
 }
 
@@ -520,49 +383,6 @@ fn files_section(report: &DemoReport) -> Section {
     }
 }
 
-/// `12,345`
-fn grouped(value: u64) -> String {
-    let digits = value.to_string();
-    let mut text = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index) % 3 == 0 {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
-/// `3.4 MiB`
-fn size(bytes: u64) -> String {
-    let units = ["B", "KiB", "MiB", "GiB", "TiB"];
-    let mut value = bytes as f64;
-    let mut unit = 0;
-    while value >= 1024.0 && unit + 1 < units.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    if unit == 0 {
-        format!("{bytes} B")
-    } else {
-        format!("{value:.1} {}", units[unit])
-    }
-}
-
-/// `4 min 05 s` or `2.1 s`
-fn duration(seconds: f64) -> String {
-    if seconds < 60.0 {
-        return format!("{seconds:.1} s");
-    }
-    let whole = seconds.round() as u64;
-    let (minutes, seconds) = (whole / 60, whole % 60);
-    if minutes < 60 {
-        format!("{minutes} min {seconds:02} s")
-    } else {
-        format!("{} h {:02} min", minutes / 60, minutes % 60)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -586,22 +406,6 @@ mod tests {
         assert_eq!(table.head, ["seed", "frame AUC", "swapped prompt"]);
         assert_eq!(table.rows[1], ["2", "0.800", "–"]);
         assert_eq!(table.rows[2], ["mean", "0.850", "–"]);
-    }
-
-    #[test]
-    fn sizes_and_times_read_as_people_say_them() {
-        assert_eq!(
-            [0, 999, 1_536, 5 << 20].map(size),
-            ["0 B", "999 B", "1.5 KiB", "5.0 MiB"]
-        );
-        assert_eq!(
-            [0.25, 59.94, 245.0, 3_700.0].map(duration),
-            ["0.2 s", "59.9 s", "4 min 05 s", "1 h 01 min"]
-        );
-        assert_eq!(
-            [7, 1_000, 12_345_678].map(grouped),
-            ["7", "1,000", "12,345,678"]
-        );
     }
 
     #[test]

@@ -17,8 +17,8 @@ pub fn flow() -> Drawing {
         "Source datasets become shards; the exposure sampler draws pseudo-anomalies; Qwen2-VL with token compression, CLIP's text \
          encoder and SAM2's frame encoder meet in the semantic projector; SAM2's mask decoder gives frame and pixel scores",
     );
-    draw_data_row(&mut drawing);
     draw_model(&mut drawing);
+    draw_data_row(&mut drawing);
     draw_outputs(&mut drawing);
     draw_legend(&mut drawing);
     drawing
@@ -166,23 +166,23 @@ fn draw_model(drawing: &mut Drawing) {
         height: 62.0,
     };
     for (lane, name) in lanes.iter().zip(["clip, prompt", "categories", "frames"]) {
-        drawing.bold_text((36.0, lane + 4.5), name, 13.0, Paint::Ink, Anchor::Start);
+        drawing.bold_text((34.0, lane + 4.5), name, 12.0, Paint::Ink, Anchor::Start);
     }
-    let vision = part(142.0, lanes[0], 130.0);
-    let compression = part(298.0, lanes[0], 140.0);
-    let language = part(464.0, lanes[0], 130.0);
-    let text = part(142.0, lanes[1], 130.0);
-    let frames = part(142.0, lanes[2], 130.0);
+    let vision = part(146.0, lanes[0], 124.0);
+    let compression = part(294.0, lanes[0], 152.0);
+    let language = part(470.0, lanes[0], 124.0);
+    let text = part(146.0, lanes[1], 124.0);
+    let frames = part(146.0, lanes[2], 124.0);
     let projector = Frame {
-        x: 650.0,
+        x: 648.0,
         y: 185.0,
-        width: 136.0,
+        width: 154.0,
         height: 222.0,
     };
     let decoder = Frame {
         x: 826.0,
         y: 251.0,
-        width: 96.0,
+        width: 104.0,
         height: 90.0,
     };
     vision.draw(drawing, FROZEN, "Qwen2-VL", &["vision tower"]);
@@ -205,10 +205,10 @@ fn draw_model(drawing: &mut Drawing) {
             "48 queries read both",
         ],
     );
-    decoder.draw(drawing, TRAINED, "Mask", &["decoder"]);
+    decoder.draw(drawing, TRAINED, "SAM2", &["mask decoder"]);
 
     for (lane, to) in lanes.iter().zip([&vision, &text, &frames]) {
-        let from = if *lane == lanes[0] { 118.0 } else { 108.0 };
+        let from = if *lane == lanes[0] { 124.0 } else { 116.0 };
         arrow(drawing, &[(from, *lane), to.left()], Paint::Muted);
     }
     arrow(drawing, &[vision.right(), compression.left()], Paint::Muted);
@@ -236,9 +236,9 @@ fn draw_model(drawing: &mut Drawing) {
     for (lane, label) in
         lanes
             .iter()
-            .zip(["⟨SEG⟩", "one vector a category", "features of each frame"])
+            .zip(["<SEG>", "one vector a category", "features of each frame"])
     {
-        let x = if *lane == lanes[0] { 620.0 } else { 460.0 };
+        let x = if *lane == lanes[0] { 619.0 } else { 460.0 };
         drawing.text((x, lane - 8.0), label, 12.0, Paint::Muted, Anchor::Middle);
     }
     arrow(drawing, &[projector.right(), decoder.left()], Paint::Muted);
@@ -264,13 +264,13 @@ fn draw_model(drawing: &mut Drawing) {
 }
 
 fn draw_outputs(drawing: &mut Drawing) {
-    let left = 956.0;
+    let left = 960.0;
     arrow(
         drawing,
         &[
-            (922.0, 276.0),
-            (938.0, 276.0),
-            (938.0, 232.0),
+            (930.0, 276.0),
+            (943.0, 276.0),
+            (943.0, 232.0),
             (left, 232.0),
         ],
         Paint::Muted,
@@ -278,9 +278,9 @@ fn draw_outputs(drawing: &mut Drawing) {
     arrow(
         drawing,
         &[
-            (922.0, 316.0),
-            (938.0, 316.0),
-            (938.0, 352.0),
+            (930.0, 316.0),
+            (943.0, 316.0),
+            (943.0, 352.0),
             (left, 352.0),
         ],
         Paint::Muted,
@@ -355,7 +355,7 @@ fn draw_legend(drawing: &mut Drawing) {
         Paint::Muted,
         Anchor::Start,
     );
-    x += 138.0;
+    x += 150.0;
     for (name, paint, step) in entries {
         drawing.shapes.push(Shape::Rect {
             x,
@@ -401,11 +401,11 @@ impl Frame {
         let center = self.x + self.width / 2.0;
         let text_height = 18.0 + 16.0 * lines.len() as f64;
         let mut y = self.y + (self.height - text_height) / 2.0 + 14.0;
-        drawing.bold_text((center, y), title, 14.0, Paint::Ink, Anchor::Middle);
+        drawing.bold_text((center, y), title, 13.0, Paint::Ink, Anchor::Middle);
         y += 2.0;
         for line in lines {
             y += 16.0;
-            drawing.text((center, y), *line, 12.0, Paint::Muted, Anchor::Middle);
+            drawing.text((center, y), *line, 11.5, Paint::Muted, Anchor::Middle);
         }
     }
 }

@@ -3,12 +3,15 @@
 //! A [`Page`] is sections of [`Block`]s. Every text is escaped; a piece between backticks becomes code. The page follows
 //! the reader's light or dark preference.
 
+mod blocks;
+
 use std::fmt::Write as _;
 
-use base64::Engine as _;
-
 use crate::canvas::Image;
-use crate::drawing::{Drawing, escape};
+use crate::drawing::Drawing;
+use crate::svg::escape;
+
+use blocks::{push_block, push_cards};
 
 /// A whole page.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -83,10 +86,23 @@ pub struct Picture {
 /// Pictures in a grid with row names, for frame | ground truth | prediction.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Strip {
-    /// Column names.
-    pub head: Vec<String>,
+    /// Rows of text above the pictures: a name and one text a column.
+    pub head: Vec<(String, Vec<String>)>,
     /// Row name and one picture a column; `None` leaves a gap.
     pub rows: Vec<(String, Vec<Option<Image>>)>,
+}
+
+/// One bar of [`Block::Bars`].
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Bar {
+    /// Before the bar.
+    pub label: String,
+    /// Length of the bar, in [0, 1].
+    pub share: f64,
+    /// The figure, with its unit.
+    pub value: String,
+    /// After the figure; may be empty.
+    pub note: String,
 }
 
 /// What a section is made of.
@@ -96,6 +112,10 @@ pub enum Block {
     Heading(String),
     /// Running text.
     Paragraph(String),
+    /// Smaller and paler.
+    Note(String),
+    /// What somebody or something says, such as a prompt.
+    Quote(String),
     /// A bullet each.
     List(Vec<String>),
     /// Figures side by side.
@@ -112,6 +132,8 @@ pub enum Block {
     Strip(Strip),
     /// Text as it would stand in a terminal.
     Code(String),
+    /// Shares of a whole as horizontal bars.
+    Bars(Vec<Bar>),
     /// Groups of blocks in framed boxes, two or more in a row when there is room.
     Boxes(Vec<Vec<Block>>),
 }
@@ -161,167 +183,6 @@ impl Page {
         html.push_str("</main>\n</body>\n</html>\n");
         html
     }
-}
-
-fn push_block(html: &mut String, block: &Block) {
-    match block {
-        Block::Heading(text) => {
-            let _ = writeln!(html, "<h3>{}</h3>", inline(text));
-        }
-        Block::Paragraph(text) => {
-            let _ = writeln!(html, "<p>{}</p>", inline(text));
-        }
-        Block::List(items) => {
-            html.push_str("<ul>\n");
-            for item in items {
-                let _ = writeln!(html, "<li>{}</li>", inline(item));
-            }
-            html.push_str("</ul>\n");
-        }
-        Block::Cards(cards) => push_cards(html, cards),
-        Block::Chips(name, chips) => push_chips(html, name, chips),
-        Block::Table(table) => push_table(html, table),
-        Block::Drawing(drawing) => {
-            let _ = writeln!(
-                html,
-                "<figure class=\"drawing\">\n{}</figure>",
-                drawing.svg()
-            );
-        }
-        Block::Picture(picture) => {
-            let _ = write!(
-                html,
-                "<figure>{}",
-                image_tag(&picture.image, &picture.description)
-            );
-            if !picture.caption.is_empty() {
-                let _ = write!(
-                    html,
-                    "<figcaption>{}</figcaption>",
-                    inline(&picture.caption)
-                );
-            }
-            html.push_str("</figure>\n");
-        }
-        Block::Strip(strip) => push_strip(html, strip),
-        Block::Code(text) => {
-            let _ = writeln!(html, "<pre>{}</pre>", escape(text));
-        }
-        Block::Boxes(boxes) => {
-            html.push_str("<div class=\"boxes\">\n");
-            for blocks in boxes {
-                html.push_str("<div class=\"box\">\n");
-                for block in blocks {
-                    push_block(html, block);
-                }
-                html.push_str("</div>\n");
-            }
-            html.push_str("</div>\n");
-        }
-    }
-}
-
-fn push_cards(html: &mut String, cards: &[Card]) {
-    if cards.is_empty() {
-        return;
-    }
-    html.push_str("<div class=\"cards\">\n");
-    for card in cards {
-        let _ = write!(
-            html,
-            "<div class=\"card\"><div class=\"label\">{}</div><div class=\"value\">{}</div>",
-            inline(&card.label),
-            inline(&card.value)
-        );
-        if !card.note.is_empty() {
-            let _ = write!(html, "<div class=\"note\">{}</div>", inline(&card.note));
-        }
-        html.push_str("</div>\n");
-    }
-    html.push_str("</div>\n");
-}
-
-fn push_chips(html: &mut String, name: &str, chips: &[(String, ChipKind)]) {
-    html.push_str("<p class=\"chips\">");
-    if !name.is_empty() {
-        let _ = write!(html, "<span class=\"name\">{}</span>", inline(name));
-    }
-    for (text, kind) in chips {
-        let class = match kind {
-            ChipKind::Plain => "chip",
-            ChipKind::Truth => "chip truth",
-            ChipKind::Prediction => "chip prediction",
-        };
-        let _ = write!(html, "<span class=\"{class}\">{}</span>", escape(text));
-    }
-    html.push_str("</p>\n");
-}
-
-fn push_table(html: &mut String, table: &Table) {
-    let class = |column: usize| {
-        if table.numeric.contains(&column) {
-            " class=\"n\""
-        } else {
-            ""
-        }
-    };
-    html.push_str("<div class=\"scroll\"><table>\n<thead><tr>");
-    for (column, name) in table.head.iter().enumerate() {
-        let _ = write!(html, "<th{}>{}</th>", class(column), inline(name));
-    }
-    html.push_str("</tr></thead>\n<tbody>\n");
-    for (row_idx, row) in table.rows.iter().enumerate() {
-        let is_summary = table.last_row_is_summary && row_idx + 1 == table.rows.len();
-        html.push_str(if is_summary {
-            "<tr class=\"summary\">"
-        } else {
-            "<tr>"
-        });
-        for (column, cell) in row.iter().enumerate() {
-            let _ = write!(html, "<td{}>{}</td>", class(column), inline(cell));
-        }
-        html.push_str("</tr>\n");
-    }
-    html.push_str("</tbody>\n</table></div>\n");
-}
-
-fn push_strip(html: &mut String, strip: &Strip) {
-    html.push_str("<div class=\"scroll\"><table class=\"strip\">\n<thead><tr><th></th>");
-    for name in &strip.head {
-        let _ = write!(html, "<th>{}</th>", inline(name));
-    }
-    html.push_str("</tr></thead>\n<tbody>\n");
-    for (name, images) in &strip.rows {
-        let _ = write!(html, "<tr><th>{}</th>", inline(name));
-        for (column, image) in images.iter().enumerate() {
-            let description = strip
-                .head
-                .get(column)
-                .map_or(name.clone(), |head| format!("{name}, {head}"));
-            let tag = image
-                .as_ref()
-                .map_or(String::new(), |image| image_tag(image, &description));
-            let _ = write!(html, "<td>{tag}</td>");
-        }
-        html.push_str("</tr>\n");
-    }
-    html.push_str("</tbody>\n</table></div>\n");
-}
-
-/// Small pictures keep every pixel; JPEG beyond that.
-fn image_tag(image: &Image, description: &str) -> String {
-    let (kind, bytes) = if image.pixels().len() <= 3 * 4096 {
-        ("png", image.png())
-    } else {
-        ("jpeg", image.jpeg(86))
-    };
-    format!(
-        "<img src=\"data:image/{kind};base64,{}\" width=\"{}\" height=\"{}\" alt=\"{}\">",
-        base64::engine::general_purpose::STANDARD.encode(bytes),
-        image.width(),
-        image.height(),
-        escape(description)
-    )
 }
 
 /// Escaped text; pieces between backticks become code.
@@ -404,7 +265,7 @@ mod tests {
                 last_row_is_summary: true,
             }),
             Block::Strip(Strip {
-                head: vec!["frame 3".into()],
+                head: vec![("frame".into(), vec!["3".into()])],
                 rows: vec![("ground truth".into(), vec![None])],
             }),
             Block::Code("lavida demo --out <DIR>".into()),

@@ -12,4 +12,5 @@ pub mod overlay;
 pub mod plot;
 mod raster;
 pub mod sheet;
+mod svg;
 pub mod text;

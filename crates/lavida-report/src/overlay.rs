@@ -18,7 +18,8 @@ pub struct MaskStyle {
     pub color: Rgb,
     /// Of the veil, in [0, 1].
     pub opacity: f32,
-    /// Thickness of the contour in px, drawn inside the mask; 0 for none.
+    /// Thickness of the contour in px, drawn inside the mask with as much white inside it, so that it shows on an object of
+    /// any colour; 0 for none.
     pub contour_px: u32,
 }
 
@@ -27,7 +28,7 @@ impl MaskStyle {
     pub fn prediction() -> Self {
         Self {
             color: PREDICTION,
-            opacity: 0.45,
+            opacity: 0.3,
             contour_px: 1,
         }
     }
@@ -53,21 +54,27 @@ pub fn overlay_mask(frame: &mut Image, mask: &[bool], style: &MaskStyle) {
         width * height,
         "a mask of {width} × {height} px"
     );
-    let at = |x: i64, y: i64| mask[(y * width + x) as usize];
-    let reach = i64::from(style.contour_px);
+    let outside = |x: i64, y: i64| {
+        x < 0 || y < 0 || x >= width || y >= height || !mask[(y * width + x) as usize]
+    };
+    let contour = i64::from(style.contour_px);
     for y in 0..height {
-        for x in 0..width {
-            if !at(x, y) {
-                continue;
+        for x in (0..width).filter(|x| !outside(*x, y)) {
+            let depth = (1..=2 * contour)
+                .find(|step| {
+                    outside(x - step, y)
+                        || outside(x + step, y)
+                        || outside(x, y - step)
+                        || outside(x, y + step)
+                })
+                .unwrap_or(i64::MAX);
+            if depth <= contour {
+                frame.blend(x, y, style.color, 1.0);
+            } else if depth <= 2 * contour {
+                frame.blend(x, y, [255, 255, 255], 0.7);
+            } else {
+                frame.blend(x, y, style.color, style.opacity);
             }
-            // On the contour: a pixel outside the mask, or the frame's edge, is near.
-            let on_contour = (-reach..=reach).any(|step| {
-                let outside =
-                    |x: i64, y: i64| x < 0 || y < 0 || x >= width || y >= height || !at(x, y);
-                step != 0 && (outside(x + step, y) || outside(x, y + step))
-            });
-            let opacity = if on_contour { 1.0 } else { style.opacity };
-            frame.blend(x, y, style.color, opacity);
         }
     }
 }
@@ -172,21 +179,22 @@ mod tests {
     }
 
     #[test]
-    fn the_contour_is_the_ring_of_full_colour() {
+    fn the_contour_is_a_ring_of_full_colour_around_a_light_one() {
         let mut frame = Image::new(12, 12, [0, 0, 0]);
         overlay_mask(
             &mut frame,
             &square_mask(12, 12, 2, 10),
             &MaskStyle::prediction(),
         );
-        for y in 2..10 {
-            for x in 2..10 {
-                let on_ring = x == 2 || y == 2 || x == 9 || y == 9;
-                assert_eq!(
-                    frame.pixel(x, y) == Some(PREDICTION),
-                    on_ring,
-                    "at {x}, {y}"
-                );
+        for y in 2i64..10 {
+            for x in 2i64..10 {
+                let depth = (x - 1).min(y - 1).min(10 - x).min(10 - y);
+                let pixel = frame.pixel(x, y).unwrap();
+                match depth {
+                    1 => assert_eq!(pixel, PREDICTION, "at {x}, {y}"),
+                    2 => assert!(pixel.iter().all(|value| *value > 150), "at {x}, {y}"),
+                    _ => assert!(pixel[0] == 0 && pixel[1] < 100, "a veil at {x}, {y}"),
+                }
             }
         }
     }

@@ -3,7 +3,11 @@
 //! A plot is data with names; [`LinePlot::drawing`] and [`ScorePlot::drawing`] lay it out, and the drawing becomes SVG or an
 //! image. Values that are not finite are left out of the line.
 
-use crate::drawing::{Anchor, Drawing, Paint, Shape, text_width};
+mod axes;
+
+use crate::drawing::{Drawing, Paint};
+
+use axes::{Axes, padded, range};
 
 /// One named line.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -210,6 +214,7 @@ impl ScorePlot {
             padded(range(scores.iter().chain(&control).map(|point| point.1))),
             &names,
         );
+        axes.leave_room_above(20.0);
         for (from, to) in intervals(&self.truth) {
             axes.draw_interval(
                 seconds_or_frames(from as f64 - 0.5),
@@ -217,7 +222,6 @@ impl ScorePlot {
             );
         }
         axes.draw_frame(false);
-        axes.draw_area(&thinned(&scores, 900), Paint::Prediction, 0.13);
         axes.draw_series(&thinned(&control, 900), Paint::Series(5), 1.0, Some(3.0));
         axes.draw_series(&thinned(&scores, 900), Paint::Prediction, 1.0, None);
         if let Some(frame) = self.highest_frame() {
@@ -256,77 +260,6 @@ pub fn intervals(labels: &[bool]) -> Vec<(usize, usize)> {
     runs
 }
 
-/// Places ticks at round numbers: about `n` of them inside the range, ends included where they are round.
-fn ticks((from, to): (f64, f64), n: usize) -> Vec<f64> {
-    let rough = (to - from) / n.max(1) as f64;
-    let magnitude = 10f64.powf(rough.log10().floor());
-    let step = [1.0, 2.0, 5.0, 10.0]
-        .into_iter()
-        .map(|factor| factor * magnitude)
-        .find(|step| *step >= rough * 0.999)
-        .unwrap_or(10.0 * magnitude);
-    let first = (from / step - 1e-9).ceil() as i64;
-    let last = (to / step + 1e-9).floor() as i64;
-    (first..=last).map(|tick| tick as f64 * step).collect()
-}
-
-/// As few decimals as tell the ticks apart; thousands separated.
-fn tick_label(value: f64, step: f64) -> String {
-    let decimals = if step >= 1.0 {
-        0
-    } else {
-        (-step.log10()).ceil().min(6.0) as usize
-    };
-    let text = format!("{value:.decimals$}");
-    let text = if text
-        .trim_start_matches('-')
-        .chars()
-        .all(|c| c == '0' || c == '.')
-    {
-        text.trim_start_matches('-').to_string()
-    } else {
-        text
-    };
-    if value.abs() < 10_000.0 {
-        return text.replacen('-', "−", 1);
-    }
-    let digits: Vec<char> = text.chars().rev().collect();
-    let groups: Vec<String> = digits
-        .chunks(3)
-        .map(|group| group.iter().rev().collect())
-        .collect();
-    groups.into_iter().rev().collect::<Vec<_>>().join(",")
-}
-
-/// Smallest and largest; widened when they are equal, (0, 1) when there is nothing.
-fn range(values: impl IntoIterator<Item = f64>) -> (f64, f64) {
-    let (from, to) = values
-        .into_iter()
-        .filter(|value| value.is_finite())
-        .fold((f64::INFINITY, f64::NEG_INFINITY), |(from, to), value| {
-            (from.min(value), to.max(value))
-        });
-    if from > to {
-        (0.0, 1.0)
-    } else if to - from < 1e-9 * from.abs().max(1e-9) {
-        let half = if from == 0.0 { 1.0 } else { from.abs() / 2.0 };
-        (from - half, from + half)
-    } else {
-        (from, to)
-    }
-}
-
-fn padded((from, to): (f64, f64)) -> (f64, f64) {
-    let room = (to - from) * 0.06;
-    // A loss or a probability starts at 0 when 0 is near anyway.
-    let from = if from >= 0.0 && from < 0.35 * to {
-        0.0
-    } else {
-        from - room
-    };
-    (from, to + room)
-}
-
 /// Mean over a centred window of `n` points.
 fn moving_average(points: &[(f64, f64)], n: usize) -> Vec<(f64, f64)> {
     (0..points.len())
@@ -363,263 +296,10 @@ fn thinned(points: &[(f64, f64)], most: usize) -> Vec<(f64, f64)> {
         .collect()
 }
 
-/// Title, legend, grid and labels around a rectangle in which data is drawn.
-struct Axes {
-    drawing: Drawing,
-    x_range: (f64, f64),
-    y_range: (f64, f64),
-    left: f64,
-    right: f64,
-    top: f64,
-    bottom: f64,
-}
-
-impl Axes {
-    fn new(
-        (width, height): (f64, f64),
-        [title, x_label, y_label]: [&str; 3],
-        x_range: (f64, f64),
-        y_range: (f64, f64),
-        legend: &[(String, Paint)],
-    ) -> Self {
-        let mut drawing = Drawing::new(width, height, title);
-        let mut line = 0.0;
-        if !title.is_empty() {
-            drawing.bold_text((14.0, 22.0), title, 15.0, Paint::Ink, Anchor::Start);
-            line = 22.0;
-        }
-        line += 19.0;
-        if !y_label.is_empty() {
-            drawing.text((14.0, line), y_label, 12.0, Paint::Muted, Anchor::Start);
-        }
-        let top = line + 14.0;
-        let mut x = width - 14.0;
-        for (name, paint) in legend.iter().rev().filter(|(name, _)| !name.is_empty()) {
-            x -= text_width(name, 12.0);
-            drawing.text((x, line), name, 12.0, Paint::Ink, Anchor::Start);
-            let is_interval = *paint == Paint::Truth;
-            let swatch_height = if is_interval { 11.0 } else { 3.0 };
-            drawing.shapes.push(Shape::Rect {
-                x: x - 21.0,
-                y: line - 4.0 - swatch_height / 2.0,
-                width: 15.0,
-                height: swatch_height,
-                radius: if is_interval { 2.0 } else { 1.5 },
-                fill: Some((*paint, if is_interval { 0.3 } else { 1.0 })),
-                stroke: None,
-            });
-            x -= 35.0;
-        }
-        drawing.text(
-            (width - 14.0, height - 9.0),
-            x_label,
-            12.0,
-            Paint::Muted,
-            Anchor::End,
-        );
-        Self {
-            drawing,
-            x_range,
-            y_range,
-            left: 52.0,
-            right: width - 16.0,
-            top,
-            bottom: height - 42.0,
-        }
-    }
-
-    fn x(&self, value: f64) -> f64 {
-        let (from, to) = self.x_range;
-        self.left + (value - from) / (to - from) * (self.right - self.left)
-    }
-
-    fn y(&self, value: f64) -> f64 {
-        let (from, to) = self.y_range;
-        self.bottom - (value - from) / (to - from) * (self.bottom - self.top)
-    }
-
-    fn draw_frame(&mut self, log_y: bool) {
-        let n_rows = ((self.bottom - self.top) / 42.0).round().clamp(2.0, 8.0) as usize;
-        let rows = ticks(self.y_range, n_rows);
-        let step = rows.get(1).map_or(1.0, |second| second - rows[0]);
-        for value in rows {
-            let y = self.y(value);
-            self.drawing
-                .line(vec![(self.left, y), (self.right, y)], Paint::Grid, 1.0);
-            let label = if log_y {
-                let value = 10f64.powf(value);
-                if value >= 1.0 {
-                    format!("{value:.1}")
-                } else {
-                    format!("{value:.3}")
-                }
-            } else {
-                tick_label(value, step)
-            };
-            self.drawing.text(
-                (self.left - 8.0, y + 4.0),
-                label,
-                12.0,
-                Paint::Muted,
-                Anchor::End,
-            );
-        }
-        let n_columns = ((self.right - self.left) / 80.0).round().clamp(2.0, 12.0) as usize;
-        let columns = ticks(self.x_range, n_columns);
-        let step = columns.get(1).map_or(1.0, |second| second - columns[0]);
-        for value in columns {
-            let x = self.x(value);
-            self.drawing.line(
-                vec![(x, self.bottom), (x, self.bottom + 5.0)],
-                Paint::Muted,
-                1.0,
-            );
-            let label = tick_label(value, step);
-            self.drawing.text(
-                (x, self.bottom + 19.0),
-                label,
-                12.0,
-                Paint::Muted,
-                Anchor::Middle,
-            );
-        }
-        self.drawing.line(
-            vec![(self.left, self.bottom), (self.right, self.bottom)],
-            Paint::Muted,
-            1.2,
-        );
-    }
-
-    fn draw_mark(&mut self, mark: &Mark) {
-        let x = self.x(mark.x);
-        self.drawing.shapes.push(Shape::Line {
-            points: vec![(x, self.top), (x, self.bottom)],
-            paint: Paint::Muted,
-            width: 1.2,
-            opacity: 1.0,
-            dash: Some(4.0),
-        });
-        let width = text_width(&mark.label, 12.0);
-        let (at, anchor) = if x + 6.0 + width > self.right {
-            (x - 6.0, Anchor::End)
-        } else {
-            (x + 6.0, Anchor::Start)
-        };
-        self.drawing
-            .text((at, self.top + 10.0), &mark.label, 12.0, Paint::Ink, anchor);
-    }
-
-    fn draw_interval(&mut self, from: f64, to: f64) {
-        let (from, to) = (self.x(from).max(self.left), self.x(to).min(self.right));
-        self.drawing.shapes.push(Shape::Rect {
-            x: from,
-            y: self.top,
-            width: (to - from).max(1.0),
-            height: self.bottom - self.top,
-            radius: 0.0,
-            fill: Some((Paint::Truth, 0.18)),
-            stroke: None,
-        });
-    }
-
-    fn draw_series(
-        &mut self,
-        points: &[(f64, f64)],
-        paint: Paint,
-        opacity: f64,
-        dash: Option<f64>,
-    ) {
-        let points: Vec<(f64, f64)> = points
-            .iter()
-            .map(|point| (self.x(point.0), self.y(point.1)))
-            .collect();
-        match points[..] {
-            [] => {}
-            [(x, y)] => self.draw_dot((x, y), paint, 3.0),
-            _ => self.drawing.shapes.push(Shape::Line {
-                points,
-                paint,
-                width: 1.9,
-                opacity,
-                dash,
-            }),
-        }
-    }
-
-    fn draw_area(&mut self, points: &[(f64, f64)], paint: Paint, opacity: f64) {
-        let (Some(first), Some(last)) = (points.first(), points.last()) else {
-            return;
-        };
-        let mut corners = vec![(self.x(first.0), self.bottom)];
-        corners.extend(
-            points
-                .iter()
-                .map(|point| (self.x(point.0), self.y(point.1))),
-        );
-        corners.push((self.x(last.0), self.bottom));
-        self.drawing.shapes.push(Shape::Polygon {
-            points: corners,
-            paint,
-            opacity,
-        });
-    }
-
-    fn draw_peak(&mut self, at: (f64, f64), label: &str) {
-        let (x, y) = (self.x(at.0), self.y(at.1));
-        self.draw_dot((x, y), Paint::Surface, 6.0);
-        self.draw_dot((x, y), Paint::Prediction, 4.2);
-        let (label_x, anchor) = if x + 12.0 + text_width(label, 12.0) > self.right {
-            (x - 10.0, Anchor::End)
-        } else {
-            (x + 10.0, Anchor::Start)
-        };
-        let label_y = (y + 4.0).max(self.top + 11.0);
-        self.drawing
-            .bold_text((label_x, label_y), label, 12.0, Paint::Ink, anchor);
-    }
-
-    fn draw_dot(&mut self, (x, y): (f64, f64), paint: Paint, radius: f64) {
-        self.drawing.shapes.push(Shape::Rect {
-            x: x - radius,
-            y: y - radius,
-            width: 2.0 * radius,
-            height: 2.0 * radius,
-            radius,
-            fill: Some((paint, 1.0)),
-            stroke: None,
-        });
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn ticks_are_round_and_inside() {
-        assert_eq!(
-            ticks((0.0, 1.0), 5),
-            [0.0, 0.2, 0.4, 0.6000000000000001, 0.8, 1.0]
-        );
-        assert_eq!(ticks((-3.0, 7.0), 4), [0.0, 5.0]);
-        assert_eq!(
-            ticks((0.0, 795.0), 8),
-            [0.0, 100.0, 200.0, 300.0, 400.0, 500.0, 600.0, 700.0]
-        );
-    }
-
-    #[test]
-    fn tick_labels_tell_neighbours_apart() {
-        let shown = [
-            (0.30000000000000004, 0.1),
-            (-2.0, 1.0),
-            (-0.0, 0.5),
-            (12_500.0, 500.0),
-            (0.025, 0.025),
-        ]
-        .map(|(value, step)| tick_label(value, step));
-        assert_eq!(shown, ["0.3", "−2", "0.0", "12,500", "0.03"]);
-    }
+    use crate::drawing::Shape;
 
     #[test]
     fn intervals_are_the_runs_of_true() {

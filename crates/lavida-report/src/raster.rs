@@ -99,31 +99,14 @@ fn draw_text(
         bold,
         ..TextStyle::sans((size * scale) as f32, color)
     };
-    // Ubuntu Light once is too faint beside browsers' regular weight, so plain text is drawn once more in half strength.
     let left = x * scale
         - match anchor {
             Anchor::Start => 0.0,
             Anchor::Middle => f64::from(style.width(text)) / 2.0,
             Anchor::End => f64::from(style.width(text)),
         };
-    image.text(
-        left as f32,
-        (y * scale) as f32 - style.baseline(),
-        text,
-        &style,
-    );
-    if !bold {
-        let softer = TextStyle {
-            color: color.map(|value| value.saturating_add(40)),
-            ..style
-        };
-        image.text(
-            left as f32 + 0.2,
-            (y * scale) as f32 - style.baseline(),
-            text,
-            &softer,
-        );
-    }
+    let top = (y * scale) as f32 - style.baseline();
+    image.text(left as f32, top, text, &style);
 }
 
 fn scaled(points: &[(f64, f64)], scale: f64) -> Vec<(f64, f64)> {
@@ -203,34 +186,33 @@ fn segment_distance(point: (f64, f64), from: (f64, f64), to: (f64, f64)) -> f64 
 fn dashes(points: &[(f64, f64)], dash: f64) -> Vec<Vec<(f64, f64)>> {
     let mut pieces = Vec::new();
     let mut current = Vec::new();
-    let mut walked = 0.0;
+    let mut in_dash = true;
+    let mut left = dash;
     for (from, to) in points.iter().zip(points.iter().skip(1)) {
         let length = (to.0 - from.0).hypot(to.1 - from.1);
+        if in_dash && current.is_empty() {
+            current.push(*from);
+        }
         let mut at = 0.0;
-        while at < length {
-            let in_dash = (walked / dash) as u64 % 2 == 0;
-            let step =
-                ((walked / dash).floor() * dash + dash - walked).clamp(1e-6, length - at + 1e-9);
-            let place = |at: f64| {
-                let share = (at / length).min(1.0);
-                (
-                    from.0 + (to.0 - from.0) * share,
-                    from.1 + (to.1 - from.1) * share,
-                )
-            };
+        while length - at > left {
+            at += left;
+            left = dash;
+            let share = at / length;
+            current.push((
+                from.0 + (to.0 - from.0) * share,
+                from.1 + (to.1 - from.1) * share,
+            ));
             if in_dash {
-                if current.is_empty() {
-                    current.push(place(at));
-                }
-                current.push(place(at + step));
-            } else if !current.is_empty() {
                 pieces.push(std::mem::take(&mut current));
             }
-            at += step;
-            walked += step;
+            in_dash = !in_dash;
+        }
+        left -= length - at;
+        if in_dash {
+            current.push(*to);
         }
     }
-    if !current.is_empty() {
+    if in_dash && current.len() > 1 {
         pieces.push(current);
     }
     pieces

@@ -1,7 +1,7 @@
 //! Text in pictures with fonts that travel inside the program.
 //!
-//! Ubuntu Light for prose, Hack for numbers and ids. Ubuntu Light is thin below 20 px on a busy frame, so
-//! [`TextStyle::bold`] widens the strokes by drawing the line twice, a fraction of a pixel apart.
+//! Ubuntu Light for prose, Hack for numbers and ids. Ubuntu Light alone is thin, so its strokes are widened by drawing a
+//! line several times, a fraction of a pixel apart: twice for plain text, three times for bold.
 
 use std::sync::LazyLock;
 
@@ -32,14 +32,19 @@ pub struct TextStyle {
 }
 
 impl TextStyle {
-    /// Ubuntu Light with its strokes widened: the plain choice.
+    /// Ubuntu: the plain choice.
     pub fn sans(size_px: f32, color: Rgb) -> Self {
         Self {
             font: Font::Sans,
             size_px,
             color,
-            bold: true,
+            bold: false,
         }
+    }
+
+    /// The same with wider strokes.
+    pub fn bold(self) -> Self {
+        Self { bold: true, ..self }
     }
 
     /// Hack, for numbers and ids.
@@ -147,14 +152,15 @@ impl TextStyle {
 pub(crate) fn draw(image: &mut Image, x: f32, y: f32, line: &str, style: &TextStyle) -> f32 {
     let font = style.scaled_font();
     let baseline = y + style.baseline();
-    let emboldening: &[f32] = if style.bold { &[0.0, 0.45] } else { &[0.0] };
+    let n_strokes = u8::from(style.font == Font::Sans) + u8::from(style.bold) + 1;
     let mut pen = x;
     let mut last = None;
     for character in line.chars() {
         let id = font.glyph_id(character);
         pen += last.map_or(0.0, |last| font.kern(last, id));
         last = Some(id);
-        for shift in emboldening {
+        for stroke in 0..n_strokes {
+            let shift = f32::from(stroke) * style.size_px * 0.03;
             let glyph = id.with_scale_and_position(font.scale(), point(pen + shift, baseline));
             let Some(outline) = font.outline_glyph(glyph) else {
                 continue;
