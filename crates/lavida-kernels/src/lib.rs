@@ -1,3 +1,10 @@
-//! Token compression: the operation in plain Burn, and kernels that agree with it.
+//! Operations the model cannot afford as Burn composes them: token compression, softmax, gated activations.
+//!
+//! Each has a plain version in Burn operations, which every backend runs and which is the truth, and kernels that
+//! agree with it.
 
+pub mod activation;
 pub mod compression;
+mod fast_math;
+pub mod layer_norm;
+pub mod softmax;

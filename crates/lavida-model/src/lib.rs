@@ -2,11 +2,11 @@
 
 pub mod config;
 pub mod attention;
-pub mod activation;
 pub mod clip_text;
 mod initial;
 pub mod qwen2_vl;
 pub mod sam2;
+pub mod norm;
 pub mod two_way;
 pub mod error;
 pub mod lavida;

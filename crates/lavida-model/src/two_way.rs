@@ -10,13 +10,14 @@
 
 use burn::config::Config;
 use burn::module::Module;
-use burn::nn::{LayerNorm, LayerNormConfig, Linear, LinearConfig};
+use burn::nn::{Linear, LinearConfig};
 use burn::tensor::activation::{relu, sigmoid, softmax};
 use burn::tensor::{Bool, Device, Tensor, assert_shape};
 
 use lavida_kernels::activation::gelu;
 
 use crate::attention::{additive_mask, attention};
+use crate::norm::{LayerNorm, LayerNormConfig};
 
 /// Additive attention mask of padded keys.
 ///

@@ -10,7 +10,7 @@
 
 use burn::config::Config;
 use burn::module::{Module, Param};
-use burn::nn::{Initializer, LayerNorm, LayerNormConfig, Linear, LinearConfig};
+use burn::nn::{Initializer, Linear, LinearConfig};
 use burn::tensor::module::linear;
 use burn::tensor::{Device, Tensor, assert_shape};
 
@@ -18,6 +18,7 @@ use super::patch_embed::{PatchEmbed, PatchEmbedConfig};
 use super::resample::bicubic_cells;
 use super::windows::WindowedMap;
 use crate::attention::attention;
+use crate::norm::{LayerNorm, LayerNormConfig};
 use crate::two_way::{Activation, Mlp, MlpConfig, rowwise};
 
 /// Epsilon of Hiera's norms.

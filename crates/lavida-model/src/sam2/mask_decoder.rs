@@ -12,7 +12,7 @@
 use burn::config::Config;
 use burn::module::{Module, Param};
 use burn::nn::conv::{Conv2d, Conv2dConfig, ConvTranspose2d, ConvTranspose2dConfig};
-use burn::nn::{Embedding, EmbeddingConfig, LayerNorm, LayerNormConfig};
+use burn::nn::{Embedding, EmbeddingConfig};
 use burn::tensor::module::linear;
 use burn::tensor::{Device, Tensor, assert_shape};
 
@@ -20,6 +20,7 @@ use lavida_kernels::activation::gelu;
 
 use super::windows::WindowedMap;
 use super::{FrameFeatures, pointwise_composed};
+use crate::norm::{LayerNorm, LayerNormConfig};
 use crate::two_way::{Mlp, MlpConfig, TwoWayTransformer, TwoWayTransformerConfig};
 
 /// Candidate masks `M`, for prompts with more than one reading.

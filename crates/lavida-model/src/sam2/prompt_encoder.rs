@@ -10,10 +10,11 @@
 use burn::config::Config;
 use burn::module::Module;
 use burn::nn::conv::{Conv2d, Conv2dConfig};
-use burn::nn::{Embedding, EmbeddingConfig, LayerNorm, LayerNormConfig};
+use burn::nn::{Embedding, EmbeddingConfig};
 use burn::tensor::{Device, Tensor, assert_shape};
 
 use super::position_encoding::{PositionEmbeddingRandom, PositionEmbeddingRandomConfig};
+use crate::norm::{LayerNorm, LayerNormConfig};
 
 /// Kinds of points SAM2 knows: negative, positive, two corners of a box.
 const N_POINT_KINDS: usize = 4;
