@@ -1,0 +1,374 @@
+//! The build itself: units are read and checked in parallel, rows are written in order, the manifest is committed last.
+//!
+//! At most `jobs` units (images or videos) are in memory beside the row group being written. The order of rows does not
+//! depend on how many jobs read them, so the same input gives the same shards and the same manifest.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use futures::StreamExt;
+use lavida_data::clip::Clip;
+use lavida_data::manifest::{DatasetHeader, MANIFEST_KEY};
+use lavida_data::shard::{DatasetWriter, Resumed, WriterSettings};
+use lavida_store::{Error, Result, Store};
+use serde::Serialize;
+
+use crate::skip::{Reason, Skip, SkipLog};
+use crate::sources::{Source, SourceSpec, Unit};
+
+/// What to build, where to, and how.
+#[derive(Clone)]
+pub struct BuildRequest {
+    /// Which source dataset, and where it lies.
+    pub source: SourceSpec,
+    /// Where the dataset will be; must not hold one yet.
+    pub out: Store,
+    /// The dataset's name; the source's when `None`.
+    pub dataset_name: Option<String>,
+    /// Stop at the first fault instead of counting it.
+    pub strict: bool,
+    /// Read and check everything, write nothing.
+    pub dry_run: bool,
+    /// Keep the shards that an interrupted build of the same input has finished.
+    pub resume: bool,
+    /// Units read at the same time.
+    pub jobs: usize,
+    /// How rows are grouped into row groups and shards.
+    pub writer: WriterSettings,
+}
+
+impl BuildRequest {
+    /// A build with nothing special: named like its source, lenient, from the start, one job a processor.
+    pub fn new(source: SourceSpec, out: Store) -> Self {
+        Self {
+            source,
+            out,
+            dataset_name: None,
+            strict: false,
+            dry_run: false,
+            resume: false,
+            jobs: std::thread::available_parallelism().map_or(1, usize::from),
+            writer: WriterSettings::default(),
+        }
+    }
+}
+
+/// What happens during a build, for whoever shows it.
+#[derive(Clone, Copy, Debug)]
+pub enum BuildEvent<'a> {
+    /// The source has been opened.
+    Opened {
+        /// Name of the dataset.
+        dataset: &'a str,
+        /// Images or videos to read.
+        n_units: usize,
+    },
+    /// A unit has been written (or found to yield nothing).
+    Unit(BuildProgress),
+    /// One of the first faults of its reason.
+    Fault(&'a Skip),
+}
+
+/// How far a build is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BuildProgress {
+    /// Images or videos read.
+    pub n_units: usize,
+    /// Rows so far.
+    pub n_samples: u64,
+    /// Frames so far.
+    pub n_frames: u64,
+    /// Encoded bytes of those frames.
+    pub n_bytes: u64,
+}
+
+/// What a build made; `--json` prints it as it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct BuildSummary {
+    /// Name of the dataset.
+    pub dataset: String,
+    /// Part of the dataset.
+    pub split: String,
+    /// Rows.
+    pub samples: u64,
+    /// Frames of all rows; a frame in two overlapping windows counts twice.
+    pub frames: u64,
+    /// Objects of all rows.
+    pub objects: u64,
+    /// Shards; the expected number in a dry run.
+    pub shards: u64,
+    /// Bytes of all shards; of the frames alone in a dry run.
+    pub bytes: u64,
+    /// URI of the committed manifest; `None` in a dry run.
+    pub manifest: Option<String>,
+    /// What was left out, by reason.
+    pub skipped: BTreeMap<String, u64>,
+}
+
+/// Builds a dataset: the manifest is committed last, so what stops before that leaves no dataset.
+///
+/// # Errors
+///
+/// [`Error::Exists`] when `out` holds a dataset, [`Error::Invalid`] when the source does not have its layout or a resumed
+/// build was of other input, [`Error::Corrupt`] when an annotation file is damaged, no sample is left or (strict) something
+/// is wrong, [`Error::Unavailable`] when the store cannot take the shards.
+pub async fn build(
+    request: &BuildRequest,
+    on_event: &(dyn Fn(BuildEvent<'_>) + Sync),
+) -> Result<BuildSummary> {
+    if request.out.size(MANIFEST_KEY).await?.is_some() {
+        let what = format!("dataset {}", request.out.full(MANIFEST_KEY));
+        return Err(Error::Exists { what });
+    }
+    let source = open(request).await?;
+    let header = stamped(&*source);
+    let n_units = source.n_units();
+    on_event(BuildEvent::Opened {
+        dataset: &header.dataset,
+        n_units,
+    });
+
+    let mut build = Build {
+        log: SkipLog::new(request.strict),
+        output: Output::open(request, header).await?,
+        progress: BuildProgress::default(),
+        n_objects: 0,
+        on_event,
+    };
+    for skip in source.planned_skips() {
+        build.note(skip)?;
+    }
+    let resumed = build.output.resumed().cloned().unwrap_or_default();
+    let first_unit = usize::try_from(resumed.cursor)
+        .unwrap_or(usize::MAX)
+        .min(n_units);
+    build.progress.n_units = first_unit;
+    build.progress.n_samples = resumed.n_clips;
+    let mut units = futures::stream::iter(first_unit..n_units)
+        .map(|unit_idx| {
+            let source = source.clone();
+            let load = move || source.load(unit_idx).map(|unit| (unit_idx, unit));
+            async move { tokio::task::spawn_blocking(load).await }
+        })
+        .buffered(request.jobs.max(1));
+    let mut written_until = resumed.last_id;
+    while let Some(loaded) = units.next().await {
+        let (unit_idx, unit) = loaded.map_err(|error| Error::Internal(error.to_string()))??;
+        let n_written = match written_until.take() {
+            None => None,
+            Some(last) => match unit.clips.iter().position(|clip| clip.id == last) {
+                Some(last_idx) => Some(last_idx + 1),
+                None => {
+                    let expected = format!("the input of the interrupted build, with row {last}");
+                    return Err(Error::invalid(
+                        "--resume",
+                        expected,
+                        "other rows at its place",
+                    ));
+                }
+            },
+        };
+        build.take(unit_idx, unit, n_written).await?;
+    }
+    build.finish(source.planned_skips(), n_units).await
+}
+
+async fn open(request: &BuildRequest) -> Result<Arc<dyn Source>> {
+    let spec = request.source.clone();
+    let dataset = request
+        .dataset_name
+        .clone()
+        .unwrap_or_else(|| spec.name().to_owned());
+    let opened = tokio::task::spawn_blocking(move || spec.open(&dataset)).await;
+    opened
+        .map_err(|error| Error::Internal(error.to_string()))?
+        .map(Arc::from)
+}
+
+/// The source's header with what tells one input, and one way to cut it into rows, from another: `--resume` compares it.
+fn stamped(source: &dyn Source) -> DatasetHeader {
+    let mut header = source.header();
+    if let Some(settings) = header.settings.as_object_mut() {
+        settings.insert("input".to_owned(), source.input_digest().into());
+        settings.insert("window".to_owned(), crate::windows::WINDOW.into());
+        settings.insert("builder".to_owned(), env!("CARGO_PKG_VERSION").into());
+    }
+    header
+}
+
+/// A build on its way.
+struct Build<'a> {
+    log: SkipLog,
+    output: Output,
+    progress: BuildProgress,
+    n_objects: u64,
+    on_event: &'a (dyn Fn(BuildEvent<'_>) + Sync),
+}
+
+impl Build<'_> {
+    /// Counts something left out and shows it when it is one of the first.
+    fn note(&mut self, skip: &Skip) -> Result<()> {
+        if self.log.record(skip)? {
+            (self.on_event)(BuildEvent::Fault(skip));
+        }
+        Ok(())
+    }
+
+    /// Writes a unit. `n_written` of its rows are in the shards of a resumed build already, and with them its skips.
+    async fn take(&mut self, unit_idx: usize, unit: Unit, n_written: Option<usize>) -> Result<()> {
+        for skip in &unit.skips {
+            self.note(skip)?;
+            if n_written.is_none() {
+                self.output.skip(skip.reason);
+            }
+        }
+        for clip in unit.clips.iter().skip(n_written.unwrap_or(0)) {
+            match self.output.push(clip, unit_idx as u64).await {
+                Ok(()) => {
+                    self.progress.n_samples += 1;
+                    self.progress.n_frames += clip.frames.len() as u64;
+                    self.progress.n_bytes += clip
+                        .frames
+                        .iter()
+                        .map(|frame| frame.bytes.len() as u64)
+                        .sum::<u64>();
+                    self.n_objects += clip.objects.len() as u64;
+                }
+                Err(Error::Invalid {
+                    what,
+                    expected,
+                    found,
+                }) => {
+                    let skip = Skip::new(Reason::RowInvalid, what, expected, found);
+                    self.note(&skip)?;
+                    self.output.skip(skip.reason);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        self.progress.n_units += 1;
+        (self.on_event)(BuildEvent::Unit(self.progress));
+        Ok(())
+    }
+
+    async fn finish(mut self, planned_skips: &[Skip], n_units: usize) -> Result<BuildSummary> {
+        if self.progress.n_samples == 0 {
+            return Err(no_sample(&self.output.header.dataset, n_units, &self.log));
+        }
+        for skip in planned_skips {
+            self.output.skip(skip.reason);
+        }
+        let Output {
+            header,
+            out,
+            writer,
+            writer_settings,
+            ..
+        } = self.output;
+        let Some((writer, _)) = writer else {
+            return Ok(BuildSummary {
+                dataset: header.dataset,
+                split: header.split,
+                samples: self.progress.n_samples,
+                frames: self.progress.n_frames,
+                objects: self.n_objects,
+                shards: self.progress.n_bytes.div_ceil(writer_settings.shard_bytes),
+                bytes: self.progress.n_bytes,
+                manifest: None,
+                skipped: self.log.into_counts(),
+            });
+        };
+        let manifest = Box::pin(writer.finish()).await?;
+        Ok(BuildSummary {
+            dataset: header.dataset,
+            split: header.split,
+            samples: manifest.samples,
+            frames: manifest.frames,
+            objects: manifest.objects,
+            shards: manifest.shards.len() as u64,
+            bytes: manifest.bytes,
+            manifest: Some(out.full(MANIFEST_KEY)),
+            skipped: manifest.skipped,
+        })
+    }
+}
+
+fn no_sample(dataset: &str, n_units: usize, log: &SkipLog) -> Error {
+    let counts: Vec<String> = log
+        .counts()
+        .iter()
+        .map(|(reason, n)| format!("{reason} {n}"))
+        .collect();
+    let found = match counts.is_empty() {
+        true => format!("{n_units} images or videos, none of use"),
+        false => format!(
+            "{n_units} images or videos, none of use ({})",
+            counts.join(", ")
+        ),
+    };
+    Error::corrupt(dataset, "at least one sample", found)
+}
+
+/// Where rows go: a writer, opened with the first row so that a build without one leaves nothing behind; or nowhere.
+struct Output {
+    out: Store,
+    header: DatasetHeader,
+    writer_settings: WriterSettings,
+    dry_run: bool,
+    writer: Option<(Box<DatasetWriter>, Resumed)>,
+    /// Counts met before the writer is open.
+    early_skips: BTreeMap<&'static str, u64>,
+}
+
+impl Output {
+    async fn open(request: &BuildRequest, header: DatasetHeader) -> Result<Self> {
+        let writer = match request.resume && !request.dry_run {
+            true => {
+                let resume = DatasetWriter::resume(&request.out, header.clone(), request.writer);
+                let (writer, resumed) = Box::pin(resume).await?;
+                Some((Box::new(writer), resumed))
+            }
+            false => None,
+        };
+        Ok(Self {
+            out: request.out.clone(),
+            header,
+            writer_settings: request.writer,
+            dry_run: request.dry_run,
+            writer,
+            early_skips: BTreeMap::new(),
+        })
+    }
+
+    fn resumed(&self) -> Option<&Resumed> {
+        self.writer.as_ref().map(|(_, resumed)| resumed)
+    }
+
+    fn skip(&mut self, reason: Reason) {
+        match &mut self.writer {
+            Some((writer, _)) => writer.skip(reason.name(), 1),
+            None => *self.early_skips.entry(reason.name()).or_default() += 1,
+        }
+    }
+
+    async fn push(&mut self, clip: &Clip, unit_idx: u64) -> Result<()> {
+        if self.dry_run {
+            return clip.validate(self.header.purpose);
+        }
+        if self.writer.is_none() {
+            let writer =
+                DatasetWriter::create(&self.out, self.header.clone(), self.writer_settings);
+            self.writer = Some((Box::new(Box::pin(writer).await?), Resumed::default()));
+        }
+        let Some((writer, _)) = &mut self.writer else {
+            return Err(Error::Internal(
+                "a writer was opened the line before".to_owned(),
+            ));
+        };
+        for (reason, n) in std::mem::take(&mut self.early_skips) {
+            writer.skip(reason, n);
+        }
+        // The cursor is the unit, not the row: the rows of one video are only known once it is read again.
+        Box::pin(writer.push_at(clip, unit_idx)).await
+    }
+}

@@ -1,0 +1,369 @@
+//! The command line of `lavida-dataset`.
+//!
+//! Results go to standard output (one JSON document and nothing else with `--json`), progress and warnings to standard
+//! error. Exit codes: 0 done, 1 failed, 2 bad arguments or input layout, 3 data damaged, 4 store unreachable.
+
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use lavida_data::dataset::Dataset;
+use lavida_store::{Error, Result, Store};
+use serde::Serialize;
+
+use crate::build::{BuildRequest, BuildSummary, build};
+use crate::preview::{PreviewSettings, preview};
+use crate::progress::Progress;
+use crate::sources::{
+    Ade20kArgs, CocoArgs, DavisArgs, MevisArgs, SourceSpec, UcsdPedArgs, YoutubeVosArgs,
+};
+use crate::stats::stats;
+use crate::synth::{WorldSettings, render};
+
+/// Source datasets to pseudo-anomaly shards.
+#[derive(Debug, Parser)]
+#[command(name = "lavida-dataset", version, about, max_term_width = 100)]
+pub struct Cli {
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Turn a source dataset into shards and a manifest, committed last
+    #[command(subcommand)]
+    Build(BuildCommand),
+    /// Read a built dataset whole and check every hash, row and mask
+    Verify(VerifyArgs),
+    /// Count what is in a built dataset: categories, sizes, lengths, mask areas
+    Stats(StatsArgs),
+    /// Draw samples with their masks on one contact sheet
+    Preview(PreviewArgs),
+    /// Render a small synthetic world in the layouts of the source datasets
+    Synth(SynthArgs),
+}
+
+/// Which source dataset.
+#[derive(Debug, Subcommand)]
+pub enum BuildCommand {
+    /// COCO instances: a JSON file and a folder of images
+    Coco(SourceArgs<CocoArgs>),
+    /// ADE20K scene parsing (ADEChallengeData2016)
+    Ade20k(SourceArgs<Ade20kArgs>),
+    /// DAVIS-2016 and DAVIS-2017
+    Davis(SourceArgs<DavisArgs>),
+    /// YouTube-VOS
+    YoutubeVos(SourceArgs<YoutubeVosArgs>),
+    /// MeViS: videos with referring expressions
+    Mevis(SourceArgs<MevisArgs>),
+    /// UCSD Ped1 and Ped2, for evaluation
+    UcsdPed(SourceArgs<UcsdPedArgs>),
+}
+
+/// A source's own arguments and those of every build.
+#[derive(Args, Debug)]
+pub struct SourceArgs<A: Args> {
+    /// Where the source lies
+    #[command(flatten)]
+    pub source: A,
+    /// How to build
+    #[command(flatten)]
+    pub build: BuildArgs,
+}
+
+/// How to build, whatever the source.
+#[derive(Args, Clone, Debug)]
+pub struct BuildArgs {
+    /// Where the dataset goes: a path, file:///…, s3://…, gs://…, az://…
+    #[arg(long, value_name = "URI")]
+    pub out: String,
+    /// Name of the dataset [default: the source's name]
+    #[arg(long, value_name = "NAME")]
+    pub dataset_name: Option<String>,
+    /// Read and check everything, write nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Go on after an interrupted build of the same input, keeping its finished shards
+    #[arg(long)]
+    pub resume: bool,
+    /// Stop at the first faulty annotation or file instead of counting it
+    #[arg(long)]
+    pub strict: bool,
+    /// Images or videos read at the same time [default: processors]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub jobs: Option<u16>,
+    /// Print one JSON document
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Which dataset to verify.
+#[derive(Args, Debug)]
+pub struct VerifyArgs {
+    /// A built dataset
+    pub uri: String,
+    /// Print one JSON document
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Which dataset to count.
+#[derive(Args, Debug)]
+pub struct StatsArgs {
+    /// A built dataset
+    pub uri: String,
+    /// Print one JSON document
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Which samples to draw.
+#[derive(Args, Debug)]
+pub struct PreviewArgs {
+    /// A built dataset
+    pub uri: String,
+    /// The picture
+    #[arg(long, value_name = "FILE.png", default_value = "preview.png")]
+    pub out: PathBuf,
+    /// Samples to draw, spread evenly over the dataset
+    #[arg(long, value_name = "N", default_value_t = 12, value_parser = clap::value_parser!(u16).range(1..=400))]
+    pub samples: u16,
+}
+
+/// Where the synthetic world goes.
+#[derive(Args, Debug)]
+pub struct SynthArgs {
+    /// Folder for coco/, ade20k/, mevis/, youtube-vos/ and ucsd-ped/
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// The same seed gives the same bytes
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// Print one JSON document
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Runs a parsed command line to its exit code; errors are printed to standard error.
+pub fn run(cli: Cli) -> ExitCode {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
+    let logs = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    let _ = logs.try_init(); // a caller that logs already keeps its own
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: no runtime: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let done = runtime.block_on(Box::pin(execute(cli.command)));
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+async fn execute(command: Command) -> Result<()> {
+    match command {
+        Command::Build(command) => {
+            let (source, args) = command.split();
+            build_command(source, &args).await
+        }
+        Command::Verify(args) => verify_command(&args).await,
+        Command::Stats(args) => {
+            let dataset = Dataset::open(&Store::open(&args.uri)?).await?;
+            let stats = stats(&dataset).await?;
+            if args.json {
+                print_json(&stats)
+            } else {
+                print(&stats.to_string())
+            }
+        }
+        Command::Preview(args) => {
+            let dataset = Dataset::open(&Store::open(&args.uri)?).await?;
+            let settings = PreviewSettings {
+                n_samples: usize::from(args.samples),
+                ..PreviewSettings::default()
+            };
+            let picture = preview(&dataset, &settings).await?;
+            write_file(&args.out, &picture.png())?;
+            print(&format!("{}\n", args.out.display()))
+        }
+        Command::Synth(args) => synth_command(&args),
+    }
+}
+
+impl BuildCommand {
+    fn split(self) -> (SourceSpec, BuildArgs) {
+        match self {
+            Self::Coco(args) => (SourceSpec::Coco(args.source), args.build),
+            Self::Ade20k(args) => (SourceSpec::Ade20k(args.source), args.build),
+            Self::Davis(args) => (SourceSpec::Davis(args.source), args.build),
+            Self::YoutubeVos(args) => (SourceSpec::YoutubeVos(args.source), args.build),
+            Self::Mevis(args) => (SourceSpec::Mevis(args.source), args.build),
+            Self::UcsdPed(args) => (SourceSpec::UcsdPed(args.source), args.build),
+        }
+    }
+}
+
+async fn build_command(source: SourceSpec, args: &BuildArgs) -> Result<()> {
+    let mut request = BuildRequest::new(source, Store::open(&args.out)?);
+    request.dataset_name.clone_from(&args.dataset_name);
+    request.strict = args.strict;
+    request.dry_run = args.dry_run;
+    request.resume = args.resume;
+    if let Some(jobs) = args.jobs {
+        request.jobs = usize::from(jobs);
+    }
+    let progress = Progress::new(std::io::stderr().is_terminal());
+    let built = build(&request, &|event| progress.show(event)).await;
+    progress.finish();
+    let summary = built?;
+    eprint!("{}", Report(&summary));
+    if args.json {
+        print_json(&summary)
+    } else {
+        Ok(())
+    }
+}
+
+fn synth_command(args: &SynthArgs) -> Result<()> {
+    let progress = Progress::new(std::io::stderr().is_terminal());
+    let rendered = render(
+        &args.out,
+        args.seed,
+        &WorldSettings::default(),
+        |n_frames, total| {
+            progress.show_count("frames rendered", n_frames, total);
+        },
+    );
+    progress.finish();
+    let summary = rendered?;
+    for (name, set) in &summary.sets {
+        let bytes = indicatif::HumanBytes(set.bytes);
+        eprintln!(
+            "{name}: {} scenes, {} frames, {} objects, {bytes}",
+            set.scenes, set.frames, set.objects
+        );
+    }
+    if args.json {
+        print_json(&summary)
+    } else {
+        Ok(())
+    }
+}
+
+async fn verify_command(args: &VerifyArgs) -> Result<()> {
+    let dataset = Dataset::open(&Store::open(&args.uri)?).await?;
+    let manifest = dataset.manifest();
+    let progress = Progress::new(std::io::stderr().is_terminal());
+    let show = |n_bytes: u64| {
+        progress.show_count("bytes checked", n_bytes as usize, manifest.bytes as usize)
+    };
+    let verified = dataset.verify_with(show).await;
+    progress.finish();
+    let report = verified?;
+    for key in &report.leftovers {
+        eprintln!("not part of the dataset, left by an unfinished build: {key}");
+    }
+    if args.json {
+        return print_json(&serde_json::json!({
+            "dataset": manifest.header.dataset,
+            "split": manifest.header.split,
+            "samples": report.samples,
+            "frames": report.frames,
+            "objects": report.objects,
+            "masks": report.masks,
+            "shards": report.shards,
+            "bytes": report.bytes,
+            "hash": manifest.hash_hex(),
+            "leftovers": report.leftovers,
+        }));
+    }
+    print(&format!(
+        "{} {}: whole: {} samples, {} frames, {} objects, {} masks in {} shards ({})\n",
+        manifest.header.dataset,
+        manifest.header.split,
+        report.samples,
+        report.frames,
+        report.objects,
+        report.masks,
+        report.shards,
+        indicatif::HumanBytes(report.bytes),
+    ))
+}
+
+/// A build's summary as people read it: one line, then the table of what was left out.
+struct Report<'a>(&'a BuildSummary);
+
+impl std::fmt::Display for Report<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let summary = self.0;
+        let bytes = indicatif::HumanBytes(summary.bytes);
+        write!(
+            f,
+            "{} {}: {} samples, {} frames, {} objects",
+            summary.dataset, summary.split, summary.samples, summary.frames, summary.objects
+        )?;
+        match &summary.manifest {
+            Some(manifest) => writeln!(f, " in {} shards ({bytes}): {manifest}", summary.shards)?,
+            None => writeln!(
+                f,
+                "; dry run: nothing written, about {} shards ({bytes})",
+                summary.shards
+            )?,
+        }
+        if !summary.skipped.is_empty() {
+            writeln!(f, "left out:")?;
+            for (reason, count) in &summary.skipped {
+                writeln!(f, "  {count:>8}  {reason}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn print_json(value: &impl Serialize) -> Result<()> {
+    let text =
+        serde_json::to_string_pretty(value).map_err(|error| Error::Internal(error.to_string()))?;
+    print(&format!("{text}\n"))
+}
+
+fn print(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        // Whoever read the output has seen enough (`… | head`).
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        Err(error) => Err(Error::Unavailable {
+            what: "standard output".to_owned(),
+            reason: error.to_string(),
+        }),
+        Ok(()) => Ok(()),
+    }
+}
+
+fn write_file(path: &std::path::Path, bytes: &[u8]) -> Result<()> {
+    let unavailable = |error: std::io::Error| Error::Unavailable {
+        what: path.display().to_string(),
+        reason: error.to_string(),
+    };
+    if let Some(parent) = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+    {
+        std::fs::create_dir_all(parent).map_err(unavailable)?;
+    }
+    std::fs::write(path, bytes).map_err(unavailable)
+}

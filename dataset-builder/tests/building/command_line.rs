@@ -1,0 +1,140 @@
+//! What scripts rely on: exit codes, one JSON document on standard output, words on standard error.
+
+use serde_json::Value;
+
+use crate::support::{CocoSource, Folder, is_committed, lavida_dataset, outcome};
+
+fn build_args<'a>(source: &'a CocoSource, out: &'a str, paths: &'a [String; 2]) -> Vec<&'a str> {
+    source.write();
+    vec![
+        "build",
+        "coco",
+        "--annotations",
+        &paths[0],
+        "--images",
+        &paths[1],
+        "--out",
+        out,
+    ]
+}
+
+fn paths(source: &CocoSource) -> [String; 2] {
+    ["instances.json", "images"].map(|name| source.folder.join(name).display().to_string())
+}
+
+#[test]
+fn build_prints_one_json_document_and_its_words_go_to_standard_error() {
+    let mut source = CocoSource::new(3);
+    source.annotate(0, 3, serde_json::json!([[1, 2, 3, 4]]));
+    let (out, paths) = (Folder::new(), paths(&source));
+    let uri = out.join("dataset").display().to_string();
+    let mut args = build_args(&source, &uri, &paths);
+    args.extend(["--json", "--dataset-name", "my-coco"]);
+    let output = lavida_dataset(&args);
+    let (code, errors) = outcome(&output);
+    assert_eq!(code, 0, "{errors}");
+    let summary: Value = serde_json::from_slice(&output.stdout).expect("one JSON document");
+    let keys: Vec<&String> = summary.as_object().expect("an object").keys().collect();
+    let expected = [
+        "dataset", "split", "samples", "frames", "objects", "shards", "bytes", "manifest",
+        "skipped",
+    ];
+    assert_eq!(keys, expected);
+    assert_eq!(
+        (&summary["dataset"], &summary["samples"]),
+        (&"my-coco".into(), &3.into())
+    );
+    assert_eq!(
+        summary["skipped"],
+        serde_json::json!({ "polygon_too_short": 1 })
+    );
+    assert!(errors.contains("my-coco train: 3 samples"), "{errors}");
+    assert!(
+        errors.contains("annotation 1003: polygon 0: expected at least 3 points, found 2 points"),
+        "{errors}"
+    );
+
+    let verified = lavida_dataset(&["verify", &uri]);
+    assert_eq!(outcome(&verified).0, 0, "{}", outcome(&verified).1);
+    let stats = lavida_dataset(&["stats", &uri, "--json"]);
+    let stats: Value = serde_json::from_slice(&stats.stdout).expect("one JSON document");
+    assert_eq!(
+        (&stats["categories"]["car"], &stats["sizes"]["32×24"]),
+        (&3.into(), &3.into())
+    );
+    let picture = out.join("sheet.png").display().to_string();
+    let preview = lavida_dataset(&["preview", &uri, "--out", &picture, "--samples", "2"]);
+    assert_eq!(outcome(&preview).0, 0, "{}", outcome(&preview).1);
+    assert_eq!(&std::fs::read(&picture).expect("a picture")[1..4], b"PNG");
+}
+
+#[test]
+fn a_dry_run_counts_and_writes_nothing() {
+    let source = CocoSource::new(3);
+    let (out, paths) = (Folder::new(), paths(&source));
+    let uri = out.join("dataset").display().to_string();
+    let mut args = build_args(&source, &uri, &paths);
+    args.extend(["--dry-run", "--json"]);
+    let output = lavida_dataset(&args);
+    assert_eq!(outcome(&output).0, 0, "{}", outcome(&output).1);
+    let summary: Value = serde_json::from_slice(&output.stdout).expect("one JSON document");
+    assert_eq!(
+        (&summary["samples"], &summary["manifest"]),
+        (&3.into(), &Value::Null)
+    );
+    assert!(!out.join("dataset").exists());
+}
+
+#[test]
+fn every_failure_has_the_exit_code_of_its_kind() {
+    let source = CocoSource::new(1);
+    let (out, paths) = (Folder::new(), paths(&source));
+    let uri = out.join("dataset").display().to_string();
+    let args = build_args(&source, &uri, &paths);
+    let check = |args: &[&str], expected: i32, word: &str| {
+        let output = lavida_dataset(args);
+        let (code, errors) = outcome(&output);
+        assert_eq!(code, expected, "{args:?}: {errors}");
+        assert!(errors.contains(word), "`{word}` is not in: {errors}");
+        assert!(output.stdout.is_empty(), "{args:?}");
+    };
+    check(&args[..args.len() - 2], 2, "--out");
+    check(&["build", "imagenet", "--root", "."], 2, "imagenet");
+    check(&["verify", &uri], 2, "manifest.json");
+    check(&args, 0, "1 samples");
+    check(&args, 2, "already exists");
+
+    let file = out.write("a-file", b"in the way").display().to_string();
+    let below_a_file = format!("{file}/dataset");
+    let mut blocked = args.clone();
+    *blocked.last_mut().expect("--out") = &below_a_file;
+    check(&blocked, 4, "a-file");
+
+    let shard = std::fs::read_dir(out.join("dataset"))
+        .expect("list")
+        .map(|entry| entry.expect("entry").path())
+        .find(|path| path.extension().is_some_and(|ending| ending == "parquet"))
+        .expect("a shard");
+    let mut bytes = std::fs::read(&shard).expect("read");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&shard, bytes).expect("write");
+    check(
+        &["verify", &uri],
+        3,
+        &shard.file_name().expect("a name").to_string_lossy(),
+    );
+
+    std::fs::write(&paths[0], "{\"images\": [").expect("write");
+    let other = out.join("other").display().to_string();
+    let mut cut = args.clone();
+    *cut.last_mut().expect("--out") = &other;
+    check(&cut, 3, "line 1 column");
+    assert!(!is_committed(&out.join("other")));
+}
+
+#[test]
+fn help_names_the_sources_that_work() {
+    let output = lavida_dataset(&["build", "--help"]);
+    insta::assert_snapshot!(String::from_utf8_lossy(&output.stdout));
+}
