@@ -6,8 +6,8 @@
 
 use burn::module::Module;
 use burn::nn::{Embedding, Linear, RmsNorm, RmsNormConfig};
-use burn::tensor::activation::silu;
 use burn::tensor::{Device, Tensor};
+use lavida_kernels::activation::silu;
 
 use super::rope::Rotary;
 use crate::attention::{attention, repeat_heads};
