@@ -212,6 +212,27 @@ mod tests {
         }
     }
 
+    /// `LAVIDA_UPDATE_FIXTURES=1` writes the file anew; tests of other crates read it.
+    #[test]
+    fn the_committed_mp4_gives_its_24_frames() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/moving_square.mp4");
+        if std::env::var_os("LAVIDA_UPDATE_FIXTURES").is_some() {
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            let size = (96, 64);
+            std::fs::write(&path, Mp4::new(size, moving_square(size, 24)).bytes()).unwrap();
+        }
+        let frames: Vec<VideoFrame> = VideoReader::open(&path)
+            .unwrap()
+            .collect::<Result<_>>()
+            .unwrap();
+        let lefts: Vec<usize> = frames
+            .iter()
+            .map(|frame| square_left(&frame.image))
+            .collect();
+        assert_eq!(lefts.len(), 24);
+        assert!(lefts.windows(2).all(|pair| pair[0] < pair[1]), "{lefts:?}");
+    }
+
     #[test]
     fn presentation_times_sort_the_frames() {
         // Decoding order 0 2 1 by composition offsets, as B-frames have: times still come out rising.
