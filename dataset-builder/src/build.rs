@@ -122,6 +122,7 @@ pub async fn build(
     }
     let source = open(request).await?;
     let header = stamped(&*source);
+    header.validate()?;
     let n_units = source.n_units();
     on_event(BuildEvent::Opened {
         dataset: &header.dataset,

@@ -269,9 +269,11 @@ async fn verify_command(args: &VerifyArgs) -> Result<()> {
     let dataset = Dataset::open(&Store::open(&args.uri)?).await?;
     let manifest = dataset.manifest();
     let progress = Progress::new(std::io::stderr().is_terminal());
-    let show = |n_bytes: u64| {
-        progress.show_count("bytes checked", n_bytes as usize, manifest.bytes as usize)
-    };
+    let (mib, total_mib) = (
+        |n_bytes: u64| (n_bytes >> 20) as usize,
+        (manifest.bytes >> 20) as usize,
+    );
+    let show = |n_bytes| progress.show_count("MiB checked", mib(n_bytes), total_mib);
     let verified = dataset.verify_with(show).await;
     progress.finish();
     let report = verified?;
@@ -293,14 +295,13 @@ async fn verify_command(args: &VerifyArgs) -> Result<()> {
         }));
     }
     print(&format!(
-        "{} {}: whole: {} samples, {} frames, {} objects, {} masks in {} shards ({})\n",
+        "{} {}: whole: {} samples, {} frames, {} objects, {} masks, {}\n",
         manifest.header.dataset,
         manifest.header.split,
         report.samples,
         report.frames,
         report.objects,
         report.masks,
-        report.shards,
         indicatif::HumanBytes(report.bytes),
     ))
 }
@@ -318,12 +319,8 @@ impl std::fmt::Display for Report<'_> {
             summary.dataset, summary.split, summary.samples, summary.frames, summary.objects
         )?;
         match &summary.manifest {
-            Some(manifest) => writeln!(f, " in {} shards ({bytes}): {manifest}", summary.shards)?,
-            None => writeln!(
-                f,
-                "; dry run: nothing written, about {} shards ({bytes})",
-                summary.shards
-            )?,
+            Some(manifest) => writeln!(f, ", {bytes}: {manifest}")?,
+            None => writeln!(f, ", {bytes} of frames; dry run, nothing written")?,
         }
         if !summary.skipped.is_empty() {
             writeln!(f, "left out:")?;

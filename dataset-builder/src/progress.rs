@@ -64,7 +64,8 @@ impl Progress {
             }
             None => {
                 let tenth = |n: usize| n * 10 / total.max(1);
-                if tenth(n) > tenth(self.n_units.swap(n, Ordering::Relaxed)) {
+                let before = self.n_units.swap(n, Ordering::Relaxed);
+                if total >= 100 && tenth(n) > tenth(before) {
                     eprintln!("{n}/{total} {what}");
                 }
             }

@@ -1,7 +1,9 @@
 //! DAVIS-2016 (one black-and-white mask a frame) and DAVIS-2017 (one palette index an object).
 //!
 //! DAVIS names no objects. Names come from `davis_semantics.json` (`{video: {object id: name}}`) or a `meta.json` as in
-//! YouTube-VOS when the root holds one, else the video's own name made readable: `car-shadow` is "car shadow".
+//! YouTube-VOS when the root holds one, else the video's own name made readable: `car-shadow` is "car shadow". Such names
+//! overlap ("car turn", "classic car"), so those that share a word with a clip's own count as present in it: a distractor
+//! never names a car beside a car.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -38,6 +40,7 @@ pub struct Davis {
     masks_dir: PathBuf,
     videos: Vec<String>,
     names: BTreeMap<String, BTreeMap<String, String>>,
+    vocabulary: BTreeSet<String>,
     digest: InputDigest,
 }
 
@@ -68,11 +71,9 @@ impl Davis {
         if videos.is_empty() {
             return Err(files::layout_error(&frames_dir, LAYOUT));
         }
-        let videos_of_split: BTreeSet<&String> = videos.iter().collect();
         let mut digest = InputDigest::default();
         videos.iter().for_each(|video| digest.add(video));
-        let mut names = read_names(&args.root, &mut digest)?;
-        names.retain(|video, _| videos_of_split.contains(video));
+        let names = read_names(&args.root, &mut digest)?;
         Ok(Self {
             naming: Naming {
                 dataset: dataset.to_owned(),
@@ -80,6 +81,7 @@ impl Davis {
             },
             frames_dir,
             masks_dir,
+            vocabulary: vocabulary(&videos, &names),
             videos,
             names,
             digest,
@@ -90,6 +92,31 @@ impl Davis {
         let named = self.names.get(video).and_then(|objects| objects.get(id));
         readable(named.map_or(video, String::as_str))
     }
+}
+
+/// Every name of the dataset, not only of the videos at hand, so that even one video has distractors.
+fn vocabulary(
+    videos: &[String],
+    names: &BTreeMap<String, BTreeMap<String, String>>,
+) -> BTreeSet<String> {
+    let named = names.values().flat_map(|objects| objects.values());
+    let unnamed = videos.iter().filter(|video| !names.contains_key(*video));
+    let published = VIDEOS.iter().filter(|_| names.is_empty());
+    let all = named
+        .map(String::as_str)
+        .chain(unnamed.map(String::as_str))
+        .chain(published.copied());
+    all.map(readable).collect()
+}
+
+/// Whether two names have a word in common, singular or plural.
+fn share_a_word(a: &str, b: &str) -> bool {
+    let words = |name: &str| -> BTreeSet<String> {
+        name.split(' ')
+            .map(|word| word.trim_end_matches('s').to_owned())
+            .collect()
+    };
+    !words(a).is_disjoint(&words(b))
 }
 
 /// The videos of the split, from the first list file that is there; `None` to take every video.
@@ -146,18 +173,9 @@ fn read_names(
 
 impl Source for Davis {
     fn header(&self) -> DatasetHeader {
-        let mut vocabulary: BTreeSet<String> = BTreeSet::new();
-        for video in &self.videos {
-            match self.names.get(video) {
-                Some(objects) => vocabulary.extend(objects.values().map(|name| readable(name))),
-                None => {
-                    vocabulary.insert(readable(video));
-                }
-            }
-        }
         training_header(
             &self.naming,
-            CategorySource::Vocabulary(vocabulary.into_iter().collect()),
+            CategorySource::Vocabulary(self.vocabulary.iter().cloned().collect()),
             Positives::All,
             serde_json::json!({ "source": "davis", "named": !self.names.is_empty() }),
         )
@@ -205,7 +223,7 @@ impl Source for Davis {
                 }
             })
             .collect();
-        let clips = cut_rows(
+        let mut clips = cut_rows(
             &self.naming,
             Purpose::Training,
             palette.video,
@@ -213,6 +231,34 @@ impl Source for Davis {
             None,
             &mut skips,
         );
+        if self.names.is_empty() {
+            for clip in &mut clips {
+                let near = |name: &&String| {
+                    clip.present_categories
+                        .iter()
+                        .any(|own| share_a_word(own, name))
+                };
+                clip.present_categories = self.vocabulary.iter().filter(near).cloned().collect();
+            }
+        }
         Ok(Unit { clips, skips })
     }
 }
+
+/// The videos of DAVIS-2017's train and val lists, those of DAVIS-2016 among them.
+#[rustfmt::skip]
+const VIDEOS: [&str; 90] = [
+    "bear", "bike-packing", "blackswan", "bmx-bumps", "bmx-trees", "boat", "boxing-fisheye",
+    "breakdance", "breakdance-flare", "bus", "camel", "car-roundabout", "car-shadow", "car-turn",
+    "cat-girl", "classic-car", "color-run", "cows", "crossing", "dance-jump", "dance-twirl",
+    "dancing", "disc-jockey", "dog", "dog-agility", "dog-gooses", "dogs-jump", "dogs-scale",
+    "drift-chicane", "drift-straight", "drift-turn", "drone", "elephant", "flamingo", "goat",
+    "gold-fish", "hike", "hockey", "horsejump-high", "horsejump-low", "india", "judo",
+    "kid-football", "kite-surf", "kite-walk", "koala", "lab-coat", "lady-running", "libby",
+    "lindy-hop", "loading", "longboard", "lucia", "mallard-fly", "mallard-water", "mbike-trick",
+    "miami-surf", "motocross-bumps", "motocross-jump", "motorbike", "night-race", "paragliding",
+    "paragliding-launch", "parkour", "pigs", "planes-water", "rallye", "rhino", "rollerblade",
+    "schoolgirls", "scooter-black", "scooter-board", "scooter-gray", "sheep", "shooting",
+    "skate-park", "snowboard", "soapbox", "soccerball", "stroller", "stunt", "surf", "swing",
+    "tennis", "tractor-sand", "train", "tuk-tuk", "upside-down", "varanus-cage", "walking",
+];

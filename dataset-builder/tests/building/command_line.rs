@@ -133,6 +133,27 @@ fn every_failure_has_the_exit_code_of_its_kind() {
     assert!(!is_committed(&out.join("other")));
 }
 
+/// `ulimit -f` caps the size of a file as a full disk would; the signal is ignored so that the write itself fails.
+#[cfg(unix)]
+#[test]
+fn a_file_that_cannot_grow_ends_the_build_with_exit_code_4_and_no_dataset() {
+    let source = CocoSource::new(60);
+    let (out, paths) = (Folder::new(), paths(&source));
+    let uri = out.join("dataset").display().to_string();
+    let output = std::process::Command::new("sh")
+        .args(["-c", "trap '' XFSZ; ulimit -f 16; exec \"$0\" \"$@\""])
+        .arg(env!("CARGO_BIN_EXE_lavida-dataset"))
+        .args(build_args(&source, &uri, &paths))
+        .output()
+        .expect("runs");
+    let (code, errors) = outcome(&output);
+    assert_eq!(code, 4, "{errors}");
+    assert!(errors.contains("store unavailable"), "{errors}");
+    assert!(!is_committed(&out.join("dataset")));
+    let whole = lavida_dataset(&build_args(&source, &uri, &paths));
+    assert_eq!(outcome(&whole).0, 0, "{}", outcome(&whole).1);
+}
+
 #[test]
 fn help_names_the_sources_that_work() {
     let output = lavida_dataset(&["build", "--help"]);

@@ -1,6 +1,7 @@
 //! Video sources: windows, pairing by name, palette indices, expressions, evaluation labels.
 
 use lavida_data::dataset::Dataset;
+use lavida_data::manifest::CategorySource;
 use lavida_dataset_builder::SourceSpec;
 use lavida_dataset_builder::sources::{
     Ade20kArgs, Ade20kSplit, DavisArgs, MevisArgs, UcsdPedArgs, YoutubeVosArgs,
@@ -103,6 +104,32 @@ async fn a_palette_png_gives_object_indices_not_colours() {
     assert_eq!(named, [("1", "bicycle"), ("2", "person")]);
     assert_eq!(areas(object(clip, "1")), [20]);
     assert_eq!(clip.present_categories, ["bicycle", "person"]);
+}
+
+#[tokio::test]
+async fn one_davis_video_has_distractors_and_none_of_them_names_its_object() {
+    let folder = Folder::new();
+    write_davis_frames(&folder, "car-shadow", 1);
+    let mask = gray_png(&rectangle(255, [0, 4, 0, 4]));
+    folder.write("Annotations/480p/car-shadow/00000.png", mask);
+    let built = built(davis(&folder, None)).await;
+    let present = &built.clips[0].present_categories;
+    for near in ["car shadow", "car turn", "car roundabout", "classic car"] {
+        assert!(
+            present.iter().any(|name| name == near),
+            "{near} is not in {present:?}"
+        );
+    }
+    let header = Dataset::open(&built.store)
+        .await
+        .expect("opens")
+        .manifest()
+        .header
+        .clone();
+    let CategorySource::Vocabulary(names) = header.category_source else {
+        panic!("a class dataset");
+    };
+    assert_eq!((names.len(), names.len() - present.len() > 80), (90, true));
 }
 
 #[tokio::test]
