@@ -209,6 +209,7 @@ impl DatasetWriter {
             self.close(shard).await?;
         }
         if self.journal.done.is_empty() {
+            self.journal.withdraw().await?;
             return Err(Error::invalid(
                 self.store.uri(),
                 "at least one clip to write",

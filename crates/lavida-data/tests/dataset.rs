@@ -362,7 +362,8 @@ async fn a_shard_that_is_cut_or_gone_is_damage() {
 
 #[tokio::test]
 async fn nothing_to_write_is_told_with_what_was_skipped() {
-    let mut writer = start(&fresh_memory()).await.unwrap();
+    let store = fresh_memory();
+    let mut writer = start(&store).await.unwrap();
     writer.skip("unreadable image", 2);
     writer.skip("empty mask", 0);
     let error = writer.finish().await.unwrap_err();
@@ -372,6 +373,7 @@ async fn nothing_to_write_is_told_with_what_was_skipped() {
         text.contains("\"unreadable image\": 2") && !text.contains("empty"),
         "{text}"
     );
+    assert_eq!(store.list("").await.unwrap(), []);
 }
 
 /// Pushes a clip that breaks one rule: it is refused with `words`, and the build goes on.
