@@ -17,6 +17,8 @@ use lavida_train::losses::{
     IouSupervision, LossWeights, MaskPrediction, SegmentationLosses, language_loss,
     segmentation_losses,
 };
+use lavida_train::optimizer::{AdamW, TrainableParameter};
+use lavida_train::settings::OptimizerSettings;
 
 use crate::gradients::assert_gradients;
 use crate::loss::assert_scalar;
@@ -334,58 +336,108 @@ fn assert_norms(fixture: &Fixture, found: &Tensors) {
     );
 }
 
-#[test]
-fn adapters_get_the_references_gradients() {
-    let fixture = Fixture::open("full");
-    let device = Device::flex().autodiff();
+/// LoRA in the language model, both vision towers and CLIP frozen, the rest full.
+fn lora_policies(fixture: &Fixture, embed_tokens: TrainPolicy) -> TrainPolicies {
     let lora = TrainPolicy::Lora {
         rank: fixture.size("/optimizer/lora/r"),
         alpha: fixture.number("/optimizer/lora/alpha"),
     };
-    let policies = TrainPolicies::new(
-        [("model", lora), ("model.embed_tokens", TrainPolicy::Full)]
-            .into_iter()
-            .chain(
-                [
-                    "visual",
-                    "assist_clf",
-                    "seg_model.image_encoder",
-                    "seg_model.no_mem_embed",
-                ]
-                .map(|part| (part, TrainPolicy::Frozen)),
-            )
-            .map(|(prefix, policy)| (prefix.to_owned(), policy)),
-    );
+    let table = [
+        ("visual", TrainPolicy::Frozen),
+        ("model", lora),
+        ("model.embed_tokens", embed_tokens),
+        ("assist_clf", TrainPolicy::Frozen),
+        ("seg_model.image_encoder", TrainPolicy::Frozen),
+        ("seg_model.no_mem_embed", TrainPolicy::Frozen),
+    ];
+    TrainPolicies::new(table.map(|(prefix, policy)| (prefix.to_owned(), policy)))
+}
+
+#[track_caller]
+fn assert_losses_of_step(fixture: &Fixture, step: usize, losses: &Losses) {
+    let segmentation = &losses.segmentation;
+    for (name, loss) in [
+        ("loss_mask", &segmentation.mask_focal),
+        ("loss_dice", &segmentation.dice),
+        ("loss_iou", &segmentation.iou),
+        ("loss_class", &segmentation.object),
+        ("ce_loss", &losses.language),
+        ("total_loss", &losses.total),
+    ] {
+        let expected = fixture.number(&format!("/lora_steps/{step}/{name}")) as f32;
+        let found = loss.clone().into_data().try_to_vec::<f32>().unwrap();
+        assert_close_values(&format!("{name} of step {step}"), &found, &[expected]);
+    }
+}
+
+#[test]
+fn adapters_get_the_references_gradients() {
+    let fixture = Fixture::open("full");
+    let device = Device::flex().autodiff();
+    let policies = lora_policies(&fixture, TrainPolicy::Full);
     let model = model(&fixture, &policies, adapters(&fixture, "lora"), &device);
     let input = batch(&fixture, &Device::flex());
     let losses = losses(&fixture, &model.forward(&input, TRAIN).unwrap());
-    let expected = |name: &str| fixture.number(&format!("/lora_steps/0/{name}")) as f32;
-    let check = |name: &str, found: &Tensor<1>| {
-        let found = found.clone().into_data().try_to_vec::<f32>().unwrap();
-        assert_close_values(name, &found, &[expected(name)]);
-    };
-    check("loss_mask", &losses.segmentation.mask_focal);
-    check("loss_dice", &losses.segmentation.dice);
-    check("loss_iou", &losses.segmentation.iou);
-    check("loss_class", &losses.segmentation.object);
-    check("ce_loss", &losses.language);
-    check("total_loss", &losses.total);
+    assert_losses_of_step(&fixture, 0, &losses);
 
     let gradients = GradientsParams::from_grads(losses.total.backward(), &model);
     let found = weights::export_gradients(&model, &gradients);
     let expected = fixture.tensors("lora_grads");
-    let names: Vec<String> = expected.names().map(str::to_owned).collect();
-    for name in &names {
+    for name in expected.names() {
         assert_close(name, found[&our_name(name)].clone(), expected.data(name));
     }
-    // Of what trains, the reference's trainable tensors are ours: minus the never executed memory attention's adapters.
-    let trained = policies
-        .parameters(&model)
-        .into_iter()
+    // The reference also counts adapters on SAM2's memory attention, which never runs and is not built here.
+    let parameters = policies.parameters(&model);
+    let trained = parameters
+        .iter()
         .filter(|parameter| parameter.trains)
         .count();
     let unused = fixture.size("/lora_on_memory_attention_without_grad");
     assert_eq!(trained + unused, fixture.size("/trainable_tensors"));
+}
+
+#[test]
+fn three_steps_of_adamw_follow_the_reference() {
+    let fixture = Fixture::open("full");
+    let device = Device::flex().autodiff();
+    let [beta1, beta2] = [0, 1].map(|i| fixture.number(&format!("/optimizer/betas/{i}")));
+    let settings = OptimizerSettings {
+        beta1,
+        beta2,
+        epsilon: fixture.number("/optimizer/eps"),
+        weight_decay: fixture.number("/optimizer/weight_decay"),
+        clip_norm: 0.0,
+        ..OptimizerSettings::default()
+    };
+    // The reference's embedding is trainable and never gets a gradient, so it stays as it is.
+    let policies = lora_policies(&fixture, TrainPolicy::Frozen);
+    let mut model = model(&fixture, &policies, adapters(&fixture, "lora"), &device);
+    let trainable = policies
+        .parameters(&model)
+        .into_iter()
+        .filter(|parameter| parameter.trains);
+    let trainable = trainable.map(|parameter| TrainableParameter {
+        id: parameter.id,
+        name: parameter.name,
+        shape: parameter.shape,
+    });
+    let mut optimizer = AdamW::new(settings, trainable.collect(), &Device::flex());
+    let input = batch(&fixture, &Device::flex());
+    let n_steps = fixture.setting("/lora_steps").as_array().unwrap().len();
+    for step in 0..n_steps {
+        let losses = losses(&fixture, &model.forward(&input, TRAIN).unwrap());
+        assert_losses_of_step(&fixture, step, &losses);
+        let mut gradients = losses.total.backward();
+        let gradients = optimizer.flatten(&model, &mut gradients);
+        (model, _) = optimizer.step(model, gradients, fixture.number("/optimizer/lr"));
+        if step == 0 {
+            let expected = fixture.tensors("after_step1");
+            let found = weights::export(&model);
+            for name in expected.names() {
+                assert_close(name, found[&our_name(name)].clone(), expected.data(name));
+            }
+        }
+    }
 }
 
 #[test]
