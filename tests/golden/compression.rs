@@ -95,7 +95,7 @@ fn duplicate_centres_keep_themselves() {
         let centres = outputs.int_values(&format!("{case}.centres"));
         let rows: Vec<Vec<f32>> = tokens
             .to_data()
-            .to_vec::<f32>()
+            .try_to_vec::<f32>()
             .unwrap()
             .chunks(d_token)
             .map(<[f32]>::to_vec)
