@@ -11,17 +11,17 @@
 use burn::module::{Module, Param};
 use burn::nn::{LayerNorm, LayerNormConfig, Linear};
 use burn::tensor::{Device, Int, Tensor, TensorData, assert_shape, s};
-use lavida_kernels::activation::{gelu, quick_gelu};
+use lavida_kernels::activation::gelu;
 
 use super::rope::{Rotary, vision_angles};
-use crate::attention::attention;
+use super::vision_block::{GroupRun, VisionBlock, runs};
 use crate::config::VisionConfig;
 use crate::initial::{normal, normal_linear};
 
-const LAYER_NORM_EPSILON: f64 = 1e-6;
+pub(super) const LAYER_NORM_EPSILON: f64 = 1e-6;
 
 /// Deviation of initial weights.
-const INITIAL_STD: f64 = 0.02;
+pub(super) const INITIAL_STD: f64 = 0.02;
 
 /// Colour channels of a patch.
 const CHANNELS: usize = 3;
@@ -56,38 +56,6 @@ pub struct PatchProjection {
     pub weight: Param<Tensor<5>>,
 }
 
-/// Attention within groups and an MLP, each after a norm and beside a residual.
-#[derive(Module, Debug)]
-pub struct VisionBlock {
-    /// Before the attention.
-    pub norm1: LayerNorm,
-    /// Before the MLP.
-    pub norm2: LayerNorm,
-    /// Self-attention.
-    pub attn: VisionAttention,
-    /// Two linear layers.
-    pub mlp: VisionMlp,
-}
-
-/// Multi-head self-attention within temporal groups.
-#[derive(Module, Debug)]
-pub struct VisionAttention {
-    /// Queries, keys and values at once.
-    pub qkv: Linear,
-    /// Of the heads' results.
-    pub proj: Linear,
-    n_heads: usize,
-}
-
-/// Linear, quick GELU, linear.
-#[derive(Module, Debug)]
-pub struct VisionMlp {
-    /// Widens.
-    pub fc1: Linear,
-    /// Narrows.
-    pub fc2: Linear,
-}
-
 /// `m × m` neighbours side by side, to width `D`.
 #[derive(Module, Debug)]
 pub struct PatchMerger {
@@ -106,13 +74,6 @@ pub struct PatchMergerMlp {
     pub _2: Linear,
 }
 
-/// Consecutive temporal groups with equally many patches: their attention is one batched call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct GroupRun {
-    n_groups: usize,
-    n_patches: usize,
-}
-
 /// What is left of the clips after static patches were dropped.
 #[derive(Clone, Debug)]
 pub struct MovingTokens {
@@ -129,11 +90,6 @@ impl VisionConfig {
     pub fn init(&self, d_token: usize, device: &Device) -> VisionTower {
         let width = self.embed_dim;
         let d_merged = width * self.spatial_merge_size * self.spatial_merge_size;
-        let norm = || {
-            LayerNormConfig::new(width)
-                .with_epsilon(LAYER_NORM_EPSILON)
-                .init(device)
-        };
         let linear =
             |d_input, d_output| normal_linear(d_input, d_output, true, INITIAL_STD, device);
         let kernel = [
@@ -149,23 +105,11 @@ impl VisionConfig {
                     weight: normal(kernel, INITIAL_STD, device),
                 },
             },
-            blocks: (0..self.depth)
-                .map(|_| VisionBlock {
-                    norm1: norm(),
-                    norm2: norm(),
-                    attn: VisionAttention {
-                        qkv: linear(width, 3 * width),
-                        proj: linear(width, width),
-                        n_heads: self.num_heads,
-                    },
-                    mlp: VisionMlp {
-                        fc1: linear(width, self.mlp_ratio * width),
-                        fc2: linear(self.mlp_ratio * width, width),
-                    },
-                })
-                .collect(),
+            blocks: (0..self.depth).map(|_| self.init_block(device)).collect(),
             merger: PatchMerger {
-                ln_q: norm(),
+                ln_q: LayerNormConfig::new(width)
+                    .with_epsilon(LAYER_NORM_EPSILON)
+                    .init(device),
                 mlp: PatchMergerMlp {
                     _0: linear(d_merged, d_merged),
                     _2: linear(d_merged, d_token),
@@ -255,21 +199,6 @@ impl VisionTower {
     }
 }
 
-/// Equal neighbours counted together; a group that lost all its patches is left out.
-fn runs(group_sizes: impl Iterator<Item = usize>) -> Vec<GroupRun> {
-    let mut runs: Vec<GroupRun> = Vec::new();
-    for n_patches in group_sizes.filter(|n_patches| *n_patches > 0) {
-        match runs.last_mut() {
-            Some(run) if run.n_patches == n_patches => run.n_groups += 1,
-            _ => runs.push(GroupRun {
-                n_groups: 1,
-                n_patches,
-            }),
-        }
-    }
-    runs
-}
-
 /// Which visual tokens of a clip move; those of the first group always count.
 ///
 /// # Shapes
@@ -303,62 +232,6 @@ impl PatchEmbed {
         assert_shape!(patches, [_, d_patch]);
         let kernel = self.proj.weight.val().reshape([width, d_patch]);
         patches.matmul(kernel.transpose())
-    }
-}
-
-impl VisionBlock {
-    fn forward(&self, hidden: Tensor<2>, rotary: &Rotary, runs: &[GroupRun]) -> Tensor<2> {
-        let attended = self
-            .attn
-            .forward(self.norm1.forward(hidden.clone()), rotary, runs);
-        let hidden = hidden + attended;
-        hidden.clone() + self.mlp.forward(self.norm2.forward(hidden))
-    }
-}
-
-impl VisionAttention {
-    fn forward(&self, hidden: Tensor<2>, rotary: &Rotary, runs: &[GroupRun]) -> Tensor<2> {
-        let [n_patches, width] = hidden.dims();
-        let (n_heads, d_head) = (self.n_heads, width / self.n_heads);
-        let qkv = self
-            .qkv
-            .forward(hidden)
-            .reshape([n_patches, 3, n_heads, d_head]);
-        let turned = rotary.turn(qkv.clone().narrow(1, 0, 2)); // queries and keys
-        let values = qkv.narrow(1, 2, 1);
-
-        let mut start = 0;
-        let mut attended = Vec::with_capacity(runs.len());
-        for run in runs {
-            let n_run = run.n_groups * run.n_patches;
-            let heads = |part: Tensor<4>, which: usize| {
-                part.narrow(0, start, n_run)
-                    .narrow(1, which, 1)
-                    .reshape([run.n_groups, run.n_patches, n_heads, d_head])
-                    .swap_dims(1, 2) // [G, N, patches, d]
-            };
-            let of_run = attention(
-                heads(turned.clone(), 0),
-                heads(turned.clone(), 1),
-                heads(values.clone(), 0),
-                None,
-                (d_head as f64).powf(-0.5),
-            );
-            attended.push(of_run.swap_dims(1, 2).reshape([n_run, width]));
-            start += n_run;
-        }
-        let attended = if attended.len() == 1 {
-            attended.swap_remove(0)
-        } else {
-            Tensor::cat(attended, 0)
-        };
-        self.proj.forward(attended)
-    }
-}
-
-impl VisionMlp {
-    fn forward(&self, hidden: Tensor<2>) -> Tensor<2> {
-        self.fc2.forward(quick_gelu(self.fc1.forward(hidden)))
     }
 }
 
