@@ -37,7 +37,7 @@ fn config(fixture: &Fixture) -> Sam2Config {
         embed_dim: size("embed_dim"),
         num_heads: size("num_heads"),
         stages: fixture.sizes("/config/sam/stages"),
-        global_att_blocks: serde_json::from_value(global_att_blocks).unwrap(),
+        global_att_blocks: serde_json::from_value(global_att_blocks).expect("block numbers"),
         window_spec: fixture.sizes("/config/sam/window_spec"),
         window_pos_embed_bkg_spatial_size: fixture.sizes("/config/sam/pos_bkg"),
         d_model: size("d_model"),
@@ -49,7 +49,7 @@ fn config(fixture: &Fixture) -> Sam2Config {
 fn model(fixture: &Fixture, device: &Device) -> Sam2 {
     let mut tensors = fixture.tensors("weights").all();
     tensors.retain(|name, _| PARTS.iter().any(|part| name.starts_with(part)));
-    weights::load(Sam2::init(&config(fixture), device), tensors).unwrap()
+    weights::load(Sam2::init(&config(fixture), device), tensors).expect("weights of SAM2")
 }
 
 /// `[N, L, C]` row by row to `[N, C, h, w]`.
@@ -246,7 +246,7 @@ fn all_gradients_equal_the_reference() {
 }
 
 fn largest(data: &TensorData) -> f32 {
-    let values = data.as_slice::<f32>().unwrap();
+    let values = data.as_slice::<f32>().expect("floats");
     values
         .iter()
         .fold(0.0, |largest, value| largest.max(value.abs()))
@@ -270,7 +270,7 @@ fn projector(fixture: &Fixture, device: &Device) -> SemanticProjector {
         prompt: size("sam/d_model"),
     };
     let tensors = weights::below(fixture.tensors("weights").all(), "multi_scale_projector.");
-    weights::load(projector.init(&widths, device), tensors).unwrap()
+    weights::load(projector.init(&widths, device), tensors).expect("weights of the projector")
 }
 
 /// The whole way of LAVIDA's `seg_video` and `seg_image`: encoder, projector, decoder.

@@ -1,4 +1,5 @@
-//! Operations the model cannot afford as Burn composes them: token compression, softmax, gated activations.
+//! Operations the model cannot afford as Burn composes them: token compression, softmax, gated activations,
+//! layer normalisation, max-pooling.
 //!
 //! Each has a plain version in Burn operations, which every backend runs and which is the truth, and kernels that
 //! agree with it.
@@ -7,4 +8,5 @@ pub mod activation;
 pub mod compression;
 mod fast_math;
 pub mod layer_norm;
+pub mod max_pool;
 pub mod softmax;

@@ -8,6 +8,7 @@
 //! Shapes: `N` frames · `h w` grid · `a b` sides of a window · `C` channels.
 
 use burn::tensor::{Tensor, assert_shape};
+use lavida_kernels::max_pool::max_pool;
 
 /// Tokens of `N` feature maps, cut into windows that tile the grid exactly.
 #[derive(Clone, Debug)]
@@ -152,25 +153,6 @@ fn cut_windows(
     rows.reshape([n_frames * (h / a), a, w / b, b * n_channels])
         .swap_dims(1, 2)
         .reshape([n_frames * (h / a) * (w / b), a * b, n_channels])
-}
-
-/// The largest of each 2 × 2 cells, window by window.
-///
-/// # Shapes
-///
-/// - tokens: `[W, a·b, C]`, `a` and `b` even
-/// - output: `[W, (a/2)·(b/2), C]`
-pub(super) fn max_pool(tokens: Tensor<3>, [a, b]: [usize; 2]) -> Tensor<3> {
-    let [n_windows, _, n_channels] = tokens.dims();
-    let pair = n_windows * a * (b / 2); // neighbours in a row
-    let columns = tokens.reshape([pair, 2, n_channels]);
-    let columns = columns
-        .clone()
-        .narrow(1, 0, 1)
-        .max_pair(columns.narrow(1, 1, 1));
-    let rows = columns.reshape([n_windows * (a / 2), 2, (b / 2) * n_channels]);
-    let rows = rows.clone().narrow(1, 0, 1).max_pair(rows.narrow(1, 1, 1));
-    rows.reshape([n_windows, (a / 2) * (b / 2), n_channels])
 }
 
 #[cfg(test)]
