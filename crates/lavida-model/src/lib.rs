@@ -8,6 +8,7 @@ pub mod qwen2_vl;
 pub mod sam2;
 pub mod norm;
 pub mod two_way;
+pub mod draw;
 pub mod error;
 pub mod lavida;
 pub mod linear;

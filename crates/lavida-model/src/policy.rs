@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
-use burn::tensor::{Device, Tensor};
+use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -246,47 +246,6 @@ pub fn trains<M: Module>(module: &M) -> bool {
     asks.0
 }
 
-/// Draws every value that is not drawn yet from `seed` and the parameter's own name, so that a parameter's initial
-/// value depends on neither the order of use nor the other parameters.
-pub fn draw<M: Module>(module: &M, device: &Device, seed: u64) {
-    draw_where(module, device, seed, |_| true);
-}
-
-/// [`draw`] for the parameters whose name is `wanted`; the others stay undrawn.
-pub(crate) fn draw_where<M: Module>(
-    module: &M,
-    device: &Device,
-    seed: u64,
-    wanted: impl Fn(&str) -> bool,
-) {
-    struct Drawer<'a, F>(&'a Device, u64, F);
-    impl<F: Fn(&str) -> bool> ParameterWalk for Drawer<'_, F> {
-        fn parameter<const D: usize>(&mut self, name: String, _: Layout, param: &Param<Tensor<D>>) {
-            if !param.is_initialized() && self.2(&name) {
-                self.0.seed(seed_of(self.1, &name));
-                param.val();
-            }
-        }
-    }
-    // Backends keep one generator per process: two models drawn at once would mix their streams.
-    static ONE_AT_A_TIME: std::sync::Mutex<()> = std::sync::Mutex::new(());
-    let _guard = ONE_AT_A_TIME
-        .lock()
-        .unwrap_or_else(|poisoned| poisoned.into_inner());
-    walk(module, &mut Drawer(device, seed, wanted));
-}
-
-/// FNV-1a over the name, started from the root seed and mixed once more (splitmix64), so that near names are far apart.
-fn seed_of(root: u64, name: &str) -> u64 {
-    let mut hash = root ^ 0xcbf2_9ce4_8422_2325;
-    for byte in name.bytes() {
-        hash = (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
-    }
-    hash = (hash ^ (hash >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    hash = (hash ^ (hash >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    hash ^ (hash >> 31)
-}
-
 struct Applier<'a> {
     policies: &'a TrainPolicies,
     path: Path,
@@ -321,6 +280,7 @@ fn is_below(name: &str, prefix: &str) -> bool {
 mod tests {
     use super::*;
     use crate::linear::{Linear, LinearConfig};
+    use burn::tensor::Device;
 
     #[derive(Module, Debug)]
     struct Small {
@@ -431,18 +391,5 @@ mod tests {
             "invalid train policy of visual: expected frozen or full: only the language model's q_proj and v_proj take \
              adapters, found lora",
         );
-    }
-
-    #[test]
-    fn initial_values_depend_on_seed_and_name_alone() {
-        let device = Device::default();
-        let (first, second, other) = (small(&device), small(&device), small(&device));
-        second.model[0].weight.val(); // drawn by nobody's seed
-        draw(&first, &device, 7);
-        draw(&second, &device, 7);
-        draw(&other, &device, 8);
-        let values = |module: &Small| module.visual.weight.val().into_data();
-        assert_eq!(values(&first), values(&second));
-        assert_ne!(values(&first), values(&other));
     }
 }

@@ -11,16 +11,21 @@
 //! `P` cells of a frame's feature map · `D` language width · `D_t` text width · `D_v` feature width · `A` adapter width ·
 //! `Q` queries · `E` prompt width.
 
+mod layout;
+mod qformer;
+
+pub use layout::ClipLayout;
+pub use qformer::TwoWayQFormer;
+
+use layout::CategoriesOfFrame;
+
 use burn::module::{Module, Param, ParamId};
-use burn::nn::{self, Initializer, LayerNorm, LayerNormConfig};
-use burn::tensor::{Bool, Device, Int, Tensor, TensorData, assert_shape};
+use burn::nn::{self, LayerNorm, LayerNormConfig};
+use burn::tensor::{Bool, Device, Tensor, assert_shape};
 
 use crate::config::ProjectorConfig;
 use crate::linear::{Linear, LinearConfig};
-use crate::two_way::{
-    Attention, AttentionConfig, Mlp, MlpConfig, TwoWayAttentionBlock, TwoWayAttentionBlockConfig,
-    TwoWayTokens, padding_mask,
-};
+use crate::two_way::{Attention, AttentionConfig, TwoWayTokens, padding_mask};
 
 /// Narrowing of every cross attention: their heads together are `A / 2` wide.
 const CROSS_DOWNSAMPLE_RATE: usize = 2;
@@ -36,68 +41,6 @@ pub struct ProjectorWidths {
     pub vision: usize,
     /// `E`, of the mask decoder's prompts.
     pub prompt: usize,
-}
-
-/// How many frames and categories each clip of a batch has.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ClipLayout {
-    /// `[B]` frames of each clip, in the order of the batch; sums to `N`.
-    pub n_frames: Vec<usize>,
-    /// `[B]` categories of each clip, each at least one; sums to `C`.
-    pub n_categories: Vec<usize>,
-}
-
-impl ClipLayout {
-    /// `K`: most categories of a clip.
-    pub fn max_categories(&self) -> usize {
-        self.n_categories.iter().copied().max().unwrap_or(0)
-    }
-
-    /// The clip each frame belongs to.
-    ///
-    /// # Shapes
-    ///
-    /// - output: `[N]`, in `0..B`
-    pub fn clip_of_frame(&self, device: &Device) -> Tensor<1, Int> {
-        let clips: Vec<i64> = (0i64..)
-            .zip(&self.n_frames)
-            .flat_map(|(clip, &n)| std::iter::repeat_n(clip, n))
-            .collect();
-        let n_frames = clips.len();
-        Tensor::from_data(TensorData::new(clips, [n_frames]), device)
-    }
-
-    /// The categories each frame looks for, padded with the clip's first.
-    fn categories_of_frame(&self, device: &Device) -> CategoriesOfFrame {
-        let width = self.max_categories();
-        let mut rows = Vec::new();
-        let mut valid = Vec::new();
-        let mut start = 0;
-        for (&n_frames, &n_categories) in self.n_frames.iter().zip(&self.n_categories) {
-            for _ in 0..n_frames {
-                rows.extend(
-                    (0..width).map(|k| (start + if k < n_categories { k } else { 0 }) as i64),
-                );
-                valid.extend((0..width).map(|k| k < n_categories));
-            }
-            start += n_categories;
-        }
-        let n_frames: usize = self.n_frames.iter().sum();
-        let is_padded = valid.contains(&false);
-        CategoriesOfFrame {
-            rows: Tensor::from_data(TensorData::new(rows, [n_frames * width]), device),
-            valid: is_padded
-                .then(|| Tensor::from_data(TensorData::new(valid, [n_frames, width]), device)),
-        }
-    }
-}
-
-/// Where each frame's categories are.
-struct CategoriesOfFrame {
-    /// `[N·K]` rows among the `C` categories.
-    rows: Tensor<1, Int>,
-    /// `[N, K]` false on padding; none where nothing is padded.
-    valid: Option<Tensor<2, Bool>>,
 }
 
 /// What the projector reads.
@@ -332,113 +275,10 @@ struct Fused {
     frame_category_features: Tensor<3>,
 }
 
-/// Learned queries and features that read each other; the queries together become the prompt.
-#[derive(Module, Debug)]
-pub struct TwoWayQFormer {
-    /// `[Q, A]`
-    pub query_tokens: Param<Tensor<2>>,
-    /// In order of use.
-    pub transformer_layers: Vec<TwoWayAttentionBlock>,
-    /// All queries of a frame → its prompt, `Q·A` → `E`.
-    pub output_q_proj: Mlp,
-    /// Each key → `E`; the reference trains nothing through it.
-    pub output_k_proj: Mlp,
-}
-
-impl TwoWayQFormer {
-    fn new(config: &ProjectorConfig, d_prompt: usize, device: &Device) -> Self {
-        let width = config.adapter_dim;
-        let block = TwoWayAttentionBlockConfig::new(width, config.n_heads, config.d_ff)
-            .with_attention_downsample_rate(CROSS_DOWNSAMPLE_RATE);
-        let n_queries = config.n_qformer_queries;
-        Self {
-            // Standard normal, as SAM2 draws its decoder's tokens.
-            query_tokens: Initializer::Normal {
-                mean: 0.0,
-                std: 1.0,
-            }
-            .init([n_queries, width], device),
-            transformer_layers: (0..config.n_qformer_layers)
-                .map(|_| block.init(device))
-                .collect(),
-            output_q_proj: MlpConfig::new(n_queries * width, d_prompt, d_prompt, 1).init(device),
-            output_k_proj: MlpConfig::new(width, d_prompt, d_prompt, 1).init(device),
-        }
-    }
-
-    /// # Shapes
-    ///
-    /// - keys: `[N, S, A]`; key_mask: `[N, 1, 1, S]`, see [`padding_mask`]
-    /// - output: `[N, E]`
-    pub fn forward(&self, keys: Tensor<3>, key_mask: Option<Tensor<4>>) -> Tensor<2> {
-        let [n_frames, _, _] = keys.dims();
-        let query_pe = self.queries(n_frames);
-        let key_pe = keys.clone();
-        let mut tokens = TwoWayTokens {
-            queries: query_pe.clone(),
-            keys,
-        };
-        let (last, before) = self
-            .transformer_layers
-            .split_last()
-            .expect("a Q-Former has blocks");
-        for block in before {
-            tokens = block.forward(
-                tokens.queries,
-                tokens.keys,
-                query_pe.clone(),
-                key_pe.clone(),
-                key_mask.clone(),
-            );
-        }
-        // Nobody reads the last block's keys.
-        let queries = last.forward_queries(tokens.queries, tokens.keys, query_pe, key_pe, key_mask);
-        self.prompt(queries)
-    }
-
-    fn trace(
-        &self,
-        keys: Tensor<3>,
-        key_mask: Option<Tensor<4>>,
-    ) -> (Tensor<2>, Vec<TwoWayTokens>) {
-        let [n_frames, _, _] = keys.dims();
-        let query_pe = self.queries(n_frames);
-        let key_pe = keys.clone();
-        let mut tokens = TwoWayTokens {
-            queries: query_pe.clone(),
-            keys,
-        };
-        let mut blocks = Vec::with_capacity(self.transformer_layers.len());
-        for block in &self.transformer_layers {
-            tokens = block.forward(
-                tokens.queries,
-                tokens.keys,
-                query_pe.clone(),
-                key_pe.clone(),
-                key_mask.clone(),
-            );
-            blocks.push(tokens.clone());
-        }
-        (self.prompt(tokens.queries), blocks)
-    }
-
-    /// `[N, Q, A]`
-    fn queries(&self, n_frames: usize) -> Tensor<3> {
-        let tokens = self.query_tokens.val();
-        let [n_queries, width] = tokens.dims();
-        tokens.unsqueeze::<3>().expand([n_frames, n_queries, width])
-    }
-
-    /// `[N, Q, A]` → `[N, E]`
-    fn prompt(&self, queries: Tensor<3>) -> Tensor<2> {
-        self.output_q_proj.forward(queries.flatten(1, 2))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use burn::tensor::{Distribution, Tolerance};
+    use burn::tensor::{Distribution, TensorData, Tolerance};
 
     const WIDTHS: ProjectorWidths = ProjectorWidths {
         language: 12,

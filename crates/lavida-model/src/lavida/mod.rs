@@ -9,7 +9,7 @@
 //! Shapes: `B` clips · `N` frames of all clips · `C` categories of all clips · `K` most categories of a clip ·
 //! `S` side of a frame in px · `M` masks given out · `P` cells of a frame's coarsest features · `D` language width.
 
-use std::collections::HashMap;
+mod texts;
 
 use burn::module::Module;
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData, assert_shape};
@@ -17,15 +17,17 @@ use burn::tensor::{Bool, Device, Int, Tensor, TensorData, assert_shape};
 use crate::clip_text::ClipText;
 use crate::compression::CompressionConfig;
 use crate::config::LavidaConfig;
-use crate::error::{Error, Result};
+use crate::draw::{draw, draw_where};
+use crate::error::Result;
 use crate::linear::Linear;
-use crate::policy::{TrainPolicies, TrainPolicy, draw, draw_where, is_adapter, trains};
+use crate::policy::{TrainPolicies, TrainPolicy, is_adapter, trains};
 use crate::projector::{ClipLayout, ProjectorInput, ProjectorWidths, SemanticProjector};
 use crate::qwen2_vl::{
     AnswerPrediction, MllmInput, MllmOutput, MllmSettings, Qwen2Vl, SpecialTokens,
 };
 use crate::sam2::{FrameFeatures, FrameMasks, MaskChoice, MaskSettings, Sam2};
 use crate::weights::Tensors;
+use texts::DistinctTexts;
 
 /// Tensors of the reference's checkpoint that its forward pass never reads: SAM2's memory. By prefix of their names.
 pub const UNUSED_TENSORS: [&str; 9] = [
@@ -377,64 +379,9 @@ impl FrameMasks {
     }
 }
 
-/// The different texts among the categories of a batch.
-struct DistinctTexts {
-    /// `[U, L]` cut behind the longest text's end, shorter ones padded with the end-of-text id.
-    ids: TensorData,
-    /// `[C]` which of them each category is.
-    row_of_category: Vec<i64>,
-}
-
-impl DistinctTexts {
-    fn of(category_ids: &[Vec<i64>]) -> Result<Self> {
-        let mut rows: HashMap<&[i64], i64> = HashMap::new();
-        let mut texts: Vec<&[i64]> = Vec::new();
-        let mut row_of_category = Vec::with_capacity(category_ids.len());
-        for (category, ids) in category_ids.iter().enumerate() {
-            // CLIP's end-of-text id is the largest of its vocabulary; the tower reads its first occurrence.
-            let end_id = *ids.iter().max().ok_or_else(|| Error::Invalid {
-                what: format!("category {category} of the batch"),
-                expected: "CLIP ids with an end of text".to_owned(),
-                found: "none".to_owned(),
-            })?;
-            let n_ids = ids.iter().take_while(|id| **id != end_id).count() + 1;
-            let text = &ids[..n_ids];
-            row_of_category.push(*rows.entry(text).or_insert_with(|| {
-                texts.push(text);
-                texts.len() as i64 - 1
-            }));
-        }
-        let longest = texts.iter().map(|text| text.len()).max().unwrap_or(0);
-        let mut ids = Vec::with_capacity(texts.len() * longest);
-        for text in &texts {
-            ids.extend_from_slice(text);
-            ids.resize(ids.len() + longest - text.len(), text[text.len() - 1]);
-        }
-        Ok(Self {
-            ids: TensorData::new(ids, [texts.len(), longest]),
-            row_of_category,
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn equal_texts_are_read_once() {
-        let categories = [
-            vec![8, 3, 9, 9, 9],
-            vec![8, 9, 0],
-            vec![8, 3, 9],
-            vec![8, 1, 2, 9],
-        ];
-        let texts = DistinctTexts::of(&categories).unwrap();
-        assert_eq!(texts.row_of_category, [0, 1, 0, 2]);
-        let expected = TensorData::new(vec![8i64, 3, 9, 9, 8, 9, 9, 9, 8, 1, 2, 9], [3, 4]);
-        assert_eq!(texts.ids, expected);
-        assert!(DistinctTexts::of(&[vec![]]).is_err());
-    }
 
     #[test]
     fn memory_weights_are_set_aside_by_name() {
