@@ -1,6 +1,7 @@
 //! SAM2 as a whole: shapes, gates, tapes.
 
 use super::*;
+use crate::weights;
 use burn::nn::conv::Conv2dConfig;
 use burn::tensor::{Distribution, Tolerance};
 
@@ -155,4 +156,28 @@ fn two_pointwise_convolutions_are_one() {
     pointwise_composed(&first, &second, tokens)
         .into_data()
         .assert_approx_eq::<f32>(&expected.into_data(), Tolerance::absolute(1e-5));
+}
+
+#[test]
+fn the_published_encoder_has_its_published_size() {
+    // SAM2.1 Hiera-S; listing parameters draws no values.
+    let config = Sam2Config {
+        image_size: 1024,
+        patch_stride: 4,
+        embed_dim: 96,
+        num_heads: 1,
+        stages: [1, 2, 11, 2],
+        global_att_blocks: vec![7, 10, 13],
+        window_spec: [8, 4, 14, 7],
+        window_pos_embed_bkg_spatial_size: [7, 7],
+        d_model: 256,
+        decoder_mlp_dim: 2048,
+        iou_head_hidden_dim: 256,
+    };
+    let sam2 = Sam2::init(&config, &Device::flex());
+    let n_values: usize = weights::parameters(&sam2.image_encoder)
+        .iter()
+        .map(weights::ParameterInfo::n_values)
+        .sum();
+    assert_eq!(n_values / 100_000, 343, "{n_values} parameters");
 }
