@@ -5,6 +5,7 @@ pub mod assembly;
 pub mod checkpoint;
 pub mod evaluation;
 pub mod losses;
+pub mod memory;
 pub mod metrics;
 pub mod model_input;
 pub mod optimizer;

@@ -86,18 +86,19 @@ impl Trainer {
             weights: initial,
         } = parts;
         settings.check_vocabularies(&tokenizers)?;
+        let taped = device.clone().autodiff();
         let policies = settings.policies();
         let special = special_tokens(&tokenizers);
         let undrawn = || {
             let compression = settings.compression.config();
-            Lavida::undrawn(&settings.model.config(), &compression, special, device)
+            Lavida::undrawn(&settings.model.config(), &compression, special, &taped)
         };
         let seed = settings.seed;
         let model = match &initial {
             InitialWeights::Random => {
                 let compression = settings.compression.config();
                 let config = settings.model.config();
-                let model = Lavida::init(&config, &compression, special, device, seed);
+                let model = Lavida::init(&config, &compression, special, &taped, seed);
                 model.with_policies(&policies, seed).map_err(model_error)?
             }
             InitialWeights::Pretrained(bytes) => {

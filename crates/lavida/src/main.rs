@@ -51,3 +51,10 @@ fn exit_code(error: &anyhow::Error) -> u8 {
     let known = error.chain().find_map(|e| e.downcast_ref::<lavida_data::Error>());
     known.map_or(FAILED, lavida_data::Error::exit_code)
 }
+
+/// Prints the one document a command has for standard output.
+#[expect(clippy::print_stdout, reason = "standard output is what --json is for")]
+fn print_document(text: &str) -> anyhow::Result<()> {
+    println!("{text}");
+    Ok(())
+}

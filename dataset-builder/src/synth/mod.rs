@@ -37,7 +37,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use rayon::prelude::*;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use lavida_data::seed::StageRng;
@@ -67,7 +67,7 @@ pub const SETS: [&str; 6] = [
 const SCENES_PER_REPORT: usize = 32;
 
 /// What was rendered.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SynthSummary {
     /// The seed.
     pub seed: u64,

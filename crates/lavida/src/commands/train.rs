@@ -80,7 +80,7 @@ pub async fn open_catalog(
 }
 
 /// Resolves at the first Ctrl-C (or SIGTERM); a second one ends the process at once.
-fn interrupted() -> impl Future<Output = ()> + Send + 'static {
+pub fn interrupted() -> impl Future<Output = ()> + Send + 'static {
     async {
         wait_for_signal().await;
         eprintln!("train: finishing the step and committing; interrupt again to quit at once");

@@ -1,0 +1,269 @@
+//! `lavida demo`: data, training, zero-shot scores, export and a report, on a world rendered here.
+//!
+//! Each part is what the other commands do, called in order. Parts that a previous run of the same folder finished are
+//! taken as they are, so an interrupted demo goes on where it stopped.
+
+mod report;
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::Context;
+use lavida_data::{Error, dataset::Dataset, manifest::DatasetManifest};
+use lavida_dataflow::{
+    clock::{Clock, SystemClock},
+    run::RunOutcome,
+};
+use lavida_dataset_builder::{
+    BuildRequest, SourceSpec, build,
+    sources::{
+        ade20k::{Ade20kArgs, Ade20kSplit},
+        coco::CocoArgs,
+        mevis::MevisArgs,
+        ucsd_ped::UcsdPedArgs,
+        youtube_vos::YoutubeVosArgs,
+    },
+    synth::{self, SynthSummary, WorldSettings},
+};
+use lavida_report::demo::Timing;
+use lavida_store::Store;
+use lavida_train::{evaluation::EvaluationReport, step::StepRecord};
+
+use super::{
+    eval::{Benchmark, evaluate},
+    export::{ExportedFile, export},
+    train::{interrupted, open_catalog, train},
+};
+use crate::{
+    cli, config,
+    scoring::{Model, Windowing},
+};
+
+/// Frames of an evaluation window.
+const EVALUATION_FRAMES: usize = 4;
+/// Videos shown in the report.
+const VIDEOS_SHOWN: usize = 6;
+
+/// What the parts leave for the report.
+pub struct DemoRun {
+    pub seed: u64,
+    pub out: PathBuf,
+    pub world: SynthSummary,
+    pub manifests: Vec<DatasetManifest>,
+    pub grounding: config::Loaded,
+    pub anomaly: config::Loaded,
+    pub steps: [Vec<StepRecord>; 2],
+    pub evaluation: EvaluationReport,
+    pub scores: Vec<lavida_train::evaluation::VideoScores>,
+    pub exported: Vec<ExportedFile>,
+    pub timings: Vec<Timing>,
+}
+
+/// Tells a person which part is under way and keeps the times.
+struct Parts {
+    clock: SystemClock,
+    began: Duration,
+    timings: Vec<Timing>,
+    n: usize,
+}
+
+const N_PARTS: usize = 7;
+
+impl Parts {
+    fn begin(&mut self, what: &str) {
+        self.n += 1;
+        eprintln!("demo {}/{N_PARTS}: {what}", self.n);
+        self.began = self.clock.monotonic();
+    }
+
+    fn end(&mut self, part: &str, note: String) {
+        let seconds = (self.clock.monotonic() - self.began).as_secs_f64();
+        eprintln!("demo: {part}: {note} ({seconds:.0} s)");
+        self.timings.push(Timing {
+            part: part.to_owned(),
+            seconds,
+            note,
+        });
+    }
+}
+
+pub async fn run(args: cli::Demo) -> anyhow::Result<()> {
+    let mut parts = Parts {
+        clock: SystemClock::default(),
+        began: Duration::ZERO,
+        timings: Vec::new(),
+        n: 0,
+    };
+    let out = &args.out;
+    let run = out.join("run");
+    let seed = format!("seed={}", args.seed);
+    let overrides = |more: &[String]| -> Vec<String> {
+        [seed.clone()].iter().chain(&args.set).chain(more).cloned().collect()
+    };
+    let grounding = config::load("embedded:tiny-grounding", &overrides(&[]))?;
+    let from = format!("train.initial={}", out.join("grounding").display());
+    let anomaly = config::load("embedded:tiny", &overrides(&[from]))?;
+
+    parts.begin("render a small world");
+    let world = rendered(out, args.seed)?;
+    let n_frames: usize = world.sets.values().map(|set| set.frames as usize).sum();
+    parts.end("world", format!("{n_frames} frames"));
+
+    parts.begin("build shards");
+    let manifests = built(out).await?;
+    let n_samples: u64 = manifests.iter().map(|m| m.samples).sum();
+    parts.end("shards", format!("{n_samples} samples in {} datasets", manifests.len()));
+
+    let data: Vec<String> = manifests
+        .iter()
+        .filter(|m| m.header.eval_categories.is_none())
+        .map(|m| shards(out, &m.header.dataset).display().to_string())
+        .collect();
+    for (what, label, loaded, folder) in [
+        (
+            "grounding: words learn to look at what they name (stands in for pretrained towers)",
+            "grounding",
+            &grounding,
+            out.join("grounding"),
+        ),
+        ("the paper's training on pseudo-anomalies", "training", &anomaly, run.clone()),
+    ] {
+        parts.begin(what);
+        let outcome = train(loaded, &data, &text(&folder)?, label, interrupted()).await?;
+        let note = match outcome {
+            RunOutcome::AlreadyDone { step } => format!("{step} steps, done before"),
+            RunOutcome::Ran(outcome) if outcome.stopped => {
+                eprintln!("demo: stopped; the same command goes on from there");
+                return Ok(());
+            }
+            RunOutcome::Ran(outcome) => format!("{} steps", outcome.step),
+        };
+        parts.end(label, note);
+    }
+
+    parts.begin("score videos whose anomalies were never trained on");
+    let benchmark = Benchmark::open(&text(&shards(out, "ucsd-ped"))?, None).await?;
+    let model = Model::open(&text(&run)?, &[]).await?;
+    let windowing = Windowing {
+        n_frames: EVALUATION_FRAMES,
+        interval: 1,
+        reference_windows: false,
+    };
+    let (evaluation, scores) =
+        evaluate(&model, &benchmark, windowing, false, true, |_, _, _| {}).await?;
+    let auc = evaluation.frame_auc.unwrap_or(f64::NAN);
+    parts.end("scoring", format!("zero-shot frame AUC {auc:.3}"));
+
+    parts.begin("export");
+    let folder = out.join("export");
+    if folder.exists() {
+        std::fs::remove_dir_all(&folder).with_context(|| folder.display().to_string())?;
+    }
+    let exported = export(&model, &folder)?;
+    parts.end("export", format!("{} files", exported.len()));
+
+    parts.begin("write the report");
+    let steps = [
+        records(&out.join("grounding"))?,
+        records(&run)?,
+    ];
+    let demo = DemoRun {
+        seed: args.seed,
+        out: out.clone(),
+        world,
+        manifests,
+        grounding,
+        anomaly,
+        steps,
+        evaluation,
+        scores,
+        exported,
+        timings: parts.timings,
+    };
+    let catalog = open_catalog(&data, &Default::default()).await?;
+    let page = report::page(&demo, &catalog, &benchmark, &model, VIDEOS_SHOWN).await?;
+    let folder = out.join("report");
+    std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
+    super::predict::write(&folder.join("index.html"), page.as_bytes())?;
+    let json = serde_json::to_vec_pretty(&demo.evaluation)?;
+    super::predict::write(&folder.join("evaluation.json"), &json)?;
+    eprintln!("demo: {}", folder.join("index.html").display());
+    Ok(())
+}
+
+/// The world of this seed; one that is there already must be of the same seed.
+fn rendered(out: &Path, seed: u64) -> anyhow::Result<SynthSummary> {
+    let place = out.join("world");
+    let described = place.join("demo.json");
+    if described.exists() {
+        let bytes = std::fs::read(&described)?;
+        let world: SynthSummary = serde_json::from_slice(&bytes)
+            .map_err(|e| Error::corrupt(described.display(), "the summary of a world", e))?;
+        if world.seed != seed {
+            let expected = format!("the world of --seed {seed}, or another --out");
+            let found = format!("the world of seed {}", world.seed);
+            return Err(Error::invalid(place.display(), expected, found).into());
+        }
+        return Ok(world);
+    }
+    let world = synth::render(&place, seed, &WorldSettings::default(), |_, _| {})?;
+    super::predict::write(&described, &serde_json::to_vec_pretty(&world)?)?;
+    Ok(world)
+}
+
+/// The world's datasets as `lavida-dataset build` makes them.
+async fn built(out: &Path) -> anyhow::Result<Vec<DatasetManifest>> {
+    let world = out.join("world");
+    let coco = world.join("coco");
+    let sources = [
+        SourceSpec::Coco(CocoArgs {
+            annotations: coco.join("annotations/instances_train.json"),
+            images: coco.join("images"),
+            split: "train".into(),
+        }),
+        SourceSpec::Ade20k(Ade20kArgs {
+            root: world.join("ade20k"),
+            split: Ade20kSplit::Training,
+        }),
+        SourceSpec::Mevis(MevisArgs {
+            root: world.join("mevis"),
+            split: "train".into(),
+        }),
+        SourceSpec::YoutubeVos(YoutubeVosArgs {
+            root: world.join("youtube-vos"),
+            split: "train".into(),
+        }),
+        SourceSpec::UcsdPed(UcsdPedArgs {
+            root: world.join("ucsd-ped"),
+            categories: None,
+        }),
+    ];
+    let mut manifests = Vec::new();
+    for source in sources {
+        let store = Store::open(&text(&shards(out, source.name()))?)?;
+        match build(&BuildRequest::new(source, store.clone()), &|_| {}).await {
+            Ok(_) | Err(Error::Exists { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+        manifests.push(Dataset::open(&store).await?.manifest().clone());
+    }
+    Ok(manifests)
+}
+
+fn shards(out: &Path, dataset: &str) -> PathBuf {
+    out.join("shards").join(dataset)
+}
+
+fn text(path: &Path) -> anyhow::Result<String> {
+    Ok(path.to_str().context("a path in UTF-8")?.to_owned())
+}
+
+fn records(run: &Path) -> anyhow::Result<Vec<StepRecord>> {
+    let path = run.join("metrics.jsonl");
+    let rows = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    let rows = rows.lines().map(serde_json::from_str::<StepRecord>);
+    rows.collect::<Result<_, _>>()
+        .with_context(|| path.display().to_string())
+}

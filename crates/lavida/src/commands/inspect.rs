@@ -1,0 +1,205 @@
+//! `lavida inspect`: what is inside a dataset or a checkpoint, and one draw of the sampler replayed as a picture.
+
+use lavida_data::{
+    Error,
+    batch::Batcher,
+    catalog::{Catalog, DataSource},
+    clip::Clip,
+    dataset::Dataset,
+    exposure::Exposure,
+    manifest::Purpose,
+    order::SampleOrder,
+    prompt::{ANSWER_TEMPLATES, Prompt},
+};
+use lavida_dataflow::checkpoints;
+use lavida_report::{canvas::Image, sheet::DrawPicture};
+use lavida_store::Store;
+use lavida_train::settings::Settings;
+use serde_json::{Value, json};
+
+use crate::{cli, config};
+
+pub async fn run(args: cli::Inspect) -> anyhow::Result<()> {
+    let document = match (&args.checkpoint, &args.data, &args.sample) {
+        (Some(uri), _, _) => checkpoint(uri).await?,
+        (_, Some(uri), None) => dataset(uri).await?,
+        (_, Some(uri), Some(sample)) => replay(&args, uri, sample).await?,
+        (None, None, _) => anyhow::bail!("--checkpoint or --data"), // clap asks for one of them
+    };
+    let text = match args.json {
+        true => serde_json::to_string_pretty(&document)?,
+        false => lines(&document, 0),
+    };
+    crate::print_document(&text)
+}
+
+async fn checkpoint(uri: &str) -> anyhow::Result<Value> {
+    let checkpoint = checkpoints::open(uri).await?;
+    let parts = checkpoint.manifest.parts.iter();
+    let parts: Vec<Value> = parts
+        .map(|part| json!({ "name": part.name, "bytes": part.bytes, "blake3": part.blake3 }))
+        .collect();
+    Ok(json!({
+        "checkpoint": checkpoint.uri(),
+        "state": checkpoint.manifest.state,
+        "parts": parts,
+        "settings": toml::from_str::<Value>(&checkpoint.settings_toml().await?)?,
+    }))
+}
+
+async fn dataset(uri: &str) -> anyhow::Result<Value> {
+    let dataset = Dataset::open(&Store::open(uri)?).await?;
+    let manifest = dataset.manifest();
+    Ok(json!({
+        "dataset": manifest.header.dataset,
+        "split": manifest.header.split,
+        "purpose": manifest.header.purpose,
+        "samples": manifest.samples,
+        "frames": manifest.frames,
+        "objects": manifest.objects,
+        "shards": manifest.shards.len(),
+        "bytes": manifest.shards.iter().map(|shard| shard.bytes).sum::<u64>(),
+        "max_categories": manifest.header.max_categories,
+        "eval_categories": manifest.header.eval_categories,
+        "skipped": manifest.skipped,
+        "hash": manifest.hash_hex(),
+    }))
+}
+
+async fn replay(args: &cli::Inspect, uri: &str, sample: &str) -> anyhow::Result<Value> {
+    let source = DataSource {
+        uri: uri.to_owned(),
+        weight: None,
+    };
+    let catalog = Catalog::open(&[source], Purpose::Training).await?;
+    let settings = match &args.config {
+        Some(name) => config::load(name, &args.set)?.settings,
+        None => config::load("embedded:tiny", &["sampler.n_frames=8".to_owned()])?.settings,
+    };
+    let index = catalog.find(sample).ok_or_else(|| {
+        let first = catalog.entries().iter().take(3).map(|e| e.id.as_str());
+        let expected = format!("the id of a sample, such as {}", first.collect::<Vec<_>>().join(", "));
+        Error::invalid("--sample", expected, sample)
+    })?;
+    let (seed, epoch) = match args.step {
+        Some(step) => (settings.seed, epoch_at(&catalog, &settings, step, index)?),
+        None => (args.seed, args.epoch),
+    };
+    let draw = Draw::of(&catalog.read(index).await?, &catalog, &settings, seed, epoch)?;
+    super::predict::write(&args.out, &draw.picture()?.image().png())?;
+    Ok(json!({
+        "sample": sample,
+        "seed": seed,
+        "epoch": epoch,
+        "categories": draw.exposure.categories,
+        "is_true": draw.exposure.is_true,
+        "is_anomaly": draw.exposure.is_anomaly,
+        "frame_labels": draw.exposure.frame_labels,
+        "prompt": draw.prompt,
+        "answer": ANSWER_TEMPLATES[draw.exposure.answer_template],
+        "picture": args.out.display().to_string(),
+    }))
+}
+
+/// The pass over the data in which `step` shows the sample.
+fn epoch_at(catalog: &Catalog, settings: &Settings, step: u64, index: usize) -> anyhow::Result<u64> {
+    let order = SampleOrder::new(catalog, settings.seed);
+    let batch = order.batch(step.saturating_sub(1), settings.train.global_batch);
+    let place = batch.iter().find(|place| place.index == index).ok_or_else(|| {
+        let ids = batch.iter().map(|place| catalog.entry(place.index).id.as_str());
+        let expected = format!("a sample of that step ({})", ids.collect::<Vec<_>>().join(", "));
+        Error::invalid(format!("--step {step}"), expected, &catalog.entry(index).id)
+    })?;
+    Ok(place.epoch)
+}
+
+/// One draw with the frames it shows.
+pub struct Draw {
+    pub clip: Clip,
+    pub exposure: Exposure,
+    pub prompt: String,
+    seed: u64,
+    epoch: u64,
+}
+
+impl Draw {
+    /// What training with these settings draws of `clip`.
+    pub fn of(
+        clip: &Clip,
+        catalog: &Catalog,
+        settings: &Settings,
+        seed: u64,
+        epoch: u64,
+    ) -> anyhow::Result<Self> {
+        let shown = clip.draw_frames(settings.sampler.n_frames, seed, epoch);
+        let clip = clip.select_frames(&shown);
+        let exposure = settings.exposure_sampler(catalog)?.draw(&clip, seed, epoch)?;
+        let prompt = Prompt::new(
+            &exposure.categories,
+            clip.is_video,
+            exposure.user_template,
+            exposure.answer_template,
+        )?;
+        Ok(Self {
+            prompt: prompt.question,
+            clip,
+            exposure,
+            seed,
+            epoch,
+        })
+    }
+
+    /// The draw as a picture: frames, masks, prompt, labels.
+    pub fn picture(&self) -> anyhow::Result<DrawPicture> {
+        let frames = Batcher::decode(&self.clip)?;
+        let images = frames.into_iter();
+        let images = images.map(|f| Image::from_rgb(f.width, f.height, f.pixels));
+        let masks = self.exposure.pixel_masks.iter().map(|mask| match mask {
+            None => Ok(None),
+            Some(mask) => Ok(Some(mask.to_raster()?.iter().map(|v| *v != 0).collect())),
+        });
+        let categories = self.exposure.categories.iter().cloned();
+        Ok(DrawPicture {
+            title: self.clip.id.clone(),
+            subtitle: format!("seed {}, epoch {}", self.seed, self.epoch),
+            prompt: self.prompt.clone(),
+            answer: ANSWER_TEMPLATES[self.exposure.answer_template].to_owned(),
+            categories: categories.zip(self.exposure.is_true.iter().copied()).collect(),
+            is_anomaly: self.exposure.is_anomaly,
+            frames: images.collect(),
+            masks: masks.collect::<Result<_, Error>>()?,
+            frame_labels: self.exposure.frame_labels.clone(),
+        })
+    }
+}
+
+/// A JSON document as indented lines, for people.
+fn lines(value: &Value, depth: usize) -> String {
+    let indent = "  ".repeat(depth);
+    let inline = |value: &Value| match value {
+        Value::String(text) => text.clone(),
+        Value::Array(items) if items.iter().all(|i| !i.is_object() && !i.is_array()) => {
+            let items = items.iter().map(|i| i.as_str().map_or_else(|| i.to_string(), str::to_owned));
+            items.collect::<Vec<_>>().join(", ")
+        }
+        other => other.to_string(),
+    };
+    let entries: Vec<(String, &Value)> = match value {
+        Value::Object(map) => map.iter().map(|(k, v)| (k.clone(), v)).collect(),
+        Value::Array(items) => items.iter().map(|v| ("-".to_owned(), v)).collect(),
+        other => return inline(other),
+    };
+    let entries = entries.into_iter().filter(|(_, v)| !v.is_null());
+    let entries = entries.map(|(key, value)| {
+        let nested = match value {
+            Value::Object(map) => !map.is_empty(),
+            Value::Array(items) => items.iter().any(Value::is_object),
+            _ => false,
+        };
+        match nested {
+            true => format!("{indent}{key}\n{}", lines(value, depth + 1)),
+            false => format!("{indent}{key}: {}", inline(value)),
+        }
+    });
+    entries.collect::<Vec<_>>().join("\n")
+}

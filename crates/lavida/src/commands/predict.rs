@@ -1,0 +1,190 @@
+//! `lavida predict`: one video in, one score a frame out, with pictures of where.
+
+use std::{collections::BTreeSet, path::Path};
+
+use anyhow::Context;
+use lavida_data::{Error, video::VideoReader};
+use lavida_report::{
+    canvas::Image,
+    overlay::MaskStyle,
+    plot::ScorePlot,
+    sheet::masked_frame,
+};
+use serde_json::json;
+
+use crate::{
+    cli,
+    scoring::{FrameSource, Model, Windowing, categories},
+};
+
+/// Frames between two pictures, so that they do not all show the same moment: a share of the video.
+const PICTURE_SPACING: usize = 40;
+/// Largest picture written, px.
+const PICTURE_PX: u32 = 960;
+
+pub async fn run(args: cli::Predict) -> anyhow::Result<()> {
+    let asked = categories(&args.categories)?;
+    if args.interval == 0 {
+        return Err(Error::invalid("--interval", "at least 1", "0").into());
+    }
+    let info = VideoReader::open(&args.video)?.info();
+    let model = Model::open(&args.checkpoint, &args.set).await?;
+    std::fs::create_dir_all(&args.out).with_context(|| args.out.display().to_string())?;
+    let windowing = Windowing {
+        n_frames: model.settings.sampler.n_frames,
+        interval: args.interval,
+        reference_windows: false,
+    };
+    let n_frames = info.n_frames_expected;
+    let mut scores = vec![f32::NAN; n_frames];
+    let mut best = BestMasks::new(args.pictures, n_frames);
+    let mut done = 0;
+    let mut source = FrameSource::file(&args.video)?;
+    model
+        .score(&mut source, windowing, &asked, |frame| {
+            scores[frame.frame] = frame.score;
+            best.offer(frame.frame, frame.score, frame.mask, frame.side);
+            done += 1;
+            if done % 200 == 0 {
+                eprintln!("predict: {done}/{n_frames} frames");
+            }
+        })
+        .await?;
+    let fps = info.fps.unwrap_or(lavida_data::video::ASSUMED_FPS);
+    let pictures = write_pictures(&args.video, &args.out, best.chosen())?;
+    let times = VideoTimes { fps };
+    let document = json!({
+        "video": args.video.display().to_string(),
+        "fps": info.fps,
+        "width": info.width,
+        "height": info.height,
+        "categories": asked,
+        "frames": scores.iter().enumerate().map(|(frame, score)| {
+            json!({ "frame": frame, "time": times.of(frame), "score": score })
+        }).collect::<Vec<_>>(),
+    });
+    write(&args.out.join("scores.json"), &serde_json::to_vec_pretty(&document)?)?;
+    let plot = ScorePlot {
+        title: format!("{}: {}", file_name(&args.video), asked.join(", ")),
+        scores,
+        fps: info.fps,
+        y_label: "object score (logit)".into(),
+        width: 960.0,
+        height: 280.0,
+        ..ScorePlot::default()
+    };
+    write(&args.out.join("scores.svg"), plot.drawing().svg().as_bytes())?;
+    write(&args.out.join("scores.png"), &plot.drawing().image(2.0).png())?;
+    let highest = plot.highest_frame().unwrap_or_default();
+    eprintln!(
+        "predict: {n_frames} frames, highest score {:.3} at frame {highest} ({:.2} s); scores.json, scores.svg, scores.png and \
+         {pictures} pictures in {}",
+        plot.scores.get(highest).copied().unwrap_or(f32::NAN),
+        times.of(highest),
+        args.out.display()
+    );
+    Ok(())
+}
+
+struct VideoTimes {
+    fps: f64,
+}
+
+impl VideoTimes {
+    /// Seconds from the first frame.
+    fn of(&self, frame: usize) -> f64 {
+        frame as f64 / self.fps
+    }
+}
+
+/// Masks of the highest scores, at most one every so many frames.
+struct BestMasks {
+    n: usize,
+    spacing: usize,
+    by_bin: Vec<Option<ChosenMask>>,
+}
+
+/// One mask to draw.
+struct ChosenMask {
+    frame: usize,
+    score: f32,
+    mask: Vec<f32>,
+    side: usize,
+}
+
+impl BestMasks {
+    fn new(n: usize, n_frames: usize) -> Self {
+        let spacing = (n_frames / PICTURE_SPACING).max(1);
+        Self {
+            n,
+            spacing,
+            by_bin: (0..n_frames.div_ceil(spacing)).map(|_| None).collect(),
+        }
+    }
+
+    fn offer(&mut self, frame: usize, score: f32, mask: &[f32], side: usize) {
+        let bin = &mut self.by_bin[frame / self.spacing];
+        if bin.as_ref().is_none_or(|best| score > best.score) {
+            let mask = mask.to_vec();
+            *bin = Some(ChosenMask {
+                frame,
+                score,
+                mask,
+                side,
+            });
+        }
+    }
+
+    fn chosen(self) -> Vec<ChosenMask> {
+        let mut chosen: Vec<ChosenMask> = self.by_bin.into_iter().flatten().collect();
+        chosen.sort_by(|a, b| b.score.total_cmp(&a.score));
+        chosen.truncate(self.n);
+        chosen
+    }
+}
+
+/// Draws the chosen masks on their frames, in a second pass over the video.
+fn write_pictures(video: &Path, out: &Path, chosen: Vec<ChosenMask>) -> anyhow::Result<usize> {
+    let frames: BTreeSet<usize> = chosen.iter().map(|c| c.frame).collect();
+    let Some(last) = frames.last().copied() else {
+        return Ok(0);
+    };
+    for frame in VideoReader::open(video)?.take(last + 1) {
+        let frame = frame?;
+        let Some(best) = chosen.iter().find(|c| c.frame == frame.index) else {
+            continue;
+        };
+        let (width, height) = (frame.image.width, frame.image.height);
+        let image = Image::from_rgb(width, height, frame.image.pixels);
+        let mask = mask_at(&best.mask, best.side, width, height);
+        let style = MaskStyle::prediction();
+        let picture = masked_frame(&image, &[(&mask, style)], PICTURE_PX, PICTURE_PX);
+        let name = format!("frame-{:06}.png", best.frame);
+        write(&out.join(name), &picture.png())?;
+    }
+    Ok(frames.len())
+}
+
+/// `[S, S]` logits as a mask of the frame's size, nearest.
+pub fn mask_at(logits: &[f32], side: usize, width: u32, height: u32) -> Vec<bool> {
+    let grid = [height as usize, width as usize];
+    let resized = super::eval::nearest(logits, side, grid);
+    resized.into_iter().map(|logit| logit > 0.0).collect()
+}
+
+/// Writes a file whole or not at all.
+pub fn write(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    let partial = path.with_extension("partial");
+    let written = std::fs::write(&partial, bytes).and_then(|()| std::fs::rename(&partial, path));
+    written.map_err(|e| {
+        let _ = std::fs::remove_file(&partial); // what is left of a write that failed anyway
+        let what = path.display().to_string();
+        let reason = e.to_string();
+        anyhow::Error::new(Error::Unavailable { what, reason })
+    })
+}
+
+fn file_name(path: &Path) -> String {
+    let name = path.file_name().unwrap_or(path.as_os_str());
+    name.to_string_lossy().into_owned()
+}
