@@ -16,7 +16,8 @@ use crate::build::{BuildRequest, BuildSummary, build};
 use crate::preview::{PreviewSettings, preview};
 use crate::progress::Progress;
 use crate::sources::{
-    Ade20kArgs, CocoArgs, DavisArgs, MevisArgs, SourceSpec, UcsdPedArgs, YoutubeVosArgs,
+    Ade20kArgs, CityscapesArgs, CocoArgs, CocoPanopticArgs, DavisArgs, MapillaryArgs, MevisArgs,
+    RefVideosArgs, ShanghaitechArgs, SourceSpec, UcsdPedArgs, YoutubeVosArgs,
 };
 use crate::stats::stats;
 use crate::synth::{WorldSettings, render};
@@ -51,16 +52,28 @@ pub enum Command {
 pub enum BuildCommand {
     /// COCO instances: a JSON file and a folder of images
     Coco(SourceArgs<CocoArgs>),
+    /// COCO panoptic: things and stuff
+    CocoPanoptic(SourceArgs<CocoPanopticArgs>),
     /// ADE20K scene parsing (ADEChallengeData2016)
     Ade20k(SourceArgs<Ade20kArgs>),
+    /// Cityscapes: street scenes
+    Cityscapes(SourceArgs<CityscapesArgs>),
+    /// Mapillary Vistas 2.0: street scenes
+    Mapillary(SourceArgs<MapillaryArgs>),
     /// DAVIS-2016 and DAVIS-2017
     Davis(SourceArgs<DavisArgs>),
     /// YouTube-VOS
     YoutubeVos(SourceArgs<YoutubeVosArgs>),
     /// MeViS: videos with referring expressions
     Mevis(SourceArgs<MevisArgs>),
+    /// Ref-YouTube-VOS: videos with referring expressions
+    RefYoutubeVos(SourceArgs<RefVideosArgs>),
+    /// Ref-DAVIS, in the layout of Ref-YouTube-VOS
+    RefDavis(SourceArgs<RefVideosArgs>),
     /// UCSD Ped1 and Ped2, for evaluation
     UcsdPed(SourceArgs<UcsdPedArgs>),
+    /// ShanghaiTech Campus, for evaluation
+    Shanghaitech(SourceArgs<ShanghaitechArgs>),
 }
 
 /// A source's own arguments and those of every build.
@@ -210,6 +223,12 @@ impl BuildCommand {
         match self {
             Self::Coco(args) => (SourceSpec::Coco(args.source), args.build),
             Self::Ade20k(args) => (SourceSpec::Ade20k(args.source), args.build),
+            Self::CocoPanoptic(args) => (SourceSpec::CocoPanoptic(args.source), args.build),
+            Self::Cityscapes(args) => (SourceSpec::Cityscapes(args.source), args.build),
+            Self::Mapillary(args) => (SourceSpec::Mapillary(args.source), args.build),
+            Self::RefYoutubeVos(args) => (SourceSpec::RefYoutubeVos(args.source), args.build),
+            Self::RefDavis(args) => (SourceSpec::RefDavis(args.source), args.build),
+            Self::Shanghaitech(args) => (SourceSpec::Shanghaitech(args.source), args.build),
             Self::Davis(args) => (SourceSpec::Davis(args.source), args.build),
             Self::YoutubeVos(args) => (SourceSpec::YoutubeVos(args.source), args.build),
             Self::Mevis(args) => (SourceSpec::Mevis(args.source), args.build),

@@ -12,6 +12,7 @@ pub mod build;
 pub mod cli;
 mod coco_masks;
 mod files;
+mod npy;
 mod palette;
 mod pictures;
 pub mod preview;

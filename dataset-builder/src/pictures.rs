@@ -118,7 +118,8 @@ fn read_mask(path: &Path) -> Result<Vec<u8>, Skip> {
     })
 }
 
-fn check_size(path: &Path, mask: (u32, u32), frame: (u32, u32)) -> Result<(), Skip> {
+/// The [`Skip`] to record when a mask is not of its frame's size (width, height).
+pub fn check_size(path: &Path, mask: (u32, u32), frame: (u32, u32)) -> Result<(), Skip> {
     if mask == frame {
         return Ok(());
     }

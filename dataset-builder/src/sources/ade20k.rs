@@ -8,13 +8,13 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
-use lavida_data::clip::{Clip, ObjectTrack};
 use lavida_data::manifest::{CategorySource, DatasetHeader, Positives};
 use lavida_store::{Error, Result};
 
+use super::class_map::{Class, class_map_unit};
 use super::{Source, Unit, training_header};
 use crate::files::{self, InputDigest};
-use crate::pictures::{IMAGE_ENDINGS, load_index_map, load_picture, masks_by_index};
+use crate::pictures::IMAGE_ENDINGS;
 use crate::skip::{Reason, Skip};
 use crate::video::Naming;
 
@@ -102,6 +102,19 @@ impl Ade20k {
     }
 }
 
+impl Ade20k {
+    fn class_of(&self, index: u8) -> Class<'_> {
+        let Some(class_idx) = usize::from(index).checked_sub(1) else {
+            return Class::Nothing; // unlabelled
+        };
+        match self.names.get(class_idx).map(String::as_str) {
+            Some(name) if BACKGROUND.contains(&name) => Class::Scenery(name),
+            Some(name) => Class::Object(name),
+            None => Class::Unknown,
+        }
+    }
+}
+
 /// The first name of every class: `1<tab>0.1576<tab>11664<tab>1172<tab>wall`, later names after commas.
 ///
 /// Later names are not used: a name that only ever occurs as the true category would give the answer away.
@@ -177,78 +190,11 @@ impl Source for Ade20k {
     }
 
     fn load(&self, unit: usize) -> Result<Unit> {
-        let path = &self.images[unit];
-        let stem = files::stem(path);
-        let picture = match load_picture(path) {
-            Ok(picture) => picture,
-            Err(skip) => return Ok(Unit::skipped(skip)),
-        };
-        let map_path = self.annotations_dir.join(format!("{stem}.png"));
-        let map = match load_index_map(&map_path, picture.width, picture.height) {
-            Ok(map) => map,
-            Err(skip) => return Ok(Unit::skipped(skip)),
-        };
-        let mut skips = Vec::new();
-        let mut present = BTreeSet::new();
-        let mut objects: Vec<ObjectTrack> = Vec::new();
-        for (index, mask) in masks_by_index(&map) {
-            if index == 0 {
-                continue; // unlabelled
-            }
-            let Some(name) = self.names.get(usize::from(index) - 1) else {
-                skips.push(Skip::new(
-                    Reason::UnknownCategory,
-                    map_path.display(),
-                    format!("class indices 0 to {}", self.names.len()),
-                    index,
-                ));
-                continue;
-            };
-            present.insert(name.clone());
-            if !BACKGROUND.contains(&name.as_str()) {
-                objects.push(ObjectTrack {
-                    id: index.to_string(),
-                    category: Some(name.clone()),
-                    descriptions: vec![name.clone()],
-                    masks: vec![Some(mask)],
-                    anomalous: None,
-                });
-            }
-        }
-        if objects.is_empty() {
-            let present: Vec<String> = present.into_iter().collect();
-            skips.push(Skip::new(
-                Reason::BackgroundOnly,
-                path.display(),
-                "a class that is not background",
-                if present.is_empty() {
-                    "no class".to_owned()
-                } else {
-                    present.join(", ")
-                },
-            ));
-            return Ok(Unit {
-                clips: vec![],
-                skips,
-            });
-        }
-        let clip = Clip {
-            id: format!("{}/{stem}/0", self.naming.split),
-            dataset: self.naming.dataset.clone(),
-            video: stem,
-            is_video: false,
-            first_frame: 0,
-            fps: None,
-            width: picture.width,
-            height: picture.height,
-            frames: vec![picture.frame],
-            objects,
-            present_categories: present.into_iter().collect(),
-            frame_labels: None,
-        };
-        Ok(Unit {
-            clips: vec![clip],
-            skips,
-        })
+        let image = &self.images[unit];
+        let video = files::stem(image);
+        let map = self.annotations_dir.join(format!("{video}.png"));
+        Ok(class_map_unit(&self.naming, &video, image, &map, |index| {
+            self.class_of(index)
+        }))
     }
 }

@@ -7,12 +7,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use lavida_data::clip::{Clip, ObjectTrack};
+use lavida_data::clip::ObjectTrack;
 use lavida_data::manifest::{CategorySource, DatasetHeader, Positives};
 use lavida_store::{Error, Result};
 use serde::Deserialize;
 
-use super::{Source, Unit, training_header};
+use super::{Source, Unit, image_clip, training_header};
 use crate::coco_masks::{Segmentation, segmentation_mask};
 use crate::files::{self, InputDigest};
 use crate::pictures::load_picture;
@@ -300,20 +300,8 @@ impl Source for Coco {
                 skips,
             });
         }
-        let clip = Clip {
-            id,
-            dataset: self.naming.dataset.clone(),
-            video: image.id.to_string(),
-            is_video: false,
-            first_frame: 0,
-            fps: None,
-            width: size.0,
-            height: size.1,
-            frames: vec![picture.frame],
-            objects,
-            present_categories: present.into_iter().collect(),
-            frame_labels: None,
-        };
+        let video = image.id.to_string();
+        let clip = image_clip(&self.naming, &video, picture, objects, present);
         Ok(Unit {
             clips: vec![clip],
             skips,

@@ -3,27 +3,39 @@
 //! A source is opened once (annotation files are read, folders listed), then loaded unit by unit, in parallel and in any
 //! order. A unit is an image or a video: what can be read without its neighbours.
 
-mod ade20k;
-mod coco;
-mod davis;
-mod mevis;
-mod ucsd_ped;
-mod youtube_vos;
+pub mod ade20k;
+mod cityscapes;
+mod class_map;
+pub mod coco;
+mod coco_panoptic;
+pub mod davis;
+mod mapillary;
+pub mod mevis;
+mod ref_videos;
+mod shanghaitech;
+pub mod ucsd_ped;
+pub mod youtube_vos;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use lavida_data::clip::Clip;
+use lavida_data::clip::{Clip, ObjectTrack};
 use lavida_data::manifest::{CategorySource, DatasetHeader, Positives, Purpose};
-use lavida_store::Result;
+use lavida_store::{Error, Result};
 
 pub use ade20k::{Ade20k, Ade20kArgs, Ade20kSplit};
+pub use cityscapes::{Cityscapes, CityscapesArgs};
 pub use coco::{Coco, CocoArgs};
+pub use coco_panoptic::{CocoPanoptic, CocoPanopticArgs};
 pub use davis::{Davis, DavisArgs};
+pub use mapillary::{Mapillary, MapillaryArgs};
 pub use mevis::{Mevis, MevisArgs};
+pub use ref_videos::{RefVideos, RefVideosArgs};
+pub use shanghaitech::{Shanghaitech, ShanghaitechArgs};
 pub use ucsd_ped::{UcsdPed, UcsdPedArgs};
 pub use youtube_vos::{YoutubeVos, YoutubeVosArgs};
 
+use crate::pictures::Picture;
 use crate::skip::Skip;
 use crate::video::Naming;
 
@@ -76,16 +88,28 @@ pub trait Source: Send + Sync {
 pub enum SourceSpec {
     /// [`Coco`]
     Coco(CocoArgs),
+    /// [`CocoPanoptic`]
+    CocoPanoptic(CocoPanopticArgs),
     /// [`Ade20k`]
     Ade20k(Ade20kArgs),
+    /// [`Cityscapes`]
+    Cityscapes(CityscapesArgs),
+    /// [`Mapillary`]
+    Mapillary(MapillaryArgs),
     /// [`Davis`]
     Davis(DavisArgs),
     /// [`YoutubeVos`]
     YoutubeVos(YoutubeVosArgs),
     /// [`Mevis`]
     Mevis(MevisArgs),
+    /// [`RefVideos`], one or two objects a draw
+    RefYoutubeVos(RefVideosArgs),
+    /// [`RefVideos`], one object a draw
+    RefDavis(RefVideosArgs),
     /// [`UcsdPed`]
     UcsdPed(UcsdPedArgs),
+    /// [`Shanghaitech`]
+    Shanghaitech(ShanghaitechArgs),
 }
 
 impl SourceSpec {
@@ -93,6 +117,12 @@ impl SourceSpec {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Coco(_) => "coco",
+            Self::CocoPanoptic(_) => "coco-panoptic",
+            Self::Cityscapes(_) => "cityscapes",
+            Self::Mapillary(_) => "mapillary",
+            Self::RefYoutubeVos(_) => "ref-youtube-vos",
+            Self::RefDavis(_) => "ref-davis",
+            Self::Shanghaitech(_) => "shanghaitech",
             Self::Ade20k(_) => "ade20k",
             Self::Davis(_) => "davis",
             Self::YoutubeVos(_) => "youtube-vos",
@@ -110,6 +140,17 @@ impl SourceSpec {
     pub fn open(&self, dataset: &str) -> Result<Box<dyn Source>> {
         Ok(match self {
             Self::Coco(args) => Box::new(Coco::open(args, dataset)?),
+            Self::CocoPanoptic(args) => Box::new(CocoPanoptic::open(args, dataset)?),
+            Self::Cityscapes(args) => Box::new(Cityscapes::open(args, dataset)?),
+            Self::Mapillary(args) => Box::new(Mapillary::open(args, dataset)?),
+            Self::RefYoutubeVos(args) => {
+                let positives = Positives::OneOrTwo;
+                Box::new(RefVideos::open(args, dataset, positives, self.name())?)
+            }
+            Self::RefDavis(args) => {
+                Box::new(RefVideos::open(args, dataset, Positives::One, self.name())?)
+            }
+            Self::Shanghaitech(args) => Box::new(Shanghaitech::open(args, dataset)?),
             Self::Ade20k(args) => Box::new(Ade20k::open(args, dataset)?),
             Self::Davis(args) => Box::new(Davis::open(args, dataset)?),
             Self::YoutubeVos(args) => Box::new(YoutubeVos::open(args, dataset)?),
@@ -136,6 +177,72 @@ fn training_header(
         eval_categories: None,
         true_categories: BTreeMap::new(),
         settings,
+    }
+}
+
+/// The header of an evaluation dataset whose prompt names `categories`.
+fn evaluation_header(naming: &Naming, categories: &[String], source: &str) -> DatasetHeader {
+    DatasetHeader {
+        dataset: naming.dataset.clone(),
+        split: naming.split.clone(),
+        purpose: Purpose::Evaluation,
+        category_source: CategorySource::Vocabulary(categories.to_vec()),
+        max_categories: categories.len(),
+        positives: Positives::All,
+        eval_categories: Some(categories.to_vec()),
+        true_categories: BTreeMap::new(),
+        settings: serde_json::json!({ "source": source }),
+    }
+}
+
+/// The categories to ask for: those of the command line, else of the dataset's own file, else the reference's.
+///
+/// # Errors
+///
+/// [`Error::Invalid`] for an empty list.
+fn category_list(
+    told: Option<&str>,
+    of_dataset: Option<Vec<String>>,
+    reference: &[&str],
+) -> Result<Vec<String>> {
+    let names: Vec<String> = match (told, of_dataset) {
+        (Some(list), _) => list.split(',').map(str::to_owned).collect(),
+        (None, Some(names)) => names,
+        (None, None) => reference.iter().map(|name| (*name).to_owned()).collect(),
+    };
+    let names: Vec<String> = names
+        .iter()
+        .map(|name| name.trim().to_owned())
+        .filter(|name| !name.is_empty())
+        .collect();
+    if names.is_empty() {
+        let expected = "at least one category to ask for";
+        return Err(Error::invalid("categories", expected, "an empty list"));
+    }
+    Ok(names)
+}
+
+/// One image with its objects as a row.
+fn image_clip(
+    naming: &Naming,
+    video: &str,
+    picture: Picture,
+    objects: Vec<ObjectTrack>,
+    present: BTreeSet<String>,
+) -> Clip {
+    Clip {
+        id: format!("{}/{video}/0", naming.split),
+        dataset: naming.dataset.clone(),
+        video: video.to_owned(),
+        is_video: false,
+        first_frame: 0,
+        fps: None,
+        width: picture.width,
+        height: picture.height,
+        frames: vec![picture.frame],
+        objects,
+        present_categories: present.into_iter().collect(),
+        frame_labels: None,
     }
 }
 

@@ -11,12 +11,12 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use lavida_data::clip::ObjectTrack;
-use lavida_data::manifest::{CategorySource, DatasetHeader, Positives, Purpose};
+use lavida_data::manifest::{DatasetHeader, Purpose};
 use lavida_data::mask::RleMask;
 use lavida_store::{Error, Result};
 use serde::Deserialize;
 
-use super::{Source, Unit};
+use super::{Source, Unit, category_list, evaluation_header};
 use crate::files::{self, InputDigest};
 use crate::pictures::{IMAGE_ENDINGS, load_binary_mask, load_index_map, masks_by_index};
 use crate::skip::{Reason, Skip};
@@ -109,22 +109,8 @@ impl UcsdPed {
             )?,
             false => CategoriesFile::default(),
         };
-        let categories = match (&args.categories, sidecar.categories) {
-            (Some(list), _) => list
-                .split(',')
-                .map(|name| name.trim().to_owned())
-                .filter(|name| !name.is_empty())
-                .collect(),
-            (None, Some(categories)) => categories,
-            (None, None) => CATEGORIES.map(str::to_owned).to_vec(),
-        };
-        if categories.is_empty() {
-            return Err(Error::invalid(
-                "categories",
-                "at least one category to ask for",
-                "an empty list",
-            ));
-        }
+        let categories =
+            category_list(args.categories.as_deref(), sidecar.categories, &CATEGORIES)?;
         Ok(Self {
             naming: Naming {
                 dataset: dataset.to_owned(),
@@ -243,15 +229,8 @@ fn other_objects(video: &Video, dir: &Path, skips: &mut Vec<Skip>) -> Result<Vec
 impl Source for UcsdPed {
     fn header(&self) -> DatasetHeader {
         DatasetHeader {
-            dataset: self.naming.dataset.clone(),
-            split: self.naming.split.clone(),
-            purpose: Purpose::Evaluation,
-            category_source: CategorySource::Vocabulary(self.categories.clone()),
-            max_categories: self.categories.len(),
-            positives: Positives::All,
-            eval_categories: Some(self.categories.clone()),
             true_categories: self.true_categories.clone(),
-            settings: serde_json::json!({ "source": "ucsd-ped" }),
+            ..evaluation_header(&self.naming, &self.categories, "ucsd-ped")
         }
     }
 

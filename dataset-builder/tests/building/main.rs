@@ -3,6 +3,7 @@
 mod bad_input;
 mod coco;
 mod command_line;
+mod more_sources;
 mod real_data;
 mod resume;
 mod support;

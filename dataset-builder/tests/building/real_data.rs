@@ -1,9 +1,13 @@
 //! Builds of real samples of COCO, ADE20K and DAVIS, when `LAVIDA_DATA_DIR` says where they lie.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
+use lavida_data::clip::Clip;
 use lavida_dataset_builder::SourceSpec;
-use lavida_dataset_builder::sources::{Ade20kArgs, Ade20kSplit, CocoArgs, DavisArgs};
+use lavida_dataset_builder::sources::{
+    Ade20kArgs, Ade20kSplit, CocoArgs, CocoPanopticArgs, DavisArgs,
+};
 
 use crate::support::{areas, built, object};
 
@@ -11,7 +15,7 @@ use crate::support::{areas, built, object};
 fn data_dir(test: &str) -> Option<PathBuf> {
     let dir = std::env::var_os("LAVIDA_DATA_DIR").map(PathBuf::from);
     if dir.is_none() {
-        println!("{test}: skipped, LAVIDA_DATA_DIR is not set");
+        eprintln!("{test}: skipped, LAVIDA_DATA_DIR is not set");
     }
     dir
 }
@@ -40,6 +44,40 @@ async fn coco_val2017_with_compressed_run_lengths() {
         (person.descriptions[0].as_str(), areas(person)),
         ("person", vec![3528])
     );
+}
+
+/// The same two images annotated twice: as run lengths in the detection format, as colours in the panoptic one.
+#[tokio::test]
+async fn coco_panoptic_agrees_with_the_detection_format_pixel_for_pixel() {
+    let Some(dir) = data_dir("coco-panoptic") else {
+        return;
+    };
+    let dir = dir.join("coco_panoptic");
+    let panoptic = built(SourceSpec::CocoPanoptic(CocoPanopticArgs {
+        json: dir.join("panoptic_examples.json"),
+        panoptic: dir.join("panoptic_examples"),
+        images: dir.join("input_images"),
+        split: "val2017".to_owned(),
+    }))
+    .await;
+    let detection = built(SourceSpec::Coco(CocoArgs {
+        annotations: dir.join("panoptic_coco_detection_format.json"),
+        images: dir.join("input_images"),
+        split: "val2017".to_owned(),
+    }))
+    .await;
+    assert_eq!(panoptic.clips.len(), 2);
+    for (a, b) in panoptic.clips.iter().zip(&detection.clips) {
+        let masks = |clip: &Clip| -> BTreeSet<String> {
+            let masks = clip
+                .objects
+                .iter()
+                .flat_map(|object| object.masks.iter().flatten());
+            masks.map(|mask| mask.counts.clone()).collect()
+        };
+        assert_eq!(a.id, b.id);
+        assert_eq!(masks(a), masks(b));
+    }
 }
 
 #[tokio::test]

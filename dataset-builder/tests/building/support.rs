@@ -110,6 +110,13 @@ pub fn gray_png(indices: &[u8]) -> Vec<u8> {
     png_of(indices, (WIDTH, HEIGHT), png::ColorType::Grayscale)
 }
 
+/// `color` where the index is not 0, black elsewhere.
+pub fn rgb_png(indices: &[u8], color: [u8; 3]) -> Vec<u8> {
+    let pixel = |index: &u8| if *index == 0 { [0; 3] } else { color };
+    let pixels: Vec<u8> = indices.iter().flat_map(pixel).collect();
+    png_of(&pixels, (WIDTH, HEIGHT), png::ColorType::Rgb)
+}
+
 pub fn gray_png_of_size(width: u32, height: u32) -> Vec<u8> {
     png_of(
         &vec![1; (width * height) as usize],
