@@ -4,15 +4,15 @@
 //! order. A unit is an image or a video: what can be read without its neighbours.
 
 pub mod ade20k;
-mod cityscapes;
+pub mod cityscapes;
 mod class_map;
 pub mod coco;
-mod coco_panoptic;
+pub mod coco_panoptic;
 pub mod davis;
-mod mapillary;
+pub mod mapillary;
 pub mod mevis;
-mod ref_videos;
-mod shanghaitech;
+pub mod ref_videos;
+pub mod shanghaitech;
 pub mod ucsd_ped;
 pub mod youtube_vos;
 
