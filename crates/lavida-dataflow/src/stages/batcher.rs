@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use lavida_data::{Result, batch::HostBatch};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
-use super::{sampler, trainer};
+use super::{guarded, sampler, trainer};
 use crate::parts::Drawer;
 
 /// A batch and its place in the order of samples. Batches are joined on a pool and may overtake one another.
@@ -97,7 +97,7 @@ impl<D: Drawer> Batcher<D> {
             let first_position = next_position - samples.len() as u64;
             let epoch = samples.last().map_or(0, |(epoch, _)| *epoch);
             let samples = samples.into_iter().map(|(_, sample)| sample).collect();
-            let batch = drawer.collate(samples).map(|batch| PlacedBatch {
+            let batch = guarded(|| drawer.collate(samples)).map(|batch| PlacedBatch {
                 first_position,
                 batch,
                 epoch,

@@ -1,10 +1,11 @@
 //! First stage: reads clips from the store in the run's order, as many at once as were granted.
 
-use std::{ops::Range, sync::Arc};
+use std::{ops::Range, panic::AssertUnwindSafe, sync::Arc};
 
+use futures::FutureExt;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
-use super::sampler;
+use super::{panicked, sampler};
 use crate::parts::{ClipSource, Drawer};
 
 /// What the reader understands.
@@ -43,7 +44,8 @@ impl<D: Drawer> Actor for ClipReader<D> {
         for position in positions.take(granted) {
             let (source, sampler) = (self.source.clone(), self.sampler.clone());
             tokio::spawn(async move {
-                let clip = source.read(position).await;
+                let read = AssertUnwindSafe(source.read(position)).catch_unwind();
+                let clip = read.await.unwrap_or_else(|panic| Err(panicked(&*panic)));
                 // A pipe that is stopping takes no more clips: not an error.
                 let _ = sampler.cast(sampler::Msg::Clip(clip));
             });

@@ -6,7 +6,7 @@ use lavida_data::{Result, batch::HostBatch};
 use lavida_train::{checkpoint::Snapshot, step::LossTerms, trainer::UpdateReport};
 use ractor::ActorRef;
 
-use super::trainer;
+use super::{guarded, trainer};
 use crate::parts::{Learner, MakeLearner};
 
 /// Work for the device.
@@ -41,7 +41,7 @@ pub fn spawn(make: MakeLearner, trainer: ActorRef<trainer::Msg>) -> std::io::Res
                 let failed = done.is_err();
                 trainer.cast(trainer::Msg::Device(done)).is_ok() && !failed
             };
-            let mut learner = match make() {
+            let mut learner = match guarded(make) {
                 Ok(learner) => learner,
                 Err(error) => {
                     answer(Err(error));
@@ -52,7 +52,8 @@ pub fn spawn(make: MakeLearner, trainer: ActorRef<trainer::Msg>) -> std::io::Res
                 return;
             }
             for job in jobs {
-                if !answer(run(learner.as_mut(), job)) {
+                let done = guarded(|| run(learner.as_mut(), job));
+                if !answer(done) {
                     return;
                 }
             }

@@ -7,3 +7,26 @@ pub mod clip_reader;
 pub mod device;
 pub mod sampler;
 pub mod trainer;
+
+use std::{
+    any::Any,
+    panic::{AssertUnwindSafe, catch_unwind},
+};
+
+use lavida_data::{Error, Result};
+
+/// Runs work off the actors' threads; a panic there becomes an error, so that the pipe ends instead of waiting for an
+/// answer that never comes.
+fn guarded<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| Err(panicked(&*panic)))
+}
+
+/// The error a panic becomes, with its words.
+fn panicked(panic: &(dyn Any + Send)) -> Error {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+    Error::Internal(format!(
+        "a stage panicked: {}",
+        text.unwrap_or("no message")
+    ))
+}

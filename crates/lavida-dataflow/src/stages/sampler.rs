@@ -5,7 +5,7 @@ use std::sync::Arc;
 use lavida_data::Result;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
-use super::{batcher, clip_reader};
+use super::{batcher, clip_reader, guarded};
 use crate::parts::{Drawer, PlacedClip};
 
 /// What the sampler understands.
@@ -53,7 +53,7 @@ impl<D: Drawer> Actor for Sampler<D> {
                 let clip = clip?;
                 let (drawer, batcher) = (self.drawer.clone(), self.batcher.clone());
                 tokio::task::spawn_blocking(move || {
-                    let sample = drawer.draw(&clip);
+                    let sample = guarded(|| drawer.draw(&clip));
                     let _ = batcher.cast(batcher::Msg::Sample(clip.position, clip.epoch, sample));
                 });
             }

@@ -1,0 +1,237 @@
+//! The pipe's own laws, with numbers for clips: demand, order, supervision, accumulation, checkpoints, stop and resume.
+
+#![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
+
+mod fakes;
+
+use fakes::{Case, Event, Fault, How, Ran, loss_of, state};
+use lavida_data::Error;
+use lavida_dataflow::checkpoints;
+use lavida_store::Store;
+use lavida_train::{checkpoint::Snapshot, step::StepRecord};
+use proptest::prelude::*;
+
+async fn records(run: &Store) -> Vec<StepRecord> {
+    let rows = run.get("metrics.jsonl").await.unwrap();
+    let rows = std::str::from_utf8(&rows).unwrap().lines();
+    rows.map(|row| serde_json::from_str(row).unwrap()).collect()
+}
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(future)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn batches_come_in_order_and_clips_in_flight_stay_within_demand(
+        n_steps in 1u64..6,
+        microbatch in 1usize..5,
+        accumulation in 1usize..4,
+        position in 0u64..100,
+        delays in any::<u64>(),
+    ) {
+        let case = Case {
+            position,
+            microbatch,
+            accumulation,
+            delays,
+            ..Case::new(n_steps)
+        };
+        let ran = block_on(case.run());
+        let outcome = ran.outcome.as_ref().unwrap();
+        prop_assert_eq!((outcome.step, outcome.stopped), (n_steps, false));
+        let expected: Vec<u64> = (position..position + n_steps * case.per_step()).collect();
+        prop_assert_eq!(ran.positions(), expected);
+        prop_assert!(ran.most_in_flight <= 2 * microbatch as i64, "{} clips", ran.most_in_flight);
+    }
+
+    #[test]
+    fn stopped_anywhere_and_resumed_every_position_is_learned_from_once(
+        stop_at in 0usize..9,
+        delays in any::<u64>(),
+    ) {
+        let first = Case {
+            stop_at: Some(stop_at),
+            delays,
+            ..Case::new(1_000_000)
+        };
+        let (ran, rest) = block_on(async {
+            let ran = first.run().await;
+            let newest = checkpoints::newest(&first.run).await.unwrap().unwrap().manifest.state;
+            let rest = Case {
+                steps: newest.step..newest.step + 3,
+                position: newest.position,
+                run: first.run.clone(),
+                delays,
+                ..Case::new(0)
+            };
+            (ran, rest.run().await)
+        });
+        let outcome = ran.outcome.as_ref().unwrap();
+        prop_assert!(outcome.stopped);
+        prop_assert!(outcome.step >= (stop_at as u64).div_ceil(2).max(1));
+        // The step under way was finished, nothing was begun after it, and the last thing done was the snapshot.
+        let learned = ran.positions().len() as u64;
+        prop_assert_eq!(learned, outcome.step * first.per_step());
+        prop_assert_eq!(ran.events.last(), Some(&Event::Snapshot(learned)));
+        let all = [ran.positions(), rest.positions()].concat();
+        let expected: Vec<u64> = (0..learned + 3 * first.per_step()).collect();
+        prop_assert_eq!(all, expected);
+    }
+}
+
+#[tokio::test]
+async fn a_step_is_its_microbatches_then_one_update_and_its_loss_is_their_mean() {
+    let case = Case {
+        accumulation: 3,
+        ..Case::new(2)
+    };
+    let ran = case.run().await;
+    let batch = |first: u64| Event::Microbatch(vec![first, first + 1]);
+    let expected = [
+        batch(0),
+        batch(2),
+        batch(4),
+        Event::Update,
+        batch(6),
+        batch(8),
+        batch(10),
+        Event::Update,
+        Event::Snapshot(12),
+    ];
+    assert_eq!(ran.events, expected);
+    let losses: Vec<f32> = records(&case.run).await.iter().map(|r| r.losses.loss).collect();
+    assert_eq!(losses, [loss_of(&[0, 1, 2, 3, 4, 5]), loss_of(&[6, 7, 8, 9, 10, 11])]);
+}
+
+#[tokio::test]
+async fn a_record_says_which_samples_and_which_pass_its_step_was() {
+    let case = Case::new(4);
+    case.run().await.outcome.unwrap();
+    let records = records(&case.run).await;
+    let digest = |step: u64| {
+        let ids: Vec<String> = (4 * (step - 1)..4 * step).map(|p| p.to_string()).collect();
+        lavida_train::step::sample_digest(ids.iter().map(String::as_str))
+    };
+    for (i, record) in records.iter().enumerate() {
+        assert_eq!(record.step, i as u64 + 1);
+        assert_eq!(record.sample_digest, digest(record.step));
+        assert_eq!(record.epoch, (4 * record.step - 1) / 10);
+        assert!(record.data_seconds <= record.seconds, "{record:?}");
+    }
+    assert_eq!(records.len(), 4);
+}
+
+#[tokio::test]
+async fn checkpoints_are_taken_every_so_many_steps_and_at_the_end() {
+    let case = Case {
+        checkpoint_every: 3,
+        ..Case::new(8)
+    };
+    let ran = case.run().await;
+    assert_eq!(checkpoints::committed(&case.run).await.unwrap(), [3, 6, 8]);
+    let snapshots = ran.events.iter().filter(|e| matches!(e, Event::Snapshot(_)));
+    let at: Vec<_> = [12, 24, 32].map(Event::Snapshot).into();
+    assert_eq!(snapshots.cloned().collect::<Vec<_>>(), at);
+}
+
+#[tokio::test]
+async fn a_last_step_that_is_due_anyway_is_committed_once() {
+    let case = Case {
+        checkpoint_every: 2,
+        keep_last: 2,
+        ..Case::new(6)
+    };
+    case.run().await.outcome.unwrap();
+    assert_eq!(checkpoints::committed(&case.run).await.unwrap(), [4, 6]);
+}
+
+#[tokio::test]
+async fn going_on_keeps_one_row_a_step() {
+    let first = Case::new(3);
+    first.run().await.outcome.unwrap();
+    let second = Case {
+        steps: 3..5,
+        position: 12,
+        run: first.run.clone(),
+        ..Case::new(0)
+    };
+    let ran = second.run().await;
+    assert_eq!(ran.positions(), (12..20).collect::<Vec<_>>());
+    let steps: Vec<u64> = records(&first.run).await.iter().map(|r| r.step).collect();
+    assert_eq!(steps, [1, 2, 3, 4, 5]);
+}
+
+/// The places where work is done for the pipe.
+const PLACES: [fn(How) -> Fault; 7] = [
+    Fault::Read,
+    Fault::Draw,
+    Fault::Collate,
+    Fault::Make,
+    Fault::Microbatch,
+    Fault::Update,
+    Fault::Snapshot,
+];
+
+async fn failing(fault: Fault, delays: u64) -> (Ran, Store) {
+    let case = Case {
+        fault: Some(fault),
+        delays,
+        ..Case::new(50)
+    };
+    (case.run().await, case.run)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failure_anywhere_ends_the_run_with_that_very_error() {
+    for place in PLACES {
+        let fault = place(How::Unavailable);
+        for delays in [0, 1, 2] {
+            let (ran, run) = failing(fault, delays).await;
+            let error = ran.outcome.unwrap_err();
+            assert!(
+                matches!(&error, Error::Unavailable { what, .. } if *what == format!("{fault:?}")),
+                "{fault:?}: {error}"
+            );
+            assert_eq!(checkpoints::committed(&run).await.unwrap(), [0u64; 0]);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_panic_anywhere_ends_the_run_as_an_internal_error_that_repeats_its_words() {
+    for place in PLACES {
+        let fault = place(How::Panic);
+        let (ran, _) = failing(fault, 1).await;
+        let error = ran.outcome.unwrap_err();
+        let words = format!("told to panic in {fault:?}");
+        assert!(
+            matches!(&error, Error::Internal(text) if text.contains(&words)),
+            "{fault:?}: {error}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_commit_that_another_worker_made_first_ends_the_run_as_fenced() {
+    let case = Case {
+        checkpoint_every: 2,
+        ..Case::new(6)
+    };
+    let theirs = Snapshot {
+        state: state(4, 16, 9),
+        parts: Default::default(),
+    };
+    checkpoints::commit(&case.run, theirs, 9).await.unwrap();
+    let error = case.run().await.outcome.unwrap_err();
+    assert!(
+        matches!(error, Error::Fenced { ours: 0, theirs: 9, .. }),
+        "{error}"
+    );
+    let newest = checkpoints::newest(&case.run).await.unwrap().unwrap();
+    assert_eq!(newest.manifest.state.generation, 9);
+}
