@@ -15,6 +15,7 @@ mod compression;
 mod full;
 mod gradients;
 mod loss;
+mod metrics;
 mod mllm;
 mod prep;
 mod projector;

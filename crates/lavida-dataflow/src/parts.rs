@@ -40,7 +40,6 @@ pub trait Drawer: Send + Sync + 'static {
     fn collate(&self, samples: Vec<Self::Sample>) -> Result<HostBatch>;
 }
 
-
 /// Holds model and optimizer; lives on the device's thread, so it needs not be `Send`.
 pub trait Learner {
     /// Forward and backward; gradients add up until [`Learner::update`].

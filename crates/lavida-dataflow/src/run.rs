@@ -58,7 +58,10 @@ pub enum RunOutcome {
 
 impl Run {
     /// Runs to the last step, or until `stop` resolves; what was done is committed either way.
-    pub async fn execute(self, stop: impl Future<Output = ()> + Send + 'static) -> Result<RunOutcome> {
+    pub async fn execute(
+        self,
+        stop: impl Future<Output = ()> + Send + 'static,
+    ) -> Result<RunOutcome> {
         let settings = self.settings.clone();
         let resumed = checkpoints::newest(&self.store).await?;
         let state = match &resumed {
@@ -93,7 +96,10 @@ impl Run {
             self.clock.clone(),
         );
         if resumed.is_some() {
-            progress.line(&format!("going on from the checkpoint of step {}", state.step));
+            progress.line(&format!(
+                "going on from the checkpoint of step {}",
+                state.step
+            ));
         }
         let log = MetricsLog::open(&self.store, state.step, self.clock.clone()).await?;
         let drawer = TrainingDrawer {
@@ -157,7 +163,8 @@ impl Run {
         let toml = checkpoint.settings_toml().await?;
         let began: Settings = toml::from_str(&toml)
             .map_err(|e| Error::corrupt(checkpoint.uri(), "settings of this version", e))?;
-        if let Some((key, began, now)) = differing(&comparable(&began), &comparable(&self.settings)) {
+        if let Some((key, began, now)) = differing(&comparable(&began), &comparable(&self.settings))
+        {
             return Err(Error::invalid(
                 format!("{}: {key}", self.store.uri()),
                 format!("{began}, as the run began (or another --out)"),
@@ -181,7 +188,9 @@ fn comparable(settings: &Settings) -> toml::Table {
 
 /// The first key whose values differ.
 fn differing(began: &toml::Table, now: &toml::Table) -> Option<(String, String, String)> {
-    let keys = began.keys().chain(now.keys().filter(|k| !began.contains_key(*k)));
+    let keys = began
+        .keys()
+        .chain(now.keys().filter(|k| !began.contains_key(*k)));
     for key in keys {
         match (began.get(key), now.get(key)) {
             (Some(toml::Value::Table(a)), Some(toml::Value::Table(b))) => {

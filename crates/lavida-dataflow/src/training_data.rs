@@ -72,7 +72,9 @@ impl Drawer for TrainingDrawer {
                 self.batcher.sample(&clip, &frames, &exposure)
             }
             Stage::Grounding => {
-                let names = self.sampler.draw_names(&clip, seed, epoch, self.max_names)?;
+                let names = self
+                    .sampler
+                    .draw_names(&clip, seed, epoch, self.max_names)?;
                 self.batcher.grounding_sample(&clip, &frames, &names)
             }
         }

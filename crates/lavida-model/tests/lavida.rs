@@ -231,7 +231,8 @@ fn attention_of_names_needs_no_mllm() {
     let batch = together(&clips(&device));
     let attention = model
         .ground(batch.frames, &batch.category_ids, &batch.layout)
-        .unwrap();
+        .unwrap()
+        .attention;
     assert_eq!(attention.dims(), [3, 3, 16]);
     assert_same_values(attention.sum_dim(2), vec![Tensor::ones([3, 3, 1], &device)]);
 }

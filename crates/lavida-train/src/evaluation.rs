@@ -127,11 +127,7 @@ impl EvaluationReport {
 }
 
 /// The frames of all videos that have such scores, in one ranking; padded once, over the concatenation.
-fn pooled(
-    videos: &[VideoScores],
-    pads: bool,
-    pick: fn(&VideoScores) -> Option<&[f32]>,
-) -> Ranking {
+fn pooled(videos: &[VideoScores], pads: bool, pick: fn(&VideoScores) -> Option<&[f32]>) -> Ranking {
     let mut ranking = Ranking::default();
     for video in videos {
         if let Some(scores) = pick(video) {
@@ -156,7 +152,11 @@ impl VideoReport {
             frames: n,
             anomalous_frames: video.frame_labels.iter().filter(|l| **l).count(),
             frame_auc: auc(&scores, &labels),
-            mean_score: video.frame_scores.iter().map(|s| f64::from(*s)).sum::<f64>()
+            mean_score: video
+                .frame_scores
+                .iter()
+                .map(|s| f64::from(*s))
+                .sum::<f64>()
                 / n.max(1) as f64,
         }
     }

@@ -39,6 +39,9 @@ pub struct LossWeights {
     pub grounding_present: f64,
     /// Grounding stage: attention mass of an absent name off the background.
     pub grounding_absent: f64,
+    /// Grounding stage: distance of the frame features from unit scale. Sharp attention is cheapest bought with large
+    /// features, which the mask decoder then cannot read; pretrained encoders have no such need.
+    pub grounding_scale: f64,
 }
 
 impl Default for LossWeights {
@@ -51,6 +54,7 @@ impl Default for LossWeights {
             object: 2.0,
             grounding_present: 2.0,
             grounding_absent: 1.0,
+            grounding_scale: 0.1,
         }
     }
 }
@@ -195,6 +199,17 @@ impl GroundingLosses {
     }
 }
 
+/// How far features are from unit scale: the squared logarithm of their mean square; `[1]`, zero at unit scale.
+///
+/// # Shapes
+///
+/// - features: `[N, P, E]`
+pub fn scale_loss(features: Tensor<3>) -> Tensor<1> {
+    let mean_square = (features.clone() * features).mean();
+    let distance = mean_square.add_scalar(SMALLEST_MASS).log();
+    distance.clone() * distance
+}
+
 /// How far the attention of names is from what they name.
 ///
 /// A name owns the cells it covers by more than [`COVERED_SHARE`]; background is what no name touches, so the names of
@@ -283,6 +298,19 @@ mod tests {
         found
             .into_data()
             .assert_approx_eq::<f32>(&expected, Tolerance::absolute(1e-5));
+    }
+
+    #[test]
+    fn only_unit_scale_costs_nothing() {
+        let device = Device::default();
+        let features = Tensor::<3>::from_data([[[1.0, -1.0]], [[-1.0, 1.0]]], &device);
+        close(scale_loss(features.clone()), 0.0);
+        let squared_log_of_four = 4f32.ln() * 4f32.ln();
+        close(
+            scale_loss(features.clone().mul_scalar(2.0)),
+            squared_log_of_four,
+        );
+        close(scale_loss(features.mul_scalar(0.5)), squared_log_of_four);
     }
 
     #[test]

@@ -77,7 +77,9 @@ pub fn plan(settings: &Settings) -> Result<Plan> {
     let compression = settings.compression.config();
     let policies = settings.policies();
     let model = Lavida::undrawn(&config, &compression, special, &Device::flex());
-    let model = model.with_policies(&policies, settings.seed).map_err(model_error)?;
+    let model = model
+        .with_policies(&policies, settings.seed)
+        .map_err(model_error)?;
     let modules: Vec<ModulePlan> = policies
         .counts(&model, DEPTH)
         .into_iter()
@@ -120,9 +122,7 @@ fn activation_values(settings: &Settings, config: &LavidaConfig) -> u64 {
     let n_clips = settings.train.microbatch as u64;
     let n_frames = n_clips * settings.sampler.n_frames as u64;
     let policies = settings.policies();
-    let trains = |prefix: &str| {
-        policies.of(prefix) != lavida_model::policy::TrainPolicy::Frozen
-    };
+    let trains = |prefix: &str| policies.of(prefix) != lavida_model::policy::TrainPolicy::Frozen;
     let encoder = match trains("seg_model.image_encoder") {
         true => n_frames * hiera_values(config),
         false => 0,

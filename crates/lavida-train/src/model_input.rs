@@ -33,8 +33,16 @@ pub fn layout(batch: &HostBatch) -> ClipLayout {
 
 /// `[N, S, S]` y^p as 0 and 1.
 pub fn pixel_targets(batch: &HostBatch, device: &Device) -> Tensor<3> {
-    let values: Vec<f32> = batch.pixel_masks.values.iter().map(|v| f32::from(*v)).collect();
-    Tensor::from_data(TensorData::new(values, batch.pixel_masks.shape.clone()), device)
+    let values: Vec<f32> = batch
+        .pixel_masks
+        .values
+        .iter()
+        .map(|v| f32::from(*v))
+        .collect();
+    Tensor::from_data(
+        TensorData::new(values, batch.pixel_masks.shape.clone()),
+        device,
+    )
 }
 
 /// What the names of each frame cover, clips with fewer names padded.
@@ -65,11 +73,18 @@ pub fn grounding_targets(
 }
 
 fn float_tensor<const D: usize>(array: &Array<f32>, device: &Device) -> Tensor<D> {
-    Tensor::from_data(TensorData::new(array.values.clone(), array.shape.clone()), device)
+    Tensor::from_data(
+        TensorData::new(array.values.clone(), array.shape.clone()),
+        device,
+    )
 }
 
 /// The rows of a matrix.
 pub fn rows(array: &Array<i64>) -> Vec<Vec<i64>> {
     let width = array.shape[1].max(1);
-    array.values.chunks_exact(width).map(<[i64]>::to_vec).collect()
+    array
+        .values
+        .chunks_exact(width)
+        .map(<[i64]>::to_vec)
+        .collect()
 }

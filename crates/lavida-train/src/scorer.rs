@@ -61,9 +61,8 @@ impl Scorer {
     pub fn score(&self, batch: &HostBatch) -> Result<FrameScores> {
         let input = model_input(batch, &self.device);
         let output = self.model.forward(&input, self.mode).map_err(model_error)?;
-        let values = |data: burn::tensor::TensorData| {
-            data.try_into_vec::<f32>().expect("scores are f32")
-        };
+        let values =
+            |data: burn::tensor::TensorData| data.try_into_vec::<f32>().expect("scores are f32");
         let frame_scores = values(output.object_logits.into_data());
         if let Some(frame) = frame_scores.iter().position(|s| !s.is_finite()) {
             return Err(Error::Internal(format!(

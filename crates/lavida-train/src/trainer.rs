@@ -15,7 +15,8 @@ use lavida_model::{
 use crate::{
     checkpoint::{self, Snapshot, TrainState},
     losses::{
-        IouSupervision, MaskPrediction, grounding_losses, language_loss, segmentation_losses,
+        IouSupervision, MaskPrediction, grounding_losses, language_loss, scale_loss,
+        segmentation_losses,
     },
     model_input::{grounding_targets, layout, model_input, pixel_targets, rows},
     optimizer::{AdamW, FlatGradients, TrainableParameter},
@@ -118,7 +119,10 @@ impl Trainer {
         });
         let trainable = trainable.collect();
         let mut optimizer = AdamW::new(settings.optimizer.clone(), trainable, device);
-        if let InitialWeights::Resume { optimizer: moments, .. } = &initial {
+        if let InitialWeights::Resume {
+            optimizer: moments, ..
+        } = &initial
+        {
             let moments = weights::read_safetensors(moments)
                 .map_err(|e| Error::corrupt(checkpoint::OPTIMIZER, "safetensors", e))?;
             optimizer.restore(state.step, moments)?;
@@ -137,7 +141,9 @@ impl Trainer {
 
     /// The model as it stands.
     pub fn model(&self) -> &Lavida {
-        self.model.as_ref().expect("only an update takes the model, and puts it back")
+        self.model
+            .as_ref()
+            .expect("only an update takes the model, and puts it back")
     }
 
     /// Forward and backward of one microbatch; gradients add up until [`Trainer::update`].
@@ -265,10 +271,13 @@ impl Trainer {
         })?;
         let input = model_input(batch, &self.device);
         let ids = rows(&batch.category_ids);
-        let attention = self.model().ground(input.frames, &ids, &layout(batch));
+        let grounding = self.model().ground(input.frames, &ids, &layout(batch));
+        let grounding = grounding.map_err(model_error)?;
         let targets = grounding_targets(batch, coverage, &self.device);
-        let g = grounding_losses(attention.map_err(model_error)?, targets);
-        let loss = g.weighted(&self.settings.train.losses);
+        let g = grounding_losses(grounding.attention, targets);
+        let weights = &self.settings.train.losses;
+        let scale = scale_loss(grounding.frame_features);
+        let loss = g.weighted(weights) + scale.mul_scalar(weights.grounding_scale);
         let values = read_scalars(vec![g.present, g.absent, loss.clone()]);
         let terms = LossTerms {
             grounding_present_loss: Some(values[0]),

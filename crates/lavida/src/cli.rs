@@ -155,7 +155,12 @@ pub struct Inspect {
     #[arg(long, default_value_t = 44, requires = "sample")]
     pub seed: u64,
     /// Pass over the data of the draw
-    #[arg(long, default_value_t = 0, requires = "sample", conflicts_with = "step")]
+    #[arg(
+        long,
+        default_value_t = 0,
+        requires = "sample",
+        conflicts_with = "step"
+    )]
     pub epoch: u64,
     /// Step of the draw, instead of its epoch: takes global batch, seed and mixing from --config
     #[arg(long, value_name = "N", requires = "config")]

@@ -26,7 +26,8 @@ pub fn load(name: &str, overrides: &[String]) -> Result<Loaded> {
     if let Some(embedded) = name.strip_prefix("embedded:") {
         let file = format!("{embedded}.toml");
         let text = resolve(&file).ok_or_else(|| {
-            let known = EMBEDDED.map(|(file, _)| format!("embedded:{}", file.trim_end_matches(".toml")));
+            let known =
+                EMBEDDED.map(|(file, _)| format!("embedded:{}", file.trim_end_matches(".toml")));
             lavida_data::Error::invalid("--config", known.join(" or "), name)
         })?;
         return Ok(Loaded {

@@ -10,6 +10,10 @@ use std::process::ExitCode;
 use clap::Parser;
 use cli::{Cli, Command};
 
+/// Tensors come and go by the thousand a step; the system's allocator hands their pages back to the kernel each time.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Exit code of an error that is nobody's fault we know of.
 const FAILED: u8 = 1;
 
@@ -48,7 +52,9 @@ fn run(command: Command) -> anyhow::Result<()> {
 }
 
 fn exit_code(error: &anyhow::Error) -> u8 {
-    let known = error.chain().find_map(|e| e.downcast_ref::<lavida_data::Error>());
+    let known = error
+        .chain()
+        .find_map(|e| e.downcast_ref::<lavida_data::Error>());
     known.map_or(FAILED, lavida_data::Error::exit_code)
 }
 

@@ -91,11 +91,13 @@ impl Model {
             for window in group {
                 let frames = video.frames(window).await?;
                 let exposure = Exposure::unlabelled(frames.len(), categories);
-                samples.push(self.batcher.unlabelled(&video.name(), true, &frames, &exposure)?);
+                samples.push(
+                    self.batcher
+                        .unlabelled(&video.name(), true, &frames, &exposure)?,
+                );
             }
-            let scored = tokio::task::block_in_place(|| {
-                self.scorer.score(&self.batcher.collate(samples)?)
-            })?;
+            let scored =
+                tokio::task::block_in_place(|| self.scorer.score(&self.batcher.collate(samples)?))?;
             let frames = scored.frame_scores.iter().zip(&scored.pixel_scores);
             let ranges = group.iter().flat_map(|window| &window.scored);
             for ((score, mask), range) in frames.zip(ranges) {
@@ -193,7 +195,11 @@ impl FrameSource {
                     kept.insert(frame.index, frame.image);
                 }
                 let span = last - first + 1;
-                let frames = window.frames.iter().map(|frame| kept[frame].clone()).collect();
+                let frames = window
+                    .frames
+                    .iter()
+                    .map(|frame| kept[frame].clone())
+                    .collect();
                 // The aligned last window may begin inside this one; nothing before its reach is needed again.
                 kept.retain(|frame, _| frame + span > last);
                 Ok(frames)

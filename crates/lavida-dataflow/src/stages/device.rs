@@ -32,7 +32,10 @@ pub enum Done {
 }
 
 /// Starts the thread. It ends when the sender is dropped or the trainer is gone.
-pub fn spawn(make: MakeLearner, trainer: ActorRef<trainer::Msg>) -> std::io::Result<mpsc::Sender<Job>> {
+pub fn spawn(
+    make: MakeLearner,
+    trainer: ActorRef<trainer::Msg>,
+) -> std::io::Result<mpsc::Sender<Job>> {
     let (sender, jobs) = mpsc::channel();
     std::thread::Builder::new()
         .name("lavida-device".into())

@@ -33,7 +33,11 @@ impl<D: Drawer> Actor for Sampler<D> {
     type State = Option<ActorRef<clip_reader::Msg>>;
     type Arguments = ();
 
-    async fn pre_start(&self, _: ActorRef<Msg<D>>, (): ()) -> Result<Self::State, ActorProcessingErr> {
+    async fn pre_start(
+        &self,
+        _: ActorRef<Msg<D>>,
+        (): (),
+    ) -> Result<Self::State, ActorProcessingErr> {
         Ok(None)
     }
 

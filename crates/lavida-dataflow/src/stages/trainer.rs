@@ -166,7 +166,9 @@ impl Actor for Trainer {
             Msg::Committed(step) => {
                 state.committing = false;
                 state.log.flush().await?;
-                state.progress.line(&format!("checkpoint of step {step} committed"));
+                state
+                    .progress
+                    .line(&format!("checkpoint of step {step} committed"));
             }
             Msg::Stop => state.stopping = true,
         }
@@ -203,7 +205,11 @@ impl Trainer {
         Ok(())
     }
 
-    fn finish_step(&self, update: UpdateReport, state: &mut State) -> Result<(), ActorProcessingErr> {
+    fn finish_step(
+        &self,
+        update: UpdateReport,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
         state.step += 1;
         let now = self.clock.monotonic();
         let record = StepRecord {
@@ -255,7 +261,10 @@ impl Trainer {
             return Ok(());
         };
         state.on_device = true;
-        state.device.send(job).map_err(|_| "the device thread is gone")?;
+        state
+            .device
+            .send(job)
+            .map_err(|_| "the device thread is gone")?;
         Ok(())
     }
 

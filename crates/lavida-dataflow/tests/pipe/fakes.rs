@@ -119,7 +119,9 @@ impl Case {
             stop: stop_sender,
         };
         let clock: Arc<dyn Clock> = Arc::new(SteppingClock::new(Duration::from_millis(1)));
-        let log = MetricsLog::open(&self.run, self.steps.start, clock.clone()).await.unwrap();
+        let log = MetricsLog::open(&self.run, self.steps.start, clock.clone())
+            .await
+            .unwrap();
         let per_step = self.microbatch * self.accumulation;
         let fault = self.fault;
         let pipeline = Pipeline {
@@ -144,7 +146,13 @@ impl Case {
             checkpoint_every: self.checkpoint_every,
             keep_last: self.keep_last,
             log,
-            progress: Progress::new("test", self.steps.start, self.steps.end, per_step, clock.clone()),
+            progress: Progress::new(
+                "test",
+                self.steps.start,
+                self.steps.end,
+                per_step,
+                clock.clone(),
+            ),
             clock,
         };
         let stop = asked.then(|asked| async move {
@@ -212,7 +220,9 @@ impl ClipSource for FakeSource {
     fn read(&self, position: u64) -> BoxFuture<'_, Result<PlacedClip>> {
         async move {
             let in_flight = self.watch.in_flight.fetch_add(1, Ordering::SeqCst) + 1;
-            self.watch.most_in_flight.fetch_max(in_flight, Ordering::SeqCst);
+            self.watch
+                .most_in_flight
+                .fetch_max(in_flight, Ordering::SeqCst);
             for _ in 0..turns(self.delays, position) {
                 tokio::task::yield_now().await;
             }
@@ -282,7 +292,11 @@ impl Learner for FakeLearner {
         if self.stop_at == Some(self.n_microbatches) {
             let _ = self.stop.take().unwrap().send(());
         }
-        let positions: Vec<u64> = batch.clip_ids.iter().map(|id| id.parse().unwrap()).collect();
+        let positions: Vec<u64> = batch
+            .clip_ids
+            .iter()
+            .map(|id| id.parse().unwrap())
+            .collect();
         let loss = loss_of(&positions);
         let n = positions.len() as i64;
         self.note(Event::Microbatch(positions));

@@ -104,8 +104,15 @@ async fn a_step_is_its_microbatches_then_one_update_and_its_loss_is_their_mean()
         Event::Snapshot(12),
     ];
     assert_eq!(ran.events, expected);
-    let losses: Vec<f32> = records(&case.run).await.iter().map(|r| r.losses.loss).collect();
-    assert_eq!(losses, [loss_of(&[0, 1, 2, 3, 4, 5]), loss_of(&[6, 7, 8, 9, 10, 11])]);
+    let losses: Vec<f32> = records(&case.run)
+        .await
+        .iter()
+        .map(|r| r.losses.loss)
+        .collect();
+    assert_eq!(
+        losses,
+        [loss_of(&[0, 1, 2, 3, 4, 5]), loss_of(&[6, 7, 8, 9, 10, 11])]
+    );
 }
 
 #[tokio::test]
@@ -134,7 +141,10 @@ async fn checkpoints_are_taken_every_so_many_steps_and_at_the_end() {
     };
     let ran = case.run().await;
     assert_eq!(checkpoints::committed(&case.run).await.unwrap(), [3, 6, 8]);
-    let snapshots = ran.events.iter().filter(|e| matches!(e, Event::Snapshot(_)));
+    let snapshots = ran
+        .events
+        .iter()
+        .filter(|e| matches!(e, Event::Snapshot(_)));
     let at: Vec<_> = [12, 24, 32].map(Event::Snapshot).into();
     assert_eq!(snapshots.cloned().collect::<Vec<_>>(), at);
 }
@@ -229,7 +239,14 @@ async fn a_commit_that_another_worker_made_first_ends_the_run_as_fenced() {
     checkpoints::commit(&case.run, theirs, 9).await.unwrap();
     let error = case.run().await.outcome.unwrap_err();
     assert!(
-        matches!(error, Error::Fenced { ours: 0, theirs: 9, .. }),
+        matches!(
+            error,
+            Error::Fenced {
+                ours: 0,
+                theirs: 9,
+                ..
+            }
+        ),
         "{error}"
     );
     let newest = checkpoints::newest(&case.run).await.unwrap().unwrap();

@@ -113,6 +113,16 @@ pub struct ModelOutput {
     pub answer: Option<AnswerPrediction>,
 }
 
+/// What the grounding stage looks at.
+#[derive(Clone, Debug)]
+pub struct Grounding {
+    /// `[N, K, P]` the projector's cross attention, mean over heads; rows sum to one, rows of padded categories repeat the
+    /// clip's first.
+    pub attention: Tensor<3>,
+    /// `[N, P, E]` what was attended to.
+    pub frame_features: Tensor<3>,
+}
+
 impl Lavida {
     /// A model whose values are all drawn now, from `seed` alone.
     pub fn init(
@@ -226,13 +236,12 @@ impl Lavida {
         })
     }
 
-    /// Where each category looks in each frame: the projector's cross attention, mean over heads. Runs CLIP, SAM2's
-    /// encoder and that attention, nothing else.
+    /// Where each category looks in each frame. Runs CLIP, SAM2's encoder and the projector's cross attention, nothing
+    /// else.
     ///
     /// # Shapes
     ///
     /// - frames: `[N, 3, S, S]`, category_ids: `[C]` as in [`ModelInput`]
-    /// - output: `[N, K, P]`, rows sum to one; rows of padded categories repeat the clip's first
     ///
     /// # Errors
     ///
@@ -242,15 +251,18 @@ impl Lavida {
         frames: Tensor<4>,
         category_ids: &[Vec<i64>],
         layout: &ClipLayout,
-    ) -> Result<Tensor<3>> {
+    ) -> Result<Grounding> {
         let category_features = self.category_features(category_ids)?;
         let frames = self.seg_model.sam2.encode(frames);
-        Ok(self.seg_model.multi_scale_projector.category_attention(
-            category_features,
-            frames.top,
-            frames.top_positions,
-            layout,
-        ))
+        Ok(Grounding {
+            attention: self.seg_model.multi_scale_projector.category_attention(
+                category_features,
+                frames.top.clone(),
+                frames.top_positions,
+                layout,
+            ),
+            frame_features: frames.top,
+        })
     }
 
     /// Features of texts, `[C, D_t]`. Each different text is read once, without the padding behind it.

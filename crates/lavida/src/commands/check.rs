@@ -12,7 +12,11 @@ pub async fn run(args: cli::Check) -> anyhow::Result<()> {
     if !args.data.is_empty() {
         let catalog = open_catalog(&args.data, &settings.sampler.weights).await?;
         settings.exposure_sampler(&catalog)?;
-        eprintln!("check: {} samples in {} datasets", catalog.len(), catalog.datasets().len());
+        eprintln!(
+            "check: {} samples in {} datasets",
+            catalog.len(),
+            catalog.datasets().len()
+        );
     }
     if let Err(error) = device::named(&settings.device) {
         eprintln!("check: {error}"); // the plan holds for any device
@@ -31,14 +35,20 @@ pub async fn run(args: cli::Check) -> anyhow::Result<()> {
 }
 
 fn table(plan: &lavida_train::memory::Plan, settings: &Settings) -> String {
-    let mut text = format!("{:<38} {:>15} {:>15}  policy\n", "module", "parameters", "trainable");
+    let mut text = format!(
+        "{:<38} {:>15} {:>15}  policy\n",
+        "module", "parameters", "trainable"
+    );
     for module in &plan.modules {
         text += &format!(
             "{:<38} {:>15} {:>15}  {}\n",
             module.name, module.parameters, module.trainable, module.policy
         );
     }
-    text += &format!("{:<38} {:>15} {:>15}\n\n", "all", plan.parameters, plan.trainable);
+    text += &format!(
+        "{:<38} {:>15} {:>15}\n\n",
+        "all", plan.parameters, plan.trainable
+    );
     let m = &plan.memory;
     text += &format!(
         "memory per device, {} clips at once, f32 (activations are an estimate)\n",
@@ -51,7 +61,10 @@ fn table(plan: &lavida_train::memory::Plan, settings: &Settings) -> String {
         ("activations", m.activations),
         ("total", m.total),
     ] {
-        text += &format!("  {name:<12} {:>9.3} GiB\n", bytes as f64 / f64::from(1 << 30));
+        text += &format!(
+            "  {name:<12} {:>9.3} GiB\n",
+            bytes as f64 / f64::from(1 << 30)
+        );
     }
     text.trim_end().to_owned()
 }

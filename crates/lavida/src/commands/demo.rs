@@ -100,7 +100,12 @@ pub async fn run(args: cli::Demo) -> anyhow::Result<()> {
     let run = out.join("run");
     let seed = format!("seed={}", args.seed);
     let overrides = |more: &[String]| -> Vec<String> {
-        [seed.clone()].iter().chain(&args.set).chain(more).cloned().collect()
+        [seed.clone()]
+            .iter()
+            .chain(&args.set)
+            .chain(more)
+            .cloned()
+            .collect()
     };
     let grounding = config::load("embedded:tiny-grounding", &overrides(&[]))?;
     let from = format!("train.initial={}", out.join("grounding").display());
@@ -114,7 +119,10 @@ pub async fn run(args: cli::Demo) -> anyhow::Result<()> {
     parts.begin("build shards");
     let manifests = built(out).await?;
     let n_samples: u64 = manifests.iter().map(|m| m.samples).sum();
-    parts.end("shards", format!("{n_samples} samples in {} datasets", manifests.len()));
+    parts.end(
+        "shards",
+        format!("{n_samples} samples in {} datasets", manifests.len()),
+    );
 
     let data: Vec<String> = manifests
         .iter()
@@ -128,7 +136,12 @@ pub async fn run(args: cli::Demo) -> anyhow::Result<()> {
             &grounding,
             out.join("grounding"),
         ),
-        ("the paper's training on pseudo-anomalies", "training", &anomaly, run.clone()),
+        (
+            "the paper's training on pseudo-anomalies",
+            "training",
+            &anomaly,
+            run.clone(),
+        ),
     ] {
         parts.begin(what);
         let outcome = train(loaded, &data, &text(&folder)?, label, interrupted()).await?;
@@ -165,10 +178,7 @@ pub async fn run(args: cli::Demo) -> anyhow::Result<()> {
     parts.end("export", format!("{} files", exported.len()));
 
     parts.begin("write the report");
-    let steps = [
-        records(&out.join("grounding"))?,
-        records(&run)?,
-    ];
+    let steps = [records(&out.join("grounding"))?, records(&run)?];
     let demo = DemoRun {
         seed: args.seed,
         out: out.clone(),

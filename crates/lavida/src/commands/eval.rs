@@ -12,9 +12,7 @@ use lavida_data::{
     manifest::Purpose,
     mask::RleMask,
 };
-use lavida_train::evaluation::{
-    EvaluationReport, EvaluationSettings, PIXEL_GRID, VideoScores,
-};
+use lavida_train::evaluation::{EvaluationReport, EvaluationSettings, PIXEL_GRID, VideoScores};
 
 use crate::{
     cli,
@@ -144,12 +142,18 @@ pub async fn evaluate(
         let grid = grid_of(benchmark, video);
         let mut scored = vec![false; video.n_frames];
         model
-            .score(&mut benchmark.source(video), windowing, &benchmark.categories, |frame| {
-                scores.frame_scores[frame.frame] = frame.score;
-                scored[frame.frame] = true;
-                let pixels = nearest(frame.mask, frame.side, grid);
-                scores.pixel_scores[frame.frame * n_pixels..][..n_pixels].copy_from_slice(&pixels);
-            })
+            .score(
+                &mut benchmark.source(video),
+                windowing,
+                &benchmark.categories,
+                |frame| {
+                    scores.frame_scores[frame.frame] = frame.score;
+                    scored[frame.frame] = true;
+                    let pixels = nearest(frame.mask, frame.side, grid);
+                    scores.pixel_scores[frame.frame * n_pixels..][..n_pixels]
+                        .copy_from_slice(&pixels);
+                },
+            )
             .await?;
         if swap_control {
             let truth = benchmark.true_categories.get(&video.name);
@@ -277,7 +281,10 @@ fn keep_scored(scores: &mut VideoScores, scored: &[bool], n_pixels: usize) {
     }
     fn kept<T: Copy>(values: &[T], scored: &[bool], per_frame: usize) -> Vec<T> {
         let frames = values.chunks_exact(per_frame.max(1)).zip(scored);
-        frames.filter(|(_, s)| **s).flat_map(|(v, _)| v.to_vec()).collect()
+        frames
+            .filter(|(_, s)| **s)
+            .flat_map(|(v, _)| v.to_vec())
+            .collect()
     }
     scores.frame_scores = kept(&scores.frame_scores, scored, 1);
     scores.frame_labels = kept(&scores.frame_labels, scored, 1);

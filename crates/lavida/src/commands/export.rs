@@ -54,7 +54,10 @@ pub fn export(model: &Model, out: &Path) -> anyhow::Result<Vec<ExportedFile>> {
     let files = [
         ("model.safetensors", model.scorer.export()?),
         ("config.json", serde_json::to_vec_pretty(&config)?),
-        ("tokenizer.json", model.tokenizers.prompt_json()?.into_bytes()),
+        (
+            "tokenizer.json",
+            model.tokenizers.prompt_json()?.into_bytes(),
+        ),
         (
             "clip_tokenizer.json",
             model.tokenizers.category_json()?.into_bytes(),

@@ -78,14 +78,23 @@ async fn replay(args: &cli::Inspect, uri: &str, sample: &str) -> anyhow::Result<
     };
     let index = catalog.find(sample).ok_or_else(|| {
         let first = catalog.entries().iter().take(3).map(|e| e.id.as_str());
-        let expected = format!("the id of a sample, such as {}", first.collect::<Vec<_>>().join(", "));
+        let expected = format!(
+            "the id of a sample, such as {}",
+            first.collect::<Vec<_>>().join(", ")
+        );
         Error::invalid("--sample", expected, sample)
     })?;
     let (seed, epoch) = match args.step {
         Some(step) => (settings.seed, epoch_at(&catalog, &settings, step, index)?),
         None => (args.seed, args.epoch),
     };
-    let draw = Draw::of(&catalog.read(index).await?, &catalog, &settings, seed, epoch)?;
+    let draw = Draw::of(
+        &catalog.read(index).await?,
+        &catalog,
+        &settings,
+        seed,
+        epoch,
+    )?;
     super::predict::write(&args.out, &draw.picture()?.image().png())?;
     Ok(json!({
         "sample": sample,
@@ -102,14 +111,27 @@ async fn replay(args: &cli::Inspect, uri: &str, sample: &str) -> anyhow::Result<
 }
 
 /// The pass over the data in which `step` shows the sample.
-fn epoch_at(catalog: &Catalog, settings: &Settings, step: u64, index: usize) -> anyhow::Result<u64> {
+fn epoch_at(
+    catalog: &Catalog,
+    settings: &Settings,
+    step: u64,
+    index: usize,
+) -> anyhow::Result<u64> {
     let order = SampleOrder::new(catalog, settings.seed);
     let batch = order.batch(step.saturating_sub(1), settings.train.global_batch);
-    let place = batch.iter().find(|place| place.index == index).ok_or_else(|| {
-        let ids = batch.iter().map(|place| catalog.entry(place.index).id.as_str());
-        let expected = format!("a sample of that step ({})", ids.collect::<Vec<_>>().join(", "));
-        Error::invalid(format!("--step {step}"), expected, &catalog.entry(index).id)
-    })?;
+    let place = batch
+        .iter()
+        .find(|place| place.index == index)
+        .ok_or_else(|| {
+            let ids = batch
+                .iter()
+                .map(|place| catalog.entry(place.index).id.as_str());
+            let expected = format!(
+                "a sample of that step ({})",
+                ids.collect::<Vec<_>>().join(", ")
+            );
+            Error::invalid(format!("--step {step}"), expected, &catalog.entry(index).id)
+        })?;
     Ok(place.epoch)
 }
 
@@ -133,7 +155,9 @@ impl Draw {
     ) -> anyhow::Result<Self> {
         let shown = clip.draw_frames(settings.sampler.n_frames, seed, epoch);
         let clip = clip.select_frames(&shown);
-        let exposure = settings.exposure_sampler(catalog)?.draw(&clip, seed, epoch)?;
+        let exposure = settings
+            .exposure_sampler(catalog)?
+            .draw(&clip, seed, epoch)?;
         let prompt = Prompt::new(
             &exposure.categories,
             clip.is_video,
@@ -164,7 +188,9 @@ impl Draw {
             subtitle: format!("seed {}, epoch {}", self.seed, self.epoch),
             prompt: self.prompt.clone(),
             answer: ANSWER_TEMPLATES[self.exposure.answer_template].to_owned(),
-            categories: categories.zip(self.exposure.is_true.iter().copied()).collect(),
+            categories: categories
+                .zip(self.exposure.is_true.iter().copied())
+                .collect(),
             is_anomaly: self.exposure.is_anomaly,
             frames: images.collect(),
             masks: masks.collect::<Result<_, Error>>()?,
@@ -179,7 +205,9 @@ fn lines(value: &Value, depth: usize) -> String {
     let inline = |value: &Value| match value {
         Value::String(text) => text.clone(),
         Value::Array(items) if items.iter().all(|i| !i.is_object() && !i.is_array()) => {
-            let items = items.iter().map(|i| i.as_str().map_or_else(|| i.to_string(), str::to_owned));
+            let items = items
+                .iter()
+                .map(|i| i.as_str().map_or_else(|| i.to_string(), str::to_owned));
             items.collect::<Vec<_>>().join(", ")
         }
         other => other.to_string(),

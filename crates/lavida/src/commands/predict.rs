@@ -4,12 +4,7 @@ use std::{collections::BTreeSet, path::Path};
 
 use anyhow::Context;
 use lavida_data::{Error, video::VideoReader};
-use lavida_report::{
-    canvas::Image,
-    overlay::MaskStyle,
-    plot::ScorePlot,
-    sheet::masked_frame,
-};
+use lavida_report::{canvas::Image, overlay::MaskStyle, plot::ScorePlot, sheet::masked_frame};
 use serde_json::json;
 
 use crate::{
@@ -63,7 +58,10 @@ pub async fn run(args: cli::Predict) -> anyhow::Result<()> {
             json!({ "frame": frame, "time": times.of(frame), "score": score })
         }).collect::<Vec<_>>(),
     });
-    write(&args.out.join("scores.json"), &serde_json::to_vec_pretty(&document)?)?;
+    write(
+        &args.out.join("scores.json"),
+        &serde_json::to_vec_pretty(&document)?,
+    )?;
     let plot = ScorePlot {
         title: format!("{}: {}", file_name(&args.video), asked.join(", ")),
         scores,
@@ -73,8 +71,14 @@ pub async fn run(args: cli::Predict) -> anyhow::Result<()> {
         height: 280.0,
         ..ScorePlot::default()
     };
-    write(&args.out.join("scores.svg"), plot.drawing().svg().as_bytes())?;
-    write(&args.out.join("scores.png"), &plot.drawing().image(2.0).png())?;
+    write(
+        &args.out.join("scores.svg"),
+        plot.drawing().svg().as_bytes(),
+    )?;
+    write(
+        &args.out.join("scores.png"),
+        &plot.drawing().image(2.0).png(),
+    )?;
     let highest = plot.highest_frame().unwrap_or_default();
     eprintln!(
         "predict: {n_frames} frames, highest score {:.3} at frame {highest} ({:.2} s); scores.json, scores.svg, scores.png and \

@@ -21,7 +21,10 @@ pub async fn run(args: cli::Train) -> anyhow::Result<()> {
     let outcome = train(&loaded, &args.data, &args.out, "train", interrupted()).await?;
     match outcome {
         RunOutcome::AlreadyDone { step } => {
-            eprintln!("train: {} is already at step {step}, nothing to do", args.out);
+            eprintln!(
+                "train: {} is already at step {step}, nothing to do",
+                args.out
+            );
         }
         RunOutcome::Ran(outcome) if outcome.stopped => eprintln!(
             "train: stopped after step {}; the same command goes on from there",
@@ -29,7 +32,10 @@ pub async fn run(args: cli::Train) -> anyhow::Result<()> {
         ),
         RunOutcome::Ran(outcome) => {
             let loss = outcome.last.map_or(f32::NAN, |last| last.losses.loss);
-            eprintln!("train: done, step {}, loss {loss:.4}, in {}", outcome.step, args.out);
+            eprintln!(
+                "train: done, step {}, loss {loss:.4}, in {}",
+                outcome.step, args.out
+            );
         }
     }
     Ok(())

@@ -105,7 +105,9 @@ fn settings(demo: &DemoRun) -> Vec<(String, String)> {
         pair("frames a clip", a.sampler.n_frames.to_string()),
         pair(
             "categories a prompt, at most",
-            a.sampler.max_categories.map_or("each dataset's".into(), |n| n.to_string()),
+            a.sampler
+                .max_categories
+                .map_or("each dataset's".into(), |n| n.to_string()),
         ),
         pair("anomaly ratio", a.sampler.anomaly_ratio.to_string()),
         pair("visual tokens kept", a.compression.keep_ratio.to_string()),
@@ -126,11 +128,18 @@ fn dataset(manifest: &lavida_data::manifest::DatasetManifest) -> DatasetSummary 
         objects: manifest.objects,
         shards: manifest.shards.len() as u64,
         bytes: manifest.shards.iter().map(|shard| shard.bytes).sum(),
-        skipped: manifest.skipped.iter().map(|(k, v)| (k.clone(), *v)).collect(),
+        skipped: manifest
+            .skipped
+            .iter()
+            .map(|(k, v)| (k.clone(), *v))
+            .collect(),
     }
 }
 
-async fn draws(demo: &DemoRun, catalog: &Catalog) -> anyhow::Result<Vec<lavida_report::sheet::DrawPicture>> {
+async fn draws(
+    demo: &DemoRun,
+    catalog: &Catalog,
+) -> anyhow::Result<Vec<lavida_report::sheet::DrawPicture>> {
     let settings = &demo.anomaly.settings;
     let mut draws = Vec::new();
     for i in 0..DRAWS_SHOWN {
@@ -166,12 +175,17 @@ fn losses([grounding, anomaly]: &[Vec<StepRecord>; 2]) -> Vec<LinePlot> {
             .collect(),
     };
     let plot = |title: &str, records: &[StepRecord], grounding: bool, log_y: bool| {
-        let names = names.iter().filter(|n| n.starts_with("grounding") == grounding);
+        let names = names
+            .iter()
+            .filter(|n| n.starts_with("grounding") == grounding);
         let series: Vec<Series> = names.map(|name| series(records, name)).collect();
         LinePlot {
             title: title.into(),
             y_label: "loss".into(),
-            series: series.into_iter().filter(|s| !s.points.is_empty()).collect(),
+            series: series
+                .into_iter()
+                .filter(|s| !s.points.is_empty())
+                .collect(),
             marks: Vec::<Mark>::new(),
             smooth_points: 21,
             log_y,
@@ -184,7 +198,11 @@ fn losses([grounding, anomaly]: &[Vec<StepRecord>; 2]) -> Vec<LinePlot> {
     ]
 }
 
-async fn videos(demo: &DemoRun, benchmark: &Benchmark, n: usize) -> anyhow::Result<Vec<VideoResult>> {
+async fn videos(
+    demo: &DemoRun,
+    benchmark: &Benchmark,
+    n: usize,
+) -> anyhow::Result<Vec<VideoResult>> {
     let mut results = Vec::new();
     for ((video, scores), report) in benchmark
         .videos
@@ -231,7 +249,11 @@ async fn strip(
         let Some((first, row)) = video.rows.range(..=frame).next_back() else {
             continue;
         };
-        let clip = benchmark.catalog.read(*row).await?.select_frames(&[frame - first]);
+        let clip = benchmark
+            .catalog
+            .read(*row)
+            .await?
+            .select_frames(&[frame - first]);
         let decoded = lavida_data::batch::Batcher::decode(&clip)?;
         let Some(image) = decoded.into_iter().next() else {
             continue;
@@ -276,7 +298,9 @@ fn notes(model: &Model) -> Vec<String> {
 fn commands(demo: &DemoRun) -> Vec<String> {
     let out = demo.out.display();
     vec![
-        format!("lavida eval --checkpoint {out}/run --data {out}/shards/ucsd-ped --n-frames 4 --swap-control"),
+        format!(
+            "lavida eval --checkpoint {out}/run --data {out}/shards/ucsd-ped --n-frames 4 --swap-control"
+        ),
         format!(
             "lavida predict --checkpoint {out}/run --video {out}/world/ucsd-ped/UCSDped2/Test/Test001 --categories \"{}\" \
              --out {out}/test001",
