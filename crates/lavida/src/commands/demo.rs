@@ -43,6 +43,13 @@ use crate::{
 
 /// Frames of an evaluation window.
 const EVALUATION_FRAMES: usize = 4;
+/// Shares of the datasets: videos give two frames a sample, images one.
+const MIXTURE: [(&str, f64); 4] = [
+    ("coco", 0.2),
+    ("ade20k", 0.1),
+    ("mevis", 0.35),
+    ("youtube-vos", 0.35),
+];
 /// Videos shown in the report.
 const VIDEOS_SHOWN: usize = 6;
 
@@ -100,12 +107,9 @@ pub async fn run(args: cli::Demo) -> anyhow::Result<()> {
     let run = out.join("run");
     let seed = format!("seed={}", args.seed);
     let overrides = |more: &[String]| -> Vec<String> {
-        [seed.clone()]
-            .iter()
-            .chain(&args.set)
-            .chain(more)
-            .cloned()
-            .collect()
+        let weights = MIXTURE.map(|(name, weight)| format!("sampler.weights.{name}={weight}"));
+        let first = std::iter::once(seed.clone()).chain(weights);
+        first.chain(args.set.iter().chain(more).cloned()).collect()
     };
     let grounding = config::load("embedded:tiny-grounding", &overrides(&[]))?;
     let from = format!("train.initial={}", out.join("grounding").display());

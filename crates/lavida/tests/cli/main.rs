@@ -1,0 +1,9 @@
+//! The built program, run as a person or a script runs it: what it writes, prints, and answers to bad input.
+
+#![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
+
+mod bad_input;
+mod reading;
+mod resuming;
+mod scores;
+mod support;

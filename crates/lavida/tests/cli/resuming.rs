@@ -1,0 +1,104 @@
+//! However a run is interrupted, the same command ends where the uninterrupted run ends, bit for bit.
+
+use std::{
+    collections::BTreeMap,
+    io::{BufRead, BufReader, Read},
+    process::{Child, Stdio},
+};
+
+use serde_json::Value;
+
+use crate::support::{Ran, World, finish};
+
+/// Everything about a finished run that may not depend on how often it was interrupted.
+#[derive(Debug, PartialEq)]
+struct Ended {
+    /// Rows without their times, as text: floats are written so that they read back to the same bits.
+    metrics: Vec<String>,
+    /// Hash of each part of the last checkpoint.
+    parts: BTreeMap<String, String>,
+}
+
+fn ended(world: &World, out: &str) -> Ended {
+    let rows = std::fs::read_to_string(world.join(out).join("metrics.jsonl")).unwrap();
+    let metrics = rows.lines().map(|row| {
+        let mut row: BTreeMap<String, Value> = serde_json::from_str(row).unwrap();
+        row.remove("seconds").unwrap();
+        row.remove("data_seconds").unwrap();
+        serde_json::to_string(&row).unwrap()
+    });
+    let folder = world.join(out).join("checkpoints/0000000006");
+    let parts = ["weights.safetensors", "optimizer.safetensors", "settings.toml"].map(|name| {
+        let bytes = std::fs::read(folder.join(format!("g0-{name}"))).unwrap();
+        (name.to_owned(), hash(&bytes))
+    });
+    Ended {
+        metrics: metrics.collect(),
+        parts: parts.into(),
+    }
+}
+
+fn hash(bytes: &[u8]) -> String {
+    use sha2::Digest;
+    let digest = sha2::Sha256::digest(bytes);
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Starts a run and waits until it says `words`.
+fn until(mut command: std::process::Command, words: &str) -> (Child, BufReader<impl Read + use<>>) {
+    command.stdin(Stdio::null()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut stderr = BufReader::new(child.stderr.take().unwrap());
+    let mut said = String::new();
+    while !said.contains(words) {
+        let n = stderr.read_line(&mut said).unwrap();
+        assert!(n > 0, "it ended before it said {words:?}: {said}");
+    }
+    (child, stderr)
+}
+
+#[test]
+#[cfg(unix)]
+fn interrupted_or_killed_and_run_again_a_run_ends_as_if_nothing_had_happened() {
+    let world = World::new();
+    let settings = ["checkpoint.every=2"];
+    finish(world.train("whole", &settings)).succeeded();
+    let whole = ended(&world, "whole");
+    assert_eq!(whole.metrics.len(), 6);
+
+    // The same settings again give the same run.
+    finish(world.train("again", &settings)).succeeded();
+    assert_eq!(ended(&world, "again"), whole);
+
+    // Interrupted: it finishes the step, commits, exits 0.
+    let (mut child, mut stderr) = until(world.train("stopped", &settings), "step 1/6");
+    let kill = std::process::Command::new("kill")
+        .args(["-INT", &child.id().to_string()])
+        .status();
+    assert!(kill.unwrap().success());
+    let mut said = String::new();
+    stderr.read_to_string(&mut said).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0), "{said}");
+    assert!(said.contains("stopped after step "), "{said}");
+    let step: u64 = {
+        let (_, rest) = said.split_once("stopped after step ").unwrap();
+        rest.split(';').next().unwrap().parse().unwrap()
+    };
+    let committed = format!("stopped/checkpoints/{step:010}/manifest.json");
+    assert!(world.join(&committed).exists(), "{committed}");
+    let again: Ran = finish(world.train("stopped", &settings)).succeeded();
+    assert!(again.stderr().contains("going on from the checkpoint"), "{}", again.stderr());
+    assert_eq!(ended(&world, "stopped"), whole);
+
+    // Killed: what was committed stays, the rest is done again.
+    let (mut child, _stderr) = until(world.train("killed", &settings), "checkpoint of step 2 committed");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    finish(world.train("killed", &settings)).succeeded();
+    assert_eq!(ended(&world, "killed"), whole);
+
+    // Done is done.
+    let done = finish(world.train("killed", &settings)).succeeded();
+    assert!(done.stderr().contains("already at step 6"), "{}", done.stderr());
+    assert_eq!(ended(&world, "killed"), whole);
+}
