@@ -31,6 +31,25 @@ pub struct EvaluationSet {
     pub others: Vec<Combination>,
 }
 
+impl EvaluationSet {
+    /// Whether `candidate` shares nothing with any other target than `about`, as `about` itself does not. With such an
+    /// object in the target's place, a score for the other targets says nothing about which of the two is shown: asked
+    /// only for absent categories, a model that reads the prompt is at chance. True of everything where the targets
+    /// leave no such combination.
+    fn is_told_apart_by(&self, about: Combination, candidate: &Combination) -> bool {
+        let shares = |c: &Combination, target: &Combination| {
+            target.colour_idx == c.colour_idx || target.shape == c.shape
+        };
+        let others = || self.targets.iter().filter(|target| **target != about);
+        let is_fair = |c: &Combination| !others().any(|target| shares(c, target));
+        let n_fair = self.others.iter().filter(|c| is_fair(c)).count();
+        n_fair < ENOUGH_FAIR || is_fair(candidate)
+    }
+}
+
+/// Two of the fair ones may already be there throughout.
+const ENOUGH_FAIR: usize = 3;
+
 /// Draws an evaluation scene about `about`, which appears only when `with_target`.
 pub fn evaluation_scene(
     rng: &mut StageRng,
@@ -46,7 +65,8 @@ pub fn evaluation_scene(
         vec![false; n_frames]
     };
     let mut looks = draw_others(rng, settings, set, about);
-    let replacement = pick(rng, set, &looks, |_| true);
+    let fair = |candidate: &Combination| set.is_told_apart_by(about, candidate);
+    let replacement = pick(rng, set, &looks, fair);
     let slot_idx = rng.below(looks.len() + 1);
     looks.insert(slot_idx, replacement);
 
@@ -185,6 +205,21 @@ mod tests {
                 )
             })
             .collect()
+    }
+
+    #[test]
+    fn what_takes_a_targets_place_shares_nothing_with_the_other_targets() {
+        let targets = Split::of(7).held_out;
+        for scene in scenes(7, true) {
+            let (about, slot_idx) = scene.target.unwrap();
+            let place = scene.scene.objects[slot_idx + 1]
+                .look
+                .combination()
+                .unwrap();
+            for other in targets.iter().filter(|target| **target != about) {
+                assert!(place.colour_idx != other.colour_idx && place.shape != other.shape);
+            }
+        }
     }
 
     #[test]
