@@ -28,7 +28,12 @@ fn ended(world: &World, out: &str) -> Ended {
         serde_json::to_string(&row).unwrap()
     });
     let folder = world.join(out).join("checkpoints/0000000006");
-    let parts = ["weights.safetensors", "optimizer.safetensors", "settings.toml"].map(|name| {
+    let parts = [
+        "weights.safetensors",
+        "optimizer.safetensors",
+        "settings.toml",
+    ]
+    .map(|name| {
         let bytes = std::fs::read(folder.join(format!("g0-{name}"))).unwrap();
         (name.to_owned(), hash(&bytes))
     });
@@ -59,9 +64,21 @@ fn until(mut command: std::process::Command, words: &str) -> (Child, BufReader<i
 
 #[test]
 #[cfg(unix)]
-fn interrupted_or_killed_and_run_again_a_run_ends_as_if_nothing_had_happened() {
+fn interrupted_or_killed_and_run_again_training_ends_as_if_nothing_had_happened() {
+    check_interruptions("anomaly");
+}
+
+#[test]
+#[cfg(unix)]
+fn interrupted_or_killed_and_run_again_grounding_ends_as_if_nothing_had_happened() {
+    check_interruptions("grounding");
+}
+
+#[cfg(unix)]
+fn check_interruptions(stage: &str) {
     let world = World::new();
-    let settings = ["checkpoint.every=2"];
+    let stage = format!("train.stage={stage}");
+    let settings = [stage.as_str(), "checkpoint.every=2"];
     finish(world.train("whole", &settings)).succeeded();
     let whole = ended(&world, "whole");
     assert_eq!(whole.metrics.len(), 6);
@@ -87,11 +104,18 @@ fn interrupted_or_killed_and_run_again_a_run_ends_as_if_nothing_had_happened() {
     let committed = format!("stopped/checkpoints/{step:010}/manifest.json");
     assert!(world.join(&committed).exists(), "{committed}");
     let again: Ran = finish(world.train("stopped", &settings)).succeeded();
-    assert!(again.stderr().contains("going on from the checkpoint"), "{}", again.stderr());
+    assert!(
+        again.stderr().contains("going on from the checkpoint"),
+        "{}",
+        again.stderr()
+    );
     assert_eq!(ended(&world, "stopped"), whole);
 
     // Killed: what was committed stays, the rest is done again.
-    let (mut child, _stderr) = until(world.train("killed", &settings), "checkpoint of step 2 committed");
+    let (mut child, _stderr) = until(
+        world.train("killed", &settings),
+        "checkpoint of step 2 committed",
+    );
     child.kill().unwrap();
     child.wait().unwrap();
     finish(world.train("killed", &settings)).succeeded();
@@ -99,6 +123,10 @@ fn interrupted_or_killed_and_run_again_a_run_ends_as_if_nothing_had_happened() {
 
     // Done is done.
     let done = finish(world.train("killed", &settings)).succeeded();
-    assert!(done.stderr().contains("already at step 6"), "{}", done.stderr());
+    assert!(
+        done.stderr().contains("already at step 6"),
+        "{}",
+        done.stderr()
+    );
     assert_eq!(ended(&world, "killed"), whole);
 }

@@ -146,7 +146,11 @@ impl Ran {
     pub fn refused(self, code: i32, words: &[&str]) {
         assert_eq!(self.0.status.code(), Some(code), "{}", self.stderr());
         for word in words {
-            assert!(self.stderr().contains(word), "no {word:?} in: {}", self.stderr());
+            assert!(
+                self.stderr().contains(word),
+                "no {word:?} in: {}",
+                self.stderr()
+            );
         }
         assert_eq!(self.stdout(), "");
     }
