@@ -260,15 +260,6 @@ impl AdamW {
 }
 
 impl FlatGradients {
-    /// Adds the gradients of another microbatch.
-    pub fn add(self, other: Self) -> Self {
-        let pairs = self.buckets.into_iter().zip(other.buckets);
-        Self {
-            buckets: pairs.map(|(a, b)| a + b).collect(),
-            reached: &self.reached | &other.reached,
-        }
-    }
-
     /// Scales every gradient, for means over microbatches or ranks.
     pub fn scale(self, factor: f64) -> Self {
         if factor == 1.0 {
@@ -288,6 +279,19 @@ impl FlatGradients {
             f64::from(square.into_scalar::<f32>())
         });
         squares.sum::<f64>().sqrt()
+    }
+}
+
+impl std::ops::Add for FlatGradients {
+    type Output = Self;
+
+    /// The gradients of two microbatches, summed.
+    fn add(self, other: Self) -> Self {
+        let pairs = self.buckets.into_iter().zip(other.buckets);
+        Self {
+            buckets: pairs.map(|(a, b)| a + b).collect(),
+            reached: self.reached.into_iter().chain(other.reached).collect(),
+        }
     }
 }
 

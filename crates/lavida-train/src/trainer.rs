@@ -167,7 +167,7 @@ impl Trainer {
         let gradients = self.optimizer.flatten(self.model(), &mut gradients);
         self.gradients = Some(match self.gradients.take() {
             None => gradients,
-            Some(sum) => sum.add(gradients),
+            Some(sum) => sum + gradients,
         });
         self.n_microbatches += 1;
         Ok(terms)

@@ -103,7 +103,7 @@ impl<D: Drawer> Batcher<D> {
                 epoch,
                 next_position,
             });
-            let _ = trainer.cast(trainer::Msg::Batch(batch));
+            let _ = trainer.cast(trainer::Msg::Batch(batch.map(Box::new)));
         });
     }
 }

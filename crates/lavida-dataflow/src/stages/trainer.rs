@@ -32,12 +32,15 @@ use crate::{
 /// Microbatches granted at once.
 const QUEUED: usize = 2;
 
+/// Asks upstream for microbatches.
+pub type AskForBatches = Box<dyn Fn(usize) -> Result<(), ActorProcessingErr> + Send + Sync>;
+
 /// What the trainer understands.
 pub enum Msg {
     /// How to ask for microbatches; the first message, which starts the run.
-    Upstream(Box<dyn Fn(usize) -> Result<(), ActorProcessingErr> + Send + Sync>),
+    Upstream(AskForBatches),
     /// A microbatch that was asked for.
-    Batch(Result<PlacedBatch>),
+    Batch(Result<Box<PlacedBatch>>),
     /// The device finished something.
     Device(Result<Done>),
     /// A checkpoint of this step is committed.
@@ -89,14 +92,14 @@ pub struct Start {
 
 /// What changes.
 pub struct State {
-    demand: Option<Box<dyn Fn(usize) -> Result<(), ActorProcessingErr> + Send + Sync>>,
+    demand: Option<AskForBatches>,
     device: mpsc::Sender<Job>,
     step: u64,
     next_position: u64,
     epoch: u64,
     in_step: Vec<LossTerms>,
     ids: Vec<String>,
-    batches: BTreeMap<u64, PlacedBatch>,
+    batches: BTreeMap<u64, Box<PlacedBatch>>,
     on_device: bool,
     ready: bool,
     committing: bool,
@@ -254,7 +257,7 @@ impl Trainer {
             }
             return Ok(());
         } else if let Some(batch) = state.batches.remove(&state.next_position) {
-            state.take(batch, &*self.clock)
+            state.take(*batch, &*self.clock)
         } else {
             let now = self.clock.monotonic();
             state.waiting_since.get_or_insert(now);
