@@ -40,7 +40,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         .build()?;
     runtime.block_on(async {
         match command {
-            Command::Demo(args) => commands::demo::run(args).await,
+            Command::Demo(args) => Box::pin(commands::demo::run(args)).await,
             Command::Train(args) => commands::train::run(args).await,
             Command::Eval(args) => commands::eval::run(args).await,
             Command::Predict(args) => commands::predict::run(args).await,

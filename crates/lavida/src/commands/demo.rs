@@ -117,7 +117,7 @@ pub async fn run(args: cli::Demo) -> anyhow::Result<()> {
 
     parts.begin("render a small world");
     let world = rendered(out, args.seed)?;
-    let n_frames: usize = world.sets.values().map(|set| set.frames as usize).sum();
+    let n_frames: usize = world.sets.values().map(|set| set.frames).sum();
     parts.end("world", format!("{n_frames} frames"));
 
     parts.begin("build shards");

@@ -86,15 +86,13 @@ pub async fn open_catalog(
 }
 
 /// Resolves at the first Ctrl-C (or SIGTERM); a second one ends the process at once.
-pub fn interrupted() -> impl Future<Output = ()> + Send + 'static {
-    async {
+pub async fn interrupted() {
+    wait_for_signal().await;
+    eprintln!("train: finishing the step and committing; interrupt again to quit at once");
+    tokio::spawn(async {
         wait_for_signal().await;
-        eprintln!("train: finishing the step and committing; interrupt again to quit at once");
-        tokio::spawn(async {
-            wait_for_signal().await;
-            std::process::exit(130);
-        });
-    }
+        std::process::exit(130);
+    });
 }
 
 async fn wait_for_signal() {
