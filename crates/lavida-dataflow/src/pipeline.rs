@@ -9,7 +9,7 @@
 //! A stage that fails ends the run: the supervisor stops the others and hands the first error on.
 //! Whatever was committed stays; the next run goes on from there.
 
-use std::{ops::Range, sync::Arc};
+use std::{ops::Range, sync::Arc, time::Duration};
 
 use lavida_data::{Error, Result};
 use lavida_store::Store;
@@ -28,6 +28,9 @@ use crate::{
     },
     telemetry::{MetricsLog, progress::Progress},
 };
+
+/// How long a stage that died at the start has to say why.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// One run of training in this process.
 pub struct Pipeline<D: Drawer> {
@@ -69,7 +72,11 @@ impl<D: Drawer> Pipeline<D> {
             .map_err(internal)?;
         let stages = self.spawn(&supervisor, outcome).await;
         let result = match stages {
-            Err(error) => Err(error),
+            // A stage that died while the others were being spawned has told the supervisor why.
+            Err(error) => match tokio::time::timeout(LAST_WORDS, failure.recv()).await {
+                Ok(Some(reason)) => Err(reason),
+                _ => Err(error),
+            },
             Ok(trainer) => {
                 let stopper = tokio::spawn(async move {
                     stop.await;
