@@ -143,7 +143,7 @@ impl Run {
             step: 0,
             position: 0,
             seed: self.settings.seed,
-            data: hex(&self.catalog.hash()),
+            data: blake3::Hash::from_bytes(self.catalog.hash()).to_string(),
             world_size: 1,
             generation: 0,
         }
@@ -151,7 +151,7 @@ impl Run {
 
     /// Refuses to go on with other settings or other data than the run began with.
     async fn check_resumable(&self, checkpoint: &Checkpoint) -> Result<()> {
-        let data = hex(&self.catalog.hash());
+        let data = blake3::Hash::from_bytes(self.catalog.hash()).to_string();
         let began = &checkpoint.manifest.state.data;
         if *began != data {
             return Err(Error::invalid(
@@ -206,8 +206,4 @@ fn differing(began: &toml::Table, now: &toml::Table) -> Option<(String, String, 
         }
     }
     None
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }

@@ -47,7 +47,7 @@ pub async fn run(args: cli::Predict) -> anyhow::Result<()> {
         .await?;
     let fps = info.fps.unwrap_or(lavida_data::video::ASSUMED_FPS);
     let pictures = write_pictures(&args.video, &args.out, best.chosen())?;
-    let times = VideoTimes { fps };
+    let seconds = |frame: usize| frame as f64 / fps;
     let document = json!({
         "video": args.video.display().to_string(),
         "fps": info.fps,
@@ -55,7 +55,7 @@ pub async fn run(args: cli::Predict) -> anyhow::Result<()> {
         "height": info.height,
         "categories": asked,
         "frames": scores.iter().enumerate().map(|(frame, score)| {
-            json!({ "frame": frame, "time": times.of(frame), "score": score })
+            json!({ "frame": frame, "time": seconds(frame), "score": score })
         }).collect::<Vec<_>>(),
     });
     write(
@@ -84,21 +84,10 @@ pub async fn run(args: cli::Predict) -> anyhow::Result<()> {
         "predict: {n_frames} frames, highest score {:.3} at frame {highest} ({:.2} s); scores.json, scores.svg, scores.png and \
          {pictures} pictures in {}",
         plot.scores.get(highest).copied().unwrap_or(f32::NAN),
-        times.of(highest),
+        seconds(highest),
         args.out.display()
     );
     Ok(())
-}
-
-struct VideoTimes {
-    fps: f64,
-}
-
-impl VideoTimes {
-    /// Seconds from the first frame.
-    fn of(&self, frame: usize) -> f64 {
-        frame as f64 / self.fps
-    }
 }
 
 /// Masks of the highest scores, at most one every so many frames.
