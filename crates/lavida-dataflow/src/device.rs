@@ -2,6 +2,7 @@
 
 use burn::tensor::Device;
 use lavida_data::{Error, Result};
+use lavida_train::settings::Settings;
 
 /// `cpu` (Flex); `cuda:N` and `wgpu` in builds with those features.
 pub fn named(name: &str) -> Result<Device> {
@@ -13,6 +14,19 @@ pub fn named(name: &str) -> Result<Device> {
         }
         _ => Err(Error::invalid("device", devices_of_this_build(), name)),
     }
+}
+
+/// Microbatches that are computed at once: as the settings say, else one for each core where the cores are the device, and
+/// one on any other, which a single one fills. Never more than a step has.
+pub fn side_by_side(settings: &Settings) -> usize {
+    let n = match settings.train.side_by_side {
+        0 if matches!(settings.device.as_str(), "cpu" | "flex") => {
+            std::thread::available_parallelism().map_or(1, usize::from)
+        }
+        0 => 1,
+        n => n,
+    };
+    n.min(settings.accumulation())
 }
 
 fn devices_of_this_build() -> &'static str {

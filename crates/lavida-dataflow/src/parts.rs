@@ -42,8 +42,9 @@ pub trait Drawer: Send + Sync + 'static {
 
 /// Holds model and optimizer; lives on the device's thread, so it needs not be `Send`.
 pub trait Learner {
-    /// Forward and backward; gradients add up until [`Learner::update`].
-    fn microbatch(&mut self, batch: &HostBatch) -> Result<LossTerms>;
+    /// Forward and backward of microbatches, side by side where that is faster; what comes out does not depend on it.
+    /// Gradients add up in their order until [`Learner::update`].
+    fn microbatches(&mut self, batches: &[HostBatch]) -> Result<Vec<LossTerms>>;
     /// One optimizer update with the mean of the gradients since the last.
     fn update(&mut self) -> Result<UpdateReport>;
     /// Everything a checkpoint holds, as of the last update; `position` is the next sample's.
@@ -54,8 +55,8 @@ pub trait Learner {
 pub type MakeLearner = Box<dyn FnOnce() -> Result<Box<dyn Learner>> + Send>;
 
 impl Learner for Trainer {
-    fn microbatch(&mut self, batch: &HostBatch) -> Result<LossTerms> {
-        Trainer::microbatch(self, batch)
+    fn microbatches(&mut self, batches: &[HostBatch]) -> Result<Vec<LossTerms>> {
+        Trainer::microbatches(self, batches)
     }
 
     fn update(&mut self) -> Result<UpdateReport> {

@@ -50,6 +50,8 @@ pub struct Pipeline<D: Drawer> {
     pub microbatch: usize,
     /// Microbatches a step.
     pub accumulation: usize,
+    /// Microbatches on the device at once.
+    pub side_by_side: usize,
     /// Steps between checkpoints.
     pub checkpoint_every: u64,
     /// Checkpoints that are kept.
@@ -116,6 +118,7 @@ impl<D: Drawer> Pipeline<D> {
         let trainer = Trainer {
             n_steps: self.steps.end,
             accumulation: self.accumulation,
+            side_by_side: self.side_by_side,
             checkpoint_every: self.checkpoint_every,
             checkpointer,
             clock: self.clock,

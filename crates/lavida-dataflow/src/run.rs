@@ -128,6 +128,7 @@ impl Run {
             position: state.position,
             microbatch: settings.train.microbatch,
             accumulation: settings.accumulation(),
+            side_by_side: device::side_by_side(&settings),
             checkpoint_every: settings.checkpoint.every,
             keep_last: settings.checkpoint.keep_last,
             log,
@@ -183,6 +184,7 @@ fn comparable(settings: &Settings) -> toml::Table {
     settings.cluster = Default::default();
     settings.train.steps = 0;
     settings.train.initial = None;
+    settings.train.side_by_side = 0;
     toml::Table::try_from(settings).unwrap_or_default()
 }
 

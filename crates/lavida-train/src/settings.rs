@@ -153,6 +153,10 @@ pub struct TrainSettings {
     pub global_batch: usize,
     /// Clips per forward pass; `global_batch` is reached by accumulation. More is faster and needs more memory.
     pub microbatch: usize,
+    /// Microbatches of a step computed at once, each on a thread of its own; 0: one for each core on a CPU, one on a GPU.
+    /// Nothing but time and memory depends on it: activations are held once for each.
+    #[serde(default)]
+    pub side_by_side: usize,
     /// Checkpoint whose weights the run starts from (URI of a run or of one checkpoint); from random weights without.
     #[serde(default)]
     pub initial: Option<String>,

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Tensor};
 use bytes::Bytes;
 use lavida_data::{Error, Result, batch::HostBatch, tokenizer::Tokenizers};
@@ -146,14 +147,46 @@ impl Trainer {
             .expect("only an update takes the model, and puts it back")
     }
 
-    /// Forward and backward of one microbatch; gradients add up until [`Trainer::update`].
+    /// Forward and backward of microbatches, each on a thread of its own; gradients add up in their order until
+    /// [`Trainer::update`], so the sum does not depend on how many are given at once.
     ///
     /// # Errors
     /// A prompt that does not fit its clip, or a loss that is not finite: training cannot go on.
-    pub fn microbatch(&mut self, batch: &HostBatch) -> Result<LossTerms> {
+    pub fn microbatches(&mut self, batches: &[HostBatch]) -> Result<Vec<LossTerms>> {
+        let this = &*self;
+        let results: Vec<_> = match batches {
+            [batch] => vec![this.microbatch(this.model(), batch)],
+            _ => std::thread::scope(|scope| {
+                let replicas = batches
+                    .iter()
+                    .map(|batch| (with_own_leaves(this.model()), batch));
+                let lanes: Vec<_> = replicas
+                    .map(|(model, batch)| scope.spawn(move || this.microbatch(&model, batch)))
+                    .collect();
+                let joined = lanes.into_iter().map(|lane| lane.join());
+                joined
+                    .map(|result| result.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+                    .collect()
+            }),
+        };
+        let mut terms = Vec::with_capacity(batches.len());
+        for result in results {
+            let (gradients, losses) = result?;
+            self.gradients = Some(match self.gradients.take() {
+                None => gradients,
+                Some(sum) => sum + gradients,
+            });
+            terms.push(losses);
+        }
+        self.n_microbatches += batches.len();
+        Ok(terms)
+    }
+
+    /// Gradients and losses of one microbatch.
+    fn microbatch(&self, model: &Lavida, batch: &HostBatch) -> Result<(FlatGradients, LossTerms)> {
         let (loss, terms) = match self.settings.train.stage {
-            Stage::Anomaly => self.anomaly_losses(batch)?,
-            Stage::Grounding => self.grounding_losses(batch)?,
+            Stage::Anomaly => self.anomaly_losses(model, batch)?,
+            Stage::Grounding => self.grounding_losses(model, batch)?,
         };
         if !terms.loss.is_finite() {
             return Err(Error::Internal(format!(
@@ -164,13 +197,7 @@ impl Trainer {
             )));
         }
         let mut gradients = loss.backward();
-        let gradients = self.optimizer.flatten(self.model(), &mut gradients);
-        self.gradients = Some(match self.gradients.take() {
-            None => gradients,
-            Some(sum) => sum + gradients,
-        });
-        self.n_microbatches += 1;
-        Ok(terms)
+        Ok((self.optimizer.flatten(model, &mut gradients), terms))
     }
 
     /// One optimizer update with the mean of the gradients since the last one.
@@ -229,13 +256,13 @@ impl Trainer {
         })
     }
 
-    fn anomaly_losses(&self, batch: &HostBatch) -> Result<(Tensor<1>, LossTerms)> {
+    fn anomaly_losses(&self, model: &Lavida, batch: &HostBatch) -> Result<(Tensor<1>, LossTerms)> {
         let t = &self.settings.train;
         let mode = Mode::Train {
             gate_masks: t.gate_masks_in_training,
         };
         let input = model_input(batch, &self.device);
-        let output = self.model().forward(&input, mode).map_err(model_error)?;
+        let output = model.forward(&input, mode).map_err(model_error)?;
         let prediction = MaskPrediction {
             mask_logits: output.mask_logits,
             iou_scores: output.iou_scores,
@@ -264,14 +291,18 @@ impl Trainer {
         Ok((loss, terms))
     }
 
-    fn grounding_losses(&self, batch: &HostBatch) -> Result<(Tensor<1>, LossTerms)> {
+    fn grounding_losses(
+        &self,
+        model: &Lavida,
+        batch: &HostBatch,
+    ) -> Result<(Tensor<1>, LossTerms)> {
         let coverage = batch.name_coverage.as_deref();
         let coverage = coverage.ok_or_else(|| {
             Error::Internal("a batch of the anomaly stage in the grounding stage".into())
         })?;
         let input = model_input(batch, &self.device);
         let ids = rows(&batch.category_ids);
-        let grounding = self.model().ground(input.frames, &ids, &layout(batch));
+        let grounding = model.ground(input.frames, &ids, &layout(batch));
         let grounding = grounding.map_err(model_error)?;
         let targets = grounding_targets(batch, coverage, &self.device);
         let g = grounding_losses(grounding.attention, targets);
@@ -305,6 +336,20 @@ impl Settings {
             (prefix.clone(), policy)
         }))
     }
+}
+
+/// The same parameters as leaves of a tape of their own: threads that shared leaves would wait for each other.
+fn with_own_leaves(model: &Lavida) -> Lavida {
+    struct OwnLeaves;
+    impl ModuleMapper for OwnLeaves {
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            param.map(|value| match value.is_require_grad() {
+                true => value.without_autodiff().autodiff().require_grad(),
+                false => value,
+            })
+        }
+    }
+    model.clone().map(&mut OwnLeaves)
 }
 
 /// The ids the model treats specially.

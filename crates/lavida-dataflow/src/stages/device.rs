@@ -11,8 +11,8 @@ use crate::parts::{Learner, MakeLearner};
 
 /// Work for the device.
 pub enum Job {
-    /// Forward and backward of a microbatch.
-    Microbatch(Box<HostBatch>),
+    /// Forward and backward of microbatches.
+    Microbatches(Vec<HostBatch>),
     /// One optimizer update.
     Update,
     /// State of the run whose next sample is at this position.
@@ -23,8 +23,8 @@ pub enum Job {
 pub enum Done {
     /// The learner stands.
     Ready,
-    /// Losses of a microbatch.
-    Microbatch(LossTerms),
+    /// Losses of microbatches, in their order.
+    Microbatches(Vec<LossTerms>),
     /// An update.
     Update(UpdateReport),
     /// A snapshot.
@@ -66,7 +66,7 @@ pub fn spawn(
 
 fn run(learner: &mut dyn Learner, job: Job) -> Result<Done> {
     Ok(match job {
-        Job::Microbatch(batch) => Done::Microbatch(learner.microbatch(&batch)?),
+        Job::Microbatches(batches) => Done::Microbatches(learner.microbatches(&batches)?),
         Job::Update => Done::Update(learner.update()?),
         Job::Snapshot(position) => Done::Snapshot(Box::new(learner.snapshot(position)?)),
     })

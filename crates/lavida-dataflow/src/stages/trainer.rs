@@ -1,7 +1,7 @@
 //! Fourth stage: feeds the device, counts steps, logs them, asks for checkpoints.
 //!
-//! A step is `accumulation` microbatches and one update. At most [`QUEUED`] microbatches are granted
-//! at once: one on the device, one ready. A checkpoint is taken between two steps; its upload
+//! A step is `accumulation` microbatches and one update; up to `side_by_side` of them are on the device at once. Twice as
+//! many are granted: those on the device and those ready to follow. A checkpoint is taken between two steps; its upload
 //! overlaps the steps that follow, and the next checkpoint waits for it.
 
 use std::{
@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use lavida_data::Result;
+use lavida_data::{Result, batch::HostBatch};
 use lavida_train::{
     step::{LossTerms, StepRecord, sample_digest},
     trainer::UpdateReport,
@@ -28,9 +28,6 @@ use crate::{
     parts::MakeLearner,
     telemetry::{MetricsLog, progress::Progress},
 };
-
-/// Microbatches granted at once.
-const QUEUED: usize = 2;
 
 /// Asks upstream for microbatches.
 pub type AskForBatches = Box<dyn Fn(usize) -> Result<(), ActorProcessingErr> + Send + Sync>;
@@ -66,6 +63,8 @@ pub struct Trainer {
     pub n_steps: u64,
     /// Microbatches a step.
     pub accumulation: usize,
+    /// Microbatches on the device at once.
+    pub side_by_side: usize,
     /// Steps between checkpoints.
     pub checkpoint_every: u64,
     /// Who commits.
@@ -157,7 +156,7 @@ impl Actor for Trainer {
         match message {
             Msg::Upstream(demand) => {
                 if state.step < self.n_steps {
-                    demand(QUEUED)?;
+                    demand(2 * self.side_by_side)?;
                 }
                 state.demand = Some(demand);
             }
@@ -192,11 +191,11 @@ impl Trainer {
                 state.ready = true;
                 state.step_began = self.clock.monotonic();
             }
-            Done::Microbatch(losses) => {
-                state.in_step.push(losses);
+            Done::Microbatches(losses) => {
                 if let Some(demand) = &state.demand {
-                    demand(1)?;
+                    demand(losses.len())?;
                 }
+                state.in_step.extend(losses);
             }
             Done::Update(update) => self.finish_step(update, state)?,
             Done::Snapshot(snapshot) => {
@@ -256,8 +255,14 @@ impl Trainer {
                 self.end(myself, state);
             }
             return Ok(());
-        } else if let Some(batch) = state.batches.remove(&state.next_position) {
-            state.take(*batch, &*self.clock)
+        } else if let Some(batches) = state.take(
+            self.side_by_side
+                .min(self.accumulation - state.in_step.len()),
+        ) {
+            if let Some(since) = state.waiting_since.take() {
+                state.waited += self.clock.monotonic() - since;
+            }
+            Job::Microbatches(batches)
         } else {
             let now = self.clock.monotonic();
             state.waiting_since.get_or_insert(now);
@@ -295,13 +300,19 @@ impl Trainer {
 }
 
 impl State {
-    fn take(&mut self, placed: PlacedBatch, clock: &dyn Clock) -> Job {
-        if let Some(since) = self.waiting_since.take() {
-            self.waited += clock.monotonic() - since;
+    /// The next `n` microbatches, when all are there.
+    fn take(&mut self, n: usize) -> Option<Vec<HostBatch>> {
+        let mut position = self.next_position;
+        for _ in 0..n {
+            position = self.batches.get(&position)?.next_position;
         }
-        self.next_position = placed.next_position;
-        self.epoch = placed.epoch;
-        self.ids.extend(placed.batch.clip_ids.iter().cloned());
-        Job::Microbatch(Box::new(placed.batch))
+        let next = std::iter::repeat_with(|| {
+            let placed = self.batches.remove(&self.next_position)?;
+            self.next_position = placed.next_position;
+            self.epoch = placed.epoch;
+            self.ids.extend(placed.batch.clip_ids.iter().cloned());
+            Some(placed.batch)
+        });
+        next.take(n).collect()
     }
 }

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicI64, AtomicU64, Ordering},
+        atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -71,6 +71,7 @@ pub struct Case {
     pub position: u64,
     pub microbatch: usize,
     pub accumulation: usize,
+    pub side_by_side: usize,
     pub checkpoint_every: u64,
     pub keep_last: usize,
     /// Reads and draws take turns that depend on this; 0 for none.
@@ -88,6 +89,7 @@ impl Case {
             position: 0,
             microbatch: 2,
             accumulation: 2,
+            side_by_side: 1,
             checkpoint_every: 1_000,
             keep_last: 100,
             delays: 0,
@@ -143,6 +145,7 @@ impl Case {
             position: self.position,
             microbatch: self.microbatch,
             accumulation: self.accumulation,
+            side_by_side: self.side_by_side,
             checkpoint_every: self.checkpoint_every,
             keep_last: self.keep_last,
             log,
@@ -168,6 +171,7 @@ impl Case {
             outcome,
             events,
             most_in_flight: watch.most_in_flight.load(Ordering::SeqCst),
+            most_at_once: watch.most_at_once.load(Ordering::SeqCst),
         }
     }
 }
@@ -178,6 +182,8 @@ pub struct Ran {
     pub events: Vec<Event>,
     /// Most clips that were asked of the source and not yet learned from.
     pub most_in_flight: i64,
+    /// Most microbatches that the learner was given at once.
+    pub most_at_once: usize,
 }
 
 impl Ran {
@@ -207,6 +213,7 @@ pub fn loss_of(positions: &[u64]) -> f32 {
 struct Watch {
     in_flight: AtomicI64,
     most_in_flight: AtomicI64,
+    most_at_once: AtomicUsize,
     events: Mutex<Vec<Event>>,
 }
 
@@ -281,9 +288,7 @@ impl FakeLearner {
     fn note(&self, event: Event) {
         self.watch.events.lock().unwrap().push(event);
     }
-}
 
-impl Learner for FakeLearner {
     fn microbatch(&mut self, batch: &HostBatch) -> Result<LossTerms> {
         self.n_microbatches += 1;
         if self.n_microbatches == 2 {
@@ -305,6 +310,14 @@ impl Learner for FakeLearner {
             loss,
             ..LossTerms::default()
         })
+    }
+}
+
+impl Learner for FakeLearner {
+    fn microbatches(&mut self, batches: &[HostBatch]) -> Result<Vec<LossTerms>> {
+        let most_at_once = &self.watch.most_at_once;
+        most_at_once.fetch_max(batches.len(), Ordering::SeqCst);
+        batches.iter().map(|batch| self.microbatch(batch)).collect()
     }
 
     fn update(&mut self) -> Result<UpdateReport> {

@@ -31,6 +31,7 @@ proptest! {
         n_steps in 1u64..6,
         microbatch in 1usize..5,
         accumulation in 1usize..4,
+        side_by_side in 1usize..4,
         position in 0u64..100,
         delays in any::<u64>(),
     ) {
@@ -38,6 +39,7 @@ proptest! {
             position,
             microbatch,
             accumulation,
+            side_by_side,
             delays,
             ..Case::new(n_steps)
         };
@@ -46,7 +48,9 @@ proptest! {
         prop_assert_eq!((outcome.step, outcome.stopped), (n_steps, false));
         let expected: Vec<u64> = (position..position + n_steps * case.per_step()).collect();
         prop_assert_eq!(ran.positions(), expected);
-        prop_assert!(ran.most_in_flight <= 2 * microbatch as i64, "{} clips", ran.most_in_flight);
+        let granted = 2 * side_by_side * microbatch;
+        prop_assert!(ran.most_in_flight <= granted as i64, "{} clips", ran.most_in_flight);
+        prop_assert_eq!(ran.most_at_once, side_by_side.min(accumulation));
     }
 
     #[test]
