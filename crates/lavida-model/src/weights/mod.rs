@@ -3,92 +3,49 @@
 //! A module is walked once; every float parameter has exactly one name ([`names`]). Loading takes all or nothing: a
 //! tensor that is missing, left over, of another shape or not finite is listed by name, and nothing is loaded.
 
+mod burnpack;
+mod error;
+mod files;
+pub mod import;
 pub mod names;
+mod pickle;
 mod safetensors;
+mod shards;
+mod torch_file;
 
+pub use burnpack::write_burnpack;
+pub use error::{WeightError, WeightMismatch};
+pub use files::TensorFiles;
 pub use safetensors::{read_safetensors, write_safetensors};
+pub use shards::write_shards;
 
 use std::collections::BTreeMap;
-use std::fmt;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::optim::GradientsParams;
-use burn::tensor::{DType, Tensor, TensorData};
+use burn::tensor::{DType, FloatDType, Tensor, TensorData};
+use half::{bf16, f16};
 
 use names::{Layout, Path, transpose};
 
 /// Tensors by checkpoint name, in order of name.
 pub type Tensors = BTreeMap<String, TensorData>;
 
-/// Weights that cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum WeightError {
-    /// Tensors and module do not fit each other.
-    #[error("weights do not fit the model: {0}")]
-    Mismatch(WeightMismatch),
-    /// Bytes that are not the safetensors format.
-    #[error("not a safetensors file: {reason}")]
-    Format {
-        /// What the reader says.
-        reason: String,
-    },
-    /// A number format no part of the model has.
-    #[error(
-        "tensor {name}: expected one of F64, F32, F16, BF16, I64, I32, U8, BOOL, found {found}"
-    )]
-    Dtype {
-        /// Tensor in the file.
-        name: String,
-        /// Its number format.
-        found: String,
-    },
+/// Number format of weights on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Precision {
+    /// 4 bytes a value.
+    F32,
+    /// 2 bytes a value: the range of f32 with 8 bits of mantissa.
+    Bf16,
 }
 
-/// Every tensor that does not fit, by name.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct WeightMismatch {
-    /// The module has it, the weights do not; with the shape expected.
-    pub missing: Vec<(String, Vec<usize>)>,
-    /// The weights have it, the module does not; with the shape found.
-    pub left_over: Vec<(String, Vec<usize>)>,
-    /// Both have it; with the shapes expected and found.
-    pub misshapen: Vec<(String, Vec<usize>, Vec<usize>)>,
-    /// It holds NaN or an infinity.
-    pub not_finite: Vec<String>,
-}
-
-impl WeightMismatch {
-    fn is_empty(&self) -> bool {
-        self.missing.is_empty()
-            && self.left_over.is_empty()
-            && self.misshapen.is_empty()
-            && self.not_finite.is_empty()
-    }
-}
-
-impl fmt::Display for WeightMismatch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let count = self.missing.len()
-            + self.left_over.len()
-            + self.misshapen.len()
-            + self.not_finite.len();
-        write!(f, "{count} tensors")?;
-        for (name, expected) in &self.missing {
-            write!(f, "\n  {name}: expected {expected:?}, found nothing")?;
+impl From<Precision> for FloatDType {
+    fn from(precision: Precision) -> Self {
+        match precision {
+            Precision::F32 => FloatDType::F32,
+            Precision::Bf16 => FloatDType::BF16,
         }
-        for (name, found) in &self.left_over {
-            write!(f, "\n  {name}: expected nothing, found {found:?}")?;
-        }
-        for (name, expected, found) in &self.misshapen {
-            write!(f, "\n  {name}: expected {expected:?}, found {found:?}")?;
-        }
-        for name in &self.not_finite {
-            write!(
-                f,
-                "\n  {name}: expected finite values, found NaN or infinity"
-            )?;
-        }
-        Ok(())
     }
 }
 
@@ -139,24 +96,60 @@ pub fn parameters<M: Module>(module: &M) -> Vec<ParameterInfo> {
 ///
 /// When two parameters have one name: a bug of the module's field names.
 pub fn export<M: Module>(module: &M) -> Tensors {
-    struct Exporter(Tensors);
-    impl ParameterWalk for Exporter {
+    export_where(module, |_| true)
+}
+
+/// [`export`] of the parameters whose name is `wanted`; the others are not looked at, and not drawn.
+pub(crate) fn export_where<M: Module>(module: &M, wanted: impl Fn(&str) -> bool) -> Tensors {
+    struct Exporter<F>(Tensors, F);
+    impl<F: Fn(&str) -> bool> ParameterWalk for Exporter<F> {
         fn parameter<const D: usize>(
             &mut self,
             name: String,
             layout: Layout,
             param: &Param<Tensor<D>>,
         ) {
-            insert(
-                &mut self.0,
-                name,
-                in_layout(param.val().into_data(), layout),
-            );
+            if self.1(&name) {
+                let data = in_layout(param.val().into_data(), layout);
+                insert(&mut self.0, name, data);
+            }
         }
     }
-    let mut exporter = Exporter(Tensors::new());
+    let mut exporter = Exporter(Tensors::new(), wanted);
     walk(module, &mut exporter);
     exporter.0
+}
+
+/// Gives every float parameter with its values, one after the other, so that no more than one is held twice.
+///
+/// # Errors
+///
+/// The first error of `sink`; nothing is given after it.
+pub(crate) fn try_each<M: Module, E>(
+    module: &M,
+    sink: impl FnMut(&str, TensorData) -> Result<(), E>,
+) -> Result<(), E> {
+    struct Giver<F, E> {
+        sink: F,
+        outcome: Result<(), E>,
+    }
+    impl<F: FnMut(&str, TensorData) -> Result<(), E>, E> ParameterWalk for Giver<F, E> {
+        fn parameter<const D: usize>(
+            &mut self,
+            name: String,
+            layout: Layout,
+            param: &Param<Tensor<D>>,
+        ) {
+            if self.outcome.is_ok() {
+                let data = in_layout(param.val().into_data(), layout);
+                self.outcome = (self.sink)(&name, data);
+            }
+        }
+    }
+    let outcome = Ok(());
+    let mut giver = Giver { sink, outcome };
+    walk(module, &mut giver);
+    giver.outcome
 }
 
 /// Gradients under the names and in the layout of the weights; parameters without a gradient are left out.
@@ -272,6 +265,11 @@ impl ModuleMapper for Loader {
             self.mismatch.misshapen.push((name, expected, found));
             return param;
         }
+        if !is_float(data.dtype()) {
+            let found = format!("{:?}", data.dtype());
+            self.mismatch.wrong_dtype.push((name, found));
+            return param;
+        }
         if !is_finite(&data) {
             self.mismatch.not_finite.push(name);
             return param;
@@ -302,14 +300,34 @@ fn insert(tensors: &mut Tensors, name: String, data: TensorData) {
     assert!(earlier.is_none(), "two parameters are named {name}");
 }
 
-fn is_finite(data: &TensorData) -> bool {
-    let all_finite = |values: &[f32]| values.iter().all(|value| value.is_finite());
+pub(crate) fn is_float(dtype: DType) -> bool {
+    matches!(dtype, DType::F64 | DType::F32 | DType::F16 | DType::BF16)
+}
+
+/// Whether no float is NaN or infinite.
+pub(crate) fn is_finite(data: &TensorData) -> bool {
+    let bytes = data.as_bytes();
     match data.dtype() {
-        DType::F32 => data.as_slice::<f32>().is_ok_and(all_finite),
-        DType::F64 | DType::F16 | DType::BF16 => {
-            let converted = data.clone().convert::<f32>();
-            converted.as_slice::<f32>().is_ok_and(all_finite)
-        }
+        DType::F32 => bytes
+            .as_chunks()
+            .0
+            .iter()
+            .all(|b| f32::from_le_bytes(*b).is_finite()),
+        DType::F64 => bytes
+            .as_chunks()
+            .0
+            .iter()
+            .all(|b| f64::from_le_bytes(*b).is_finite()),
+        DType::F16 => bytes
+            .as_chunks()
+            .0
+            .iter()
+            .all(|b| f16::from_le_bytes(*b).is_finite()),
+        DType::BF16 => bytes
+            .as_chunks()
+            .0
+            .iter()
+            .all(|b| bf16::from_le_bytes(*b).is_finite()),
         _ => true,
     }
 }
@@ -370,13 +388,18 @@ mod tests {
             "norm.weight".into(),
             TensorData::new(vec![1.0, f32::NAN, 1.0], [3]),
         );
+        tensors.insert(
+            "proj.lora_A.weight".into(),
+            TensorData::new(vec![0i64; 2], [1, 2]),
+        );
         let error = load(block(&device), tensors).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "weights do not fit the model: 4 tensors\n  \
+            "weights do not fit the model: 5 tensors\n  \
              proj.bias: expected [3], found nothing\n  \
              extra: expected nothing, found [2]\n  \
              norm.bias: expected [3], found [2]\n  \
+             proj.lora_A.weight: expected floats, found I64\n  \
              norm.weight: expected finite values, found NaN or infinity"
         );
     }

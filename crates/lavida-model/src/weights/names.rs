@@ -35,6 +35,12 @@ impl Path {
         self.0.pop();
     }
 
+    /// The path as Burn writes it into its own files.
+    pub(crate) fn burn_name(&self) -> String {
+        let fields: Vec<&str> = self.0.iter().map(|(field, _)| field.as_str()).collect();
+        fields.join(".")
+    }
+
     /// Checkpoint name and layout of the parameter at this path.
     pub(crate) fn checkpoint_name(&self) -> (String, Layout) {
         let mut name = String::new();

@@ -3,11 +3,12 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-use ::safetensors::tensor::{Dtype, SafeTensors, View};
+use ::safetensors::tensor::{Dtype, Metadata, SafeTensors, TensorInfo, View};
 use burn::tensor::{DType, FloatDType, TensorData};
 use half::{bf16, f16};
 
-use super::{Tensors, WeightError};
+use super::files::{size_of, values};
+use super::{Tensors, WeightError, is_float};
 
 /// The bytes of one safetensors file, the same for the same tensors; floats converted to `dtype` where one is given.
 ///
@@ -32,9 +33,67 @@ pub fn write_safetensors(
         })?;
         views.push((name, DataView { data, dtype }));
     }
-    // One key only: the crate writes its map in random order, and equal tensors must give equal bytes.
-    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    ::safetensors::serialize(views, Some(metadata)).map_err(format_error)
+    ::safetensors::serialize(views, Some(file_metadata())).map_err(format_error)
+}
+
+/// One key only: the crate writes its map in random order, and equal tensors must give equal bytes.
+fn file_metadata() -> HashMap<String, String> {
+    HashMap::from([("format".to_owned(), "pt".to_owned())])
+}
+
+/// A safetensors file before its values are there: byte for byte what [`write_safetensors`] makes of the same tensors.
+pub(super) struct FilePlan {
+    /// The file up to the first value.
+    pub header: Vec<u8>,
+    /// Names with the place of their first byte in the file, in the order of the file.
+    pub starts: Vec<(String, u64)>,
+    /// Size of the whole file.
+    pub n_bytes: u64,
+}
+
+impl FilePlan {
+    /// The plan for tensors of these names, number formats and shapes.
+    pub fn new(mut tensors: Vec<(String, Dtype, Vec<usize>)>) -> Result<Self, WeightError> {
+        // The crate's own order: larger formats first, so that all values are aligned, then by name.
+        tensors.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+        let mut end = 0;
+        let infos: Vec<(String, TensorInfo)> = tensors
+            .into_iter()
+            .map(|(name, dtype, shape)| {
+                let start = end;
+                end += shape.iter().product::<usize>() * size_of(dtype);
+                let data_offsets = (start, end);
+                let info = TensorInfo {
+                    dtype,
+                    shape,
+                    data_offsets,
+                };
+                (name, info)
+            })
+            .collect();
+        let starts: Vec<(String, usize)> = infos
+            .iter()
+            .map(|(name, info)| (name.clone(), info.data_offsets.0))
+            .collect();
+        let metadata = Metadata::new(Some(file_metadata()), infos).map_err(format_error)?;
+        let json = serde_json::to_vec(&metadata).map_err(|error| WeightError::Format {
+            reason: error.to_string(),
+        })?;
+        let padded = json.len().next_multiple_of(8);
+        let mut header = Vec::with_capacity(8 + padded);
+        header.extend((padded as u64).to_le_bytes());
+        header.extend(json);
+        header.resize(8 + padded, b' ');
+        let first = header.len() as u64;
+        Ok(Self {
+            starts: starts
+                .into_iter()
+                .map(|(name, start)| (name, first + start as u64))
+                .collect(),
+            n_bytes: first + end as u64,
+            header,
+        })
+    }
 }
 
 /// All tensors of a safetensors file, in the number formats of the file.
@@ -67,15 +126,6 @@ pub fn read_safetensors(bytes: &[u8]) -> Result<Tensors, WeightError> {
         tensors.insert(name.to_owned(), data);
     }
     Ok(tensors)
-}
-
-fn values<const N: usize, E>(bytes: &[u8], read: impl Fn([u8; N]) -> E) -> Vec<E> {
-    let (chunks, _) = bytes.as_chunks::<N>();
-    chunks.iter().map(|chunk| read(*chunk)).collect()
-}
-
-fn is_float(dtype: DType) -> bool {
-    matches!(dtype, DType::F64 | DType::F32 | DType::F16 | DType::BF16)
 }
 
 fn file_dtype(dtype: DType) -> Option<Dtype> {
@@ -133,6 +183,21 @@ mod tests {
         let bytes = write_safetensors(&some(), None).unwrap();
         assert_eq!(read_safetensors(&bytes).unwrap(), some());
         assert_eq!(write_safetensors(&some(), None).unwrap(), bytes);
+    }
+
+    #[test]
+    fn a_planned_file_is_the_written_one() {
+        let bytes = write_safetensors(&some(), None).unwrap();
+        let tensors = vec![
+            ("a".to_owned(), Dtype::I64, vec![1]),
+            ("b".to_owned(), Dtype::F32, vec![2]),
+        ];
+        let plan = FilePlan::new(tensors).unwrap();
+        assert!(bytes.starts_with(&plan.header));
+        assert_eq!(bytes.len() as u64, plan.n_bytes);
+        for (name, start) in plan.starts {
+            assert!(bytes[start as usize..].starts_with(some()[&name].as_bytes()));
+        }
     }
 
     #[test]

@@ -1,0 +1,130 @@
+//! Burn's own file format, for serving from Rust: `module.try_load_file("model.bpk")` reads it back without this crate's
+//! names. Paths and layouts are Burn's (`mllm.model.layers.0.self_attn.q_proj.weight`, `[in, out]`).
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use ::safetensors::Dtype;
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::tensor::{DType, FloatDType, Tensor};
+
+use super::files::{BURNPACK, Place, TensorEntry};
+use super::names::{self, Layout};
+use super::{Precision, WeightError};
+
+/// Writes every float parameter of `module` to `model.bpk` in `folder`, one after the other, and says its name.
+///
+/// # Errors
+///
+/// [`WeightError::Write`] when the file cannot be written; none is left then.
+pub fn write_burnpack<M: Module>(
+    module: &M,
+    folder: &Path,
+    precision: Precision,
+) -> Result<Vec<String>, WeightError> {
+    let mut packer = Packer {
+        path: names::Path::default(),
+        dtype: FloatDType::from(precision).into(),
+        tensors: Vec::new(),
+    };
+    module.visit(&mut packer);
+    let path = folder.join(BURNPACK);
+    burn_pack::Writer::new(packer.tensors)
+        .write_to_file(&path)
+        .map_err(|error| WeightError::Write {
+            what: path.display().to_string(),
+            reason: error.to_string(),
+        })?;
+    Ok(vec![BURNPACK.to_owned()])
+}
+
+struct Packer {
+    path: names::Path,
+    dtype: DType,
+    tensors: Vec<burn_pack::Tensor>,
+}
+
+impl ModuleVisitor for Packer {
+    fn enter_module(&mut self, name: &str, container_type: &str) {
+        self.path.enter(name, container_type);
+    }
+    fn exit_module(&mut self, _name: &str, _container_type: &str) {
+        self.path.exit();
+    }
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let (tensor, dtype) = (param.transform_for_save().val(), self.dtype);
+        let shape = tensor.dims();
+        let n_bytes = shape.iter().product::<usize>() * dtype.size();
+        self.tensors.push(burn_pack::Tensor::deferred(
+            self.path.burn_name(),
+            dtype,
+            shape.to_vec(),
+            Some(param.id.val()),
+            n_bytes,
+            move || {
+                let data = tensor.clone().into_data().convert_dtype(dtype);
+                let (bytes, _, _) = data.into_parts();
+                Ok(bytes)
+            },
+        ));
+    }
+}
+
+/// The tensors of a burnpack file of `module` under their checkpoint names; what the module does not know keeps its own.
+pub(super) fn entries<M: Module>(
+    name: &str,
+    file: &Path,
+    module: &M,
+) -> Result<BTreeMap<String, TensorEntry>, WeightError> {
+    let damaged = |error: burn_pack::Error| WeightError::file(name, "a whole burnpack file", error);
+    let tensors = burn_pack::Reader::from_file(file)
+        .and_then(burn_pack::Reader::into_tensors)
+        .map_err(damaged)?;
+    let mut namer = Namer::default();
+    module.visit(&mut namer);
+    let entries = tensors.into_iter().map(|tensor| {
+        let (known, layout) = match namer.names.remove(&tensor.name) {
+            Some(known) => known,
+            None => (tensor.name.clone(), Layout::Same),
+        };
+        let dtype = match tensor.dtype {
+            DType::F64 => Dtype::F64,
+            DType::F32 => Dtype::F32,
+            DType::F16 => Dtype::F16,
+            DType::BF16 => Dtype::BF16,
+            _ => Dtype::I64, // no floats: refused by whoever reads it
+        };
+        let mut shape = tensor.shape.to_vec();
+        if layout == Layout::Transposed {
+            shape.reverse();
+        }
+        let place = Place::Packed { tensor, layout };
+        let entry = TensorEntry {
+            dtype,
+            shape,
+            place,
+        };
+        (known, entry)
+    });
+    Ok(entries.collect())
+}
+
+/// Burn's path of each float parameter → its checkpoint name and layout.
+#[derive(Default)]
+struct Namer {
+    path: names::Path,
+    names: BTreeMap<String, (String, Layout)>,
+}
+
+impl ModuleVisitor for Namer {
+    fn enter_module(&mut self, name: &str, container_type: &str) {
+        self.path.enter(name, container_type);
+    }
+    fn exit_module(&mut self, _name: &str, _container_type: &str) {
+        self.path.exit();
+    }
+    fn visit_float<const D: usize>(&mut self, _: &Param<Tensor<D>>) {
+        let known = self.path.checkpoint_name();
+        self.names.insert(self.path.burn_name(), known);
+    }
+}

@@ -1,0 +1,204 @@
+//! A `torch.save` file: a zip archive with a pickle that describes tensors, and their numbers beside it.
+//!
+//! The numbers stay where they are; a tensor's are read when it is asked for. Only the zip layout is read, which
+//! `torch.save` writes since PyTorch 1.6, with little-endian numbers and entries that are stored uncompressed.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt::Display;
+use std::io;
+use std::ops::Range;
+use std::sync::Arc;
+
+use memmap2::Mmap;
+use rawzip::{CompressionMethod, ZipArchive};
+
+use super::WeightError;
+use super::files::{Place, TensorEntry, size_of};
+use super::pickle::{self, Pickle, Refused, Stored, Value};
+
+/// Keys under which files hold their state dict: SAM2's, and Lightning's and others'.
+const TOP_KEYS: [&str; 2] = ["model", "state_dict"];
+
+/// The tensors of the state dict in `map`, which is the file `name`.
+pub(super) fn entries(
+    name: &str,
+    map: &Arc<Mmap>,
+) -> Result<BTreeMap<String, TensorEntry>, WeightError> {
+    let archive = Archive::open(name, map)?;
+    let pickle = pickle::read(archive.bytes("data.pkl")?)
+        .map_err(|Refused { expected, found }| WeightError::file(name, expected, found))?;
+    let mut tensors = BTreeMap::new();
+    let mut faults = Vec::new();
+    for (tensor_name, value) in state_dict(name, &pickle)? {
+        let what = || format!("{name}: {tensor_name}");
+        let Value::Tensor(stored) = value else {
+            faults.push(WeightError::file(
+                what(),
+                "a tensor",
+                pickle::describe(value),
+            ));
+            continue;
+        };
+        match archive.place(stored) {
+            Ok(place) => {
+                let entry = TensorEntry {
+                    dtype: stored.storage.dtype,
+                    shape: stored.shape.clone(),
+                    place,
+                };
+                tensors.insert(tensor_name.to_owned(), entry);
+            }
+            Err(Refused { expected, found }) => {
+                faults.push(WeightError::file(what(), expected, found));
+            }
+        }
+    }
+    WeightError::all(faults)?;
+    Ok(tensors)
+}
+
+/// Names and values of the state dict: the whole pickle, or what it holds under a known key.
+fn state_dict<'a>(
+    name: &str,
+    pickle: &'a Pickle,
+) -> Result<Vec<(&'a str, &'a Value)>, WeightError> {
+    let no_dict = |found: String| {
+        let expected = "a state dict (names to tensors, plain or under `model` or `state_dict`)";
+        WeightError::file(name, expected, found)
+    };
+    let named = |value: &'a Value| -> Result<Vec<(&'a str, &'a Value)>, WeightError> {
+        let Value::Dict(entries) = value else {
+            return Err(no_dict(pickle::describe(value)));
+        };
+        let entry = |(key, value): &(usize, usize)| match &pickle.values[*key] {
+            Value::Text(key) => Ok((key.as_str(), &pickle.values[*value])),
+            other => Err(no_dict(format!(
+                "a key that is {}",
+                pickle::describe(other)
+            ))),
+        };
+        entries.iter().map(entry).collect()
+    };
+    let top = named(&pickle.values[pickle.top])?;
+    let nested = top
+        .iter()
+        .find(|(key, value)| TOP_KEYS.contains(key) && matches!(value, Value::Dict(_)));
+    let entries = match nested {
+        Some((_, value)) => named(value)?,
+        None => top,
+    };
+    if !entries.iter().any(|(_, v)| matches!(v, Value::Tensor(_))) {
+        return Err(no_dict("no tensor in it".to_owned()));
+    }
+    Ok(entries)
+}
+
+/// Where each entry of the archive lies in the file.
+struct Archive<'a> {
+    name: &'a str,
+    map: &'a Arc<Mmap>,
+    ranges: HashMap<String, Range<usize>>,
+}
+
+impl<'a> Archive<'a> {
+    /// Finds every entry and checks it against its sum.
+    fn open(name: &'a str, map: &'a Arc<Mmap>) -> Result<Self, WeightError> {
+        let zip_error = |error: &dyn Display| {
+            let expected = "a zip archive, as torch.save writes since PyTorch 1.6";
+            WeightError::file(name, expected, error)
+        };
+        let archive =
+            ZipArchive::from_slice(map.as_ref().as_ref()).map_err(|error| zip_error(&error))?;
+        let mut ranges = HashMap::new();
+        for record in archive.entries() {
+            let record = record.map_err(|error| zip_error(&error))?;
+            let path = String::from_utf8_lossy(record.file_path().as_bytes()).into_owned();
+            if record.compression_method() != CompressionMethod::STORE {
+                return Err(WeightError::file(
+                    format!("{name}: {path}"),
+                    "an entry that is not compressed",
+                    "a compressed one",
+                ));
+            }
+            let entry = archive
+                .get_entry(record.wayfinder())
+                .map_err(|error| zip_error(&error))?;
+            io::copy(&mut entry.verifying_reader(entry.data()), &mut io::sink()).map_err(
+                |error| WeightError::file(format!("{name}: {path}"), "undamaged data", error),
+            )?;
+            let (start, end) = entry.compressed_data_range();
+            // The first folder is named after the file.
+            let inner = path.split_once('/').map_or(path.as_str(), |(_, rest)| rest);
+            ranges.insert(inner.to_owned(), start as usize..end as usize);
+        }
+        let archive = Self { name, map, ranges };
+        if let Some(order) = archive.ranges.get("byteorder")
+            && &map[order.clone()] != b"little"
+        {
+            let found = String::from_utf8_lossy(&map[order.clone()]).into_owned();
+            return Err(WeightError::file(name, "byte order little", found));
+        }
+        Ok(archive)
+    }
+
+    fn bytes(&self, entry: &str) -> Result<&'a [u8], WeightError> {
+        let range = self.ranges.get(entry).ok_or_else(|| {
+            let found = format!("an archive without {entry}");
+            WeightError::file(self.name, "a file that torch.save wrote", found)
+        })?;
+        Ok(&self.map[range.clone()])
+    }
+
+    fn place(&self, stored: &Stored) -> Result<Place, Refused> {
+        let Stored {
+            storage,
+            offset,
+            shape,
+            strides,
+        } = stored;
+        let refused = |expected: String, found: String| Refused { expected, found };
+        let entry = format!("data/{}", storage.key);
+        let range = self
+            .ranges
+            .get(&entry)
+            .ok_or_else(|| refused(format!("its storage {entry}"), "none".into()))?;
+        let size = size_of(storage.dtype);
+        if range.len() / size < storage.n_values {
+            return Err(refused(
+                format!("{} values in {entry}", storage.n_values),
+                format!("{} bytes", range.len()),
+            ));
+        }
+        if shape.len() != strides.len() {
+            return Err(refused(
+                format!("{} strides", shape.len()),
+                strides.len().to_string(),
+            ));
+        }
+        // One past the last value that is read; none where an axis is empty.
+        let mut end = Some(*offset);
+        if !shape.contains(&0) {
+            let last = shape
+                .iter()
+                .zip(strides)
+                .try_fold(*offset, |at, (n, stride)| {
+                    at.checked_add((n - 1).checked_mul(*stride)?)
+                });
+            end = last.and_then(|last| last.checked_add(1));
+        }
+        let n_values = shape
+            .iter()
+            .try_fold(1usize, |n, axis| n.checked_mul(*axis));
+        match (end, n_values.and_then(|n| n.checked_mul(size))) {
+            (Some(end), Some(_)) if end <= storage.n_values => Ok(Place::Mapped {
+                map: self.map.clone(),
+                start: range.start + offset * size,
+                strides: Some(strides.clone()),
+            }),
+            _ => Err(refused(
+                format!("values within the {} of {entry}", storage.n_values),
+                format!("shape {shape:?} with strides {strides:?} from {offset}"),
+            )),
+        }
+    }
+}
