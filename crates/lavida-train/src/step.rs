@@ -28,6 +28,9 @@ pub struct LossTerms {
     /// Grounding stage: attention of absent names off the background.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grounding_absent_loss: Option<f32>,
+    /// Grounding stage: how far the features' scale is from one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grounding_scale_loss: Option<f32>,
 }
 
 impl LossTerms {
@@ -42,6 +45,7 @@ impl LossTerms {
             ("object_loss", self.object_loss),
             ("grounding_present_loss", self.grounding_present_loss),
             ("grounding_absent_loss", self.grounding_absent_loss),
+            ("grounding_scale_loss", self.grounding_scale_loss),
         ];
         all.into_iter()
             .filter_map(|(name, value)| value.map(|value| (name, value)))
@@ -62,6 +66,7 @@ impl LossTerms {
             object_loss: mean(|t| t.object_loss),
             grounding_present_loss: mean(|t| t.grounding_present_loss),
             grounding_absent_loss: mean(|t| t.grounding_absent_loss),
+            grounding_scale_loss: mean(|t| t.grounding_scale_loss),
         }
     }
 }
@@ -82,6 +87,9 @@ pub struct StepRecord {
     pub grad_norm: f64,
     /// Hash of the ids of the global batch, in order.
     pub sample_digest: String,
+    /// Categories of the global batch that CLIP's positions did not hold whole.
+    #[serde(default)]
+    pub truncated_categories: usize,
     /// Workers that took part.
     pub world_size: usize,
     /// Membership generation.
@@ -119,6 +127,7 @@ mod tests {
                 lr,
                 grad_norm: lr / 7.0,
                 sample_digest: sample_digest(["a", "b"]),
+                truncated_categories: 2,
                 world_size: 1,
                 generation: 0,
                 seconds: 0.1,

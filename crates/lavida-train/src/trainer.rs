@@ -308,12 +308,13 @@ impl Trainer {
         let g = grounding_losses(grounding.attention, targets);
         let weights = &self.settings.train.losses;
         let scale = scale_loss(grounding.frame_features);
-        let loss = g.weighted(weights) + scale.mul_scalar(weights.grounding_scale);
-        let values = read_scalars(vec![g.present, g.absent, loss.clone()]);
+        let loss = g.weighted(weights) + scale.clone().mul_scalar(weights.grounding_scale);
+        let values = read_scalars(vec![g.present, g.absent, scale, loss.clone()]);
         let terms = LossTerms {
             grounding_present_loss: Some(values[0]),
             grounding_absent_loss: Some(values[1]),
-            loss: values[2],
+            grounding_scale_loss: Some(values[2]),
+            loss: values[3],
             ..LossTerms::default()
         };
         Ok((loss, terms))

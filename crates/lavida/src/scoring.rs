@@ -86,6 +86,7 @@ impl Model {
             windowing.reference_windows,
         );
         let per_pass = self.settings.train.microbatch;
+        let mut n_truncated = 0;
         for group in windows.chunks(per_pass) {
             let mut samples = Vec::with_capacity(group.len());
             for window in group {
@@ -96,8 +97,9 @@ impl Model {
                         .unlabelled(&video.name(), true, &frames, &exposure)?,
                 );
             }
-            let scored =
-                tokio::task::block_in_place(|| self.scorer.score(&self.batcher.collate(samples)?))?;
+            let batch = self.batcher.collate(samples)?;
+            n_truncated = n_truncated.max(batch.n_truncated_categories / group.len());
+            let scored = tokio::task::block_in_place(|| self.scorer.score(&batch))?;
             let frames = scored.frame_scores.iter().zip(&scored.pixel_scores);
             let ranges = group.iter().flat_map(|window| &window.scored);
             for ((score, mask), range) in frames.zip(ranges) {
@@ -110,6 +112,13 @@ impl Model {
                     });
                 }
             }
+        }
+        if n_truncated > 0 {
+            tracing::warn!(
+                "{n_truncated} of {} categories are longer than the {} positions CLIP reads; their ends were left out",
+                categories.len(),
+                self.settings.model.clip_text.max_position_embeddings
+            );
         }
         video.finish()
     }

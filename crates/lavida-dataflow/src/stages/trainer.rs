@@ -98,6 +98,7 @@ pub struct State {
     epoch: u64,
     in_step: Vec<LossTerms>,
     ids: Vec<String>,
+    truncated_categories: usize,
     batches: BTreeMap<u64, Box<PlacedBatch>>,
     on_device: bool,
     ready: bool,
@@ -131,6 +132,7 @@ impl Actor for Trainer {
             epoch: 0,
             in_step: Vec::new(),
             ids: Vec::new(),
+            truncated_categories: 0,
             batches: BTreeMap::new(),
             on_device: false,
             ready: false,
@@ -221,6 +223,7 @@ impl Trainer {
             lr: update.lr,
             grad_norm: update.grad_norm,
             sample_digest: sample_digest(state.ids.iter().map(String::as_str)),
+            truncated_categories: std::mem::take(&mut state.truncated_categories),
             world_size: 1,
             generation: 0,
             seconds: (now - state.step_began).as_secs_f64(),
@@ -311,6 +314,7 @@ impl State {
             self.next_position = placed.next_position;
             self.epoch = placed.epoch;
             self.ids.extend(placed.batch.clip_ids.iter().cloned());
+            self.truncated_categories += placed.batch.n_truncated_categories;
             Some(placed.batch)
         });
         next.take(n).collect()
