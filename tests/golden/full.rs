@@ -12,6 +12,7 @@ use lavida_model::lavida::{Lavida, Mode, ModelInput, ModelOutput, without_unused
 use lavida_model::policy::{TrainPolicies, TrainPolicy};
 use lavida_model::projector::ClipLayout;
 use lavida_model::qwen2_vl::{MllmInput, SpecialTokens};
+use lavida_model::recompute::Recompute;
 use lavida_model::weights::{self, Tensors};
 use lavida_train::losses::{
     IouSupervision, LossWeights, MaskPrediction, SegmentationLosses, language_loss,
@@ -297,6 +298,41 @@ fn a_training_step_equals_the_reference() {
     let found = weights::export_gradients(&model, &gradients);
     assert_gradients(&fixture, &fixture.tensors("grads"), "", &found);
     assert_norms(&fixture, &found);
+}
+
+/// Loss and gradients of the step, by name.
+fn step(fixture: &Fixture, recompute: Recompute, policies: &TrainPolicies) -> (f32, Tensors) {
+    let device = Device::flex().autodiff();
+    let extra = match policies.of("model") {
+        TrainPolicy::Lora { .. } => adapters(fixture, "lora"),
+        _ => Tensors::new(),
+    };
+    let model = model(fixture, policies, extra, &device).with_recompute(recompute);
+    let output = model
+        .forward(&batch(fixture, &Device::flex()), TRAIN)
+        .unwrap();
+    let total = losses(fixture, &output).total;
+    let gradients = GradientsParams::from_grads(total.clone().backward(), &model);
+    let found = weights::export_gradients(&model, &gradients);
+    (total.into_scalar(), found)
+}
+
+#[test]
+fn recomputed_blocks_give_loss_and_gradients_bit_for_bit() {
+    let fixture = Fixture::open("full");
+    for policies in [
+        TrainPolicies::default(), // towers and embedding too
+        reference_policies(&[]),
+        lora_policies(&fixture, TrainPolicy::Full),
+    ] {
+        let (loss, gradients) = step(&fixture, Recompute::None, &policies);
+        let (again, recomputed) = step(&fixture, Recompute::Blocks, &policies);
+        assert_eq!(loss.to_bits(), again.to_bits());
+        assert!(gradients.keys().eq(recomputed.keys()));
+        for (name, gradient) in &gradients {
+            gradient.assert_eq(&recomputed[name], true);
+        }
+    }
 }
 
 /// Every parameter that has a gradient in the reference has one here, of the same length; no other has one.

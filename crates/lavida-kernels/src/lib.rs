@@ -9,4 +9,5 @@ pub mod compression;
 mod fast_math;
 pub mod layer_norm;
 pub mod max_pool;
+pub mod recompute;
 pub mod softmax;

@@ -1,11 +1,12 @@
 //! Scaled dot-product attention: the one function every tower, decoder and projector goes through.
 //!
-//! `softmax(scale · q·kᵀ + mask) · v` per head, the same with and without a tape. The weights are the only tensor of
-//! `[S, L]` that stays for the backward. A fused kernel can take its place here, and nowhere else.
+//! `softmax(scale · q·kᵀ + mask) · v` per head, the same with and without a tape; the softmax is computed in f32 whatever the
+//! type of its inputs. The weights are the only tensor of `[S, L]` that stays for the backward. A fused kernel can take
+//! its place here, and nowhere else.
 //!
 //! Shapes: `B` batch · `N` heads · `S` query positions · `L` key positions · `d` width of a head.
 
-use burn::tensor::{Bool, Device, Tensor, assert_shape};
+use burn::tensor::{Bool, Device, FloatDType, Tensor, assert_shape};
 use lavida_kernels::softmax::softmax;
 
 /// Added to the score of a masked key: its weight is exactly zero, unless every key of the row is
@@ -17,7 +18,7 @@ pub const MASKED_SCORE: f64 = -1e30;
 /// # Shapes
 ///
 /// - query: `[B, N, S, d]`; key, value: `[B, N, L, d]`
-/// - mask: added to the scores, each axis full or 1: `[B|1, N|1, S|1, L]`; no gradient flows into it
+/// - mask: in f32, added to the scores, each axis full or 1: `[B|1, N|1, S|1, L]`; no gradient flows into it
 /// - output: `[B, N, S, d]`
 pub fn attention(
     query: Tensor<4>,
@@ -34,11 +35,12 @@ pub fn attention(
         assert_shape!(mask, [_, _, _, n_keys]);
     }
 
-    let mut scores = query.mul_scalar(scale).matmul(key.swap_dims(2, 3)); // [B, N, S, L]
+    let scores = query.mul_scalar(scale).matmul(key.swap_dims(2, 3)); // [B, N, S, L]
+    let mut scores = scores.cast(FloatDType::F32);
     if let Some(mask) = mask {
         scores = scores + mask;
     }
-    softmax(scores).matmul(value)
+    softmax(scores).cast(value.dtype()).matmul(value)
 }
 
 /// The additive mask of the keys to keep.

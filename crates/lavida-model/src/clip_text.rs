@@ -14,6 +14,7 @@ use lavida_kernels::activation::quick_gelu;
 use crate::attention::{additive_mask, attention, causal_keep};
 use crate::config::ClipTextConfig;
 use crate::initial::{normal_embedding, normal_linear};
+use crate::norm::layer_norm_of;
 
 const LAYER_NORM_EPSILON: f64 = 1e-5;
 
@@ -179,7 +180,7 @@ impl ClipText {
         for layer in &self.text_model.encoder.layers {
             hidden = layer.forward(hidden, mask.clone());
         }
-        let last_hidden_state = self.text_model.final_layer_norm.forward(hidden);
+        let last_hidden_state = layer_norm_of(&self.text_model.final_layer_norm, hidden);
 
         let [_, _, width] = last_hidden_state.dims();
         let text_start = Tensor::<1, Int>::arange(0..n_texts as i64, &device) * n_positions as i64;
@@ -229,9 +230,9 @@ impl ClipEncoderLayer {
     pub fn forward(&self, hidden: Tensor<3>, mask: Tensor<4>) -> Tensor<3> {
         let attended = self
             .self_attn
-            .forward(self.layer_norm1.forward(hidden.clone()), mask);
+            .forward(layer_norm_of(&self.layer_norm1, hidden.clone()), mask);
         let hidden = hidden + attended;
-        hidden.clone() + self.mlp.forward(self.layer_norm2.forward(hidden))
+        hidden.clone() + self.mlp.forward(layer_norm_of(&self.layer_norm2, hidden))
     }
 }
 

@@ -1,10 +1,11 @@
-//! Layer normalisation through the project's own kernel, in place of Burn's module of the same name.
+//! Normalisation, in f32 whatever the type of its input: the project's own layer norm, and Burn's modules where the
+//! model has those.
 //!
 //! Shapes: `[.., C]`; each row of `C` values gets mean 0 and variance 1, then scale and shift.
 
 use burn::config::Config;
 use burn::module::{Module, Param};
-use burn::nn::Initializer;
+use burn::nn::{self, Initializer, RmsNorm};
 use burn::tensor::{DType, Device, FloatDType, Tensor, assert_shape};
 use lavida_kernels::layer_norm::layer_norm;
 
@@ -49,26 +50,57 @@ impl LayerNorm {
         let (gamma, beta) = (self.gamma.val(), self.beta.val());
         let [d_model] = gamma.dims();
         assert_shape!(x, [.., d_model]);
-        match x.dtype() {
-            dtype @ (DType::F16 | DType::BF16) => {
-                let wide = FloatDType::F32;
-                layer_norm(
-                    x.cast(wide),
-                    gamma.cast(wide),
-                    beta.cast(wide),
-                    self.epsilon,
-                )
-                .cast(FloatDType::from(dtype))
-            }
-            _ => layer_norm(x, gamma, beta, self.epsilon),
+        let dtype = x.dtype();
+        if !is_half(dtype) {
+            return layer_norm(x, gamma, beta, self.epsilon);
         }
+        let wide = FloatDType::F32;
+        let (x, gamma, beta) = (x.cast(wide), gamma.cast(wide), beta.cast(wide));
+        layer_norm(x, gamma, beta, self.epsilon).cast(dtype)
     }
+}
+
+/// Burn's layer norm, with half-precision inputs normalised in f32 and cast back.
+///
+/// # Shapes
+///
+/// - x: `[.., C]`; output: the same
+pub fn layer_norm_of<const D: usize>(norm: &nn::LayerNorm, x: Tensor<D>) -> Tensor<D> {
+    let dtype = x.dtype();
+    if !is_half(dtype) {
+        return norm.forward(x);
+    }
+    let widened =
+        |param: &Param<Tensor<1>>| Param::initialized(param.id, param.val().cast(FloatDType::F32));
+    let mut wide = norm.clone();
+    wide.gamma = widened(&norm.gamma);
+    wide.beta = norm.beta.as_ref().map(widened);
+    wide.forward(x.cast(FloatDType::F32)).cast(dtype)
+}
+
+/// Burn's RMS norm, with half-precision inputs divided by their root mean square in f32.
+///
+/// # Shapes
+///
+/// - x: `[.., C]`; output: the same
+pub fn rms_norm_of<const D: usize>(norm: &RmsNorm, x: Tensor<D>) -> Tensor<D> {
+    let dtype = x.dtype();
+    if !is_half(dtype) {
+        return norm.forward(x);
+    }
+    let x = x.cast(FloatDType::F32);
+    let mean_square = x.clone().square().mean_dim(D - 1);
+    let scaled = x / mean_square.add_scalar(norm.epsilon).sqrt();
+    scaled.cast(dtype) * norm.gamma.val().unsqueeze()
+}
+
+fn is_half(dtype: DType) -> bool {
+    matches!(dtype, DType::F16 | DType::BF16)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use burn::nn;
     use burn::tensor::{Distribution, Tolerance};
 
     #[test]
@@ -91,11 +123,20 @@ mod tests {
         let x = Tensor::<2>::random([3, 10], Distribution::Normal(1.0, 3.0), &device);
         let norm = LayerNormConfig::new(10).init(&device);
         let expected = norm.forward(x.clone());
-        let found = norm.forward(x.cast(FloatDType::BF16));
-        assert_eq!(found.dtype(), DType::BF16);
-        found
-            .cast(FloatDType::F32)
-            .into_data()
-            .assert_approx_eq::<f32>(&expected.into_data(), Tolerance::absolute(0.05));
+        let close = |found: Tensor<2>, expected: Tensor<2>| {
+            assert_eq!(found.dtype(), DType::BF16);
+            found
+                .cast(FloatDType::F32)
+                .into_data()
+                .assert_approx_eq::<f32>(&expected.into_data(), Tolerance::absolute(0.05));
+        };
+        let half = x.clone().cast(FloatDType::BF16);
+        close(norm.forward(half.clone()), expected);
+        let norm = nn::LayerNormConfig::new(10).init(&device);
+        close(layer_norm_of(&norm, half.clone()), norm.forward(x.clone()));
+        let mut norm = nn::RmsNormConfig::new(10).init(&device);
+        let expected = norm.forward(x);
+        norm.gamma = norm.gamma.map(|gamma| gamma.cast(FloatDType::BF16));
+        close(rms_norm_of(&norm, half), expected);
     }
 }

@@ -228,7 +228,7 @@ impl TrainPolicies {
         match self.of(name) {
             TrainPolicy::Frozen => false,
             TrainPolicy::Lora { .. } => is_adapter(name),
-            TrainPolicy::Full => !CONSTANTS.iter().any(|constant| name.ends_with(constant)),
+            TrainPolicy::Full => !is_constant(name),
         }
     }
 }
@@ -264,6 +264,11 @@ impl ModuleMapper for Applier<'_> {
         let (name, _) = self.path.checkpoint_name();
         param.set_require_grad(self.policies.trains(&name))
     }
+}
+
+/// Whether it is a constant of the model rather than a weight.
+pub(crate) fn is_constant(name: &str) -> bool {
+    CONSTANTS.iter().any(|constant| name.ends_with(constant))
 }
 
 /// Whether the parameter is a factor of a low-rank adapter.

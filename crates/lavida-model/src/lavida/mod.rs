@@ -12,7 +12,7 @@
 mod texts;
 
 use burn::module::Module;
-use burn::tensor::{Bool, Device, Int, Tensor, TensorData, assert_shape};
+use burn::tensor::{Bool, Device, FloatDType, Int, Tensor, TensorData, assert_shape};
 
 use crate::clip_text::ClipText;
 use crate::compression::CompressionConfig;
@@ -25,6 +25,7 @@ use crate::projector::{ClipLayout, ProjectorInput, ProjectorWidths, SemanticProj
 use crate::qwen2_vl::{
     AnswerPrediction, MllmInput, MllmOutput, MllmSettings, Qwen2Vl, SpecialTokens,
 };
+use crate::recompute::Recompute;
 use crate::sam2::{FrameFeatures, FrameMasks, MaskChoice, MaskSettings, Sam2};
 use crate::weights::Tensors;
 use texts::DistinctTexts;
@@ -189,6 +190,15 @@ impl Lavida {
         Ok(model)
     }
 
+    /// The same function with another bargain between memory and time in backward.
+    pub fn with_recompute(mut self, recompute: Recompute) -> Self {
+        self.mllm.model.recompute = recompute;
+        self.seg_model.multi_scale_projector.text_fc.recompute = recompute;
+        let decoder = &mut self.seg_model.sam2.sam_mask_decoder;
+        decoder.transformer.recompute = recompute;
+        self
+    }
+
     /// The same function without adapters, for export.
     pub fn merge_adapters(mut self) -> Self {
         for layer in &mut self.mllm.model.layers {
@@ -231,7 +241,7 @@ impl Lavida {
             mask_logits: masks.mask_logits,
             iou_scores: masks.iou_scores,
             object_logits: masks.object_logits,
-            semantic_feature,
+            semantic_feature: semantic_feature.cast(FloatDType::F32),
             answer,
         })
     }
@@ -261,7 +271,7 @@ impl Lavida {
                 frames.top_positions,
                 layout,
             ),
-            frame_features: frames.top,
+            frame_features: frames.top.cast(FloatDType::F32),
         })
     }
 

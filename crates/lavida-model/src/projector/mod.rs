@@ -25,6 +25,7 @@ use burn::tensor::{Bool, Device, Tensor, assert_shape};
 
 use crate::config::ProjectorConfig;
 use crate::linear::{Linear, LinearConfig};
+use crate::norm::layer_norm_of;
 use crate::two_way::{Attention, AttentionConfig, TwoWayTokens, padding_mask};
 
 /// Narrowing of every cross attention: their heads together are `A / 2` wide.
@@ -216,7 +217,7 @@ impl SemanticProjector {
                 .forward(text.clone(), cells.clone(), cells, None); // [N, K, A]
         let fused = self
             .output_proj
-            .forward(self.output_norm.forward(text + attended.clone()));
+            .forward(layer_norm_of(&self.output_norm, text + attended.clone()));
 
         let answer = self.seg_proj.forward(input.semantic_feature); // [B, A]
         let answer = answer

@@ -12,6 +12,7 @@ use burn::tensor::{Device, Tensor};
 
 use super::CROSS_DOWNSAMPLE_RATE;
 use crate::config::ProjectorConfig;
+use crate::recompute::Recompute;
 use crate::two_way::{
     Mlp, MlpConfig, TwoWayAttentionBlock, TwoWayAttentionBlockConfig, TwoWayTokens,
 };
@@ -27,6 +28,9 @@ pub struct TwoWayQFormer {
     pub output_q_proj: Mlp,
     /// Each key → `E`; the reference trains nothing through it.
     pub output_k_proj: Mlp,
+    /// Whether backward runs the Q-Former again.
+    #[module(skip)]
+    pub recompute: Recompute,
 }
 
 impl TwoWayQFormer {
@@ -47,6 +51,7 @@ impl TwoWayQFormer {
                 .collect(),
             output_q_proj: MlpConfig::new(n_queries * width, d_prompt, d_prompt, 1).init(device),
             output_k_proj: MlpConfig::new(width, d_prompt, d_prompt, 1).init(device),
+            recompute: Recompute::default(),
         }
     }
 
@@ -55,6 +60,14 @@ impl TwoWayQFormer {
     /// - keys: `[N, S, A]`; key_mask: `[N, 1, 1, S]`, see [`padding_mask`]
     /// - output: `[N, E]`
     pub fn forward(&self, keys: Tensor<3>, key_mask: Option<Tensor<4>>) -> Tensor<2> {
+        let key_mask = key_mask.map(Tensor::without_autodiff);
+        let [prompt] = self.recompute.block(self, [keys], move |qformer, [keys]| {
+            [qformer.read(keys, key_mask.clone()).unsqueeze_dim(1)]
+        });
+        prompt.squeeze_dim(1)
+    }
+
+    fn read(&self, keys: Tensor<3>, key_mask: Option<Tensor<4>>) -> Tensor<2> {
         let [n_frames, _, _] = keys.dims();
         let query_pe = self.queries(n_frames);
         let key_pe = keys.clone();

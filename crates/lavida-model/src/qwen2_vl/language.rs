@@ -14,6 +14,8 @@ use crate::attention::{attention, repeat_heads};
 use crate::config::LanguageConfig;
 use crate::initial::{normal_embedding, normal_linear, normal_lora_linear};
 use crate::linear;
+use crate::norm::rms_norm_of;
+use crate::recompute::Recompute;
 
 /// Deviation of initial weights.
 pub(super) const INITIAL_STD: f64 = 0.02;
@@ -27,6 +29,9 @@ pub struct LanguageModel {
     pub layers: Vec<DecoderLayer>,
     /// After the last layer.
     pub norm: RmsNorm,
+    /// Whether backward runs the layers again.
+    #[module(skip)]
+    pub recompute: Recompute,
 }
 
 /// Attention and MLP, each after a norm and beside a residual.
@@ -82,6 +87,7 @@ impl LanguageConfig {
                 .map(|_| self.init_layer(device))
                 .collect(),
             norm: self.init_norm(device),
+            recompute: Recompute::default(),
         }
     }
 
@@ -126,11 +132,17 @@ impl LanguageModel {
     /// - mask: additive, `[B, 1, S, S]`
     /// - output: `[B, S, D]`, after the final norm
     pub fn forward(&self, embeds: Tensor<3>, rotary: &Rotary, mask: Tensor<4>) -> Tensor<3> {
+        let (rotary, mask) = (rotary.clone().without_autodiff(), mask.without_autodiff());
         let mut hidden = embeds;
         for layer in &self.layers {
-            hidden = layer.forward(hidden, rotary, mask.clone());
+            let (rotary, mask) = (rotary.clone(), mask.clone());
+            [hidden] = self
+                .recompute
+                .block(layer, [hidden], move |layer, [hidden]| {
+                    [layer.forward(hidden, &rotary, mask.clone())]
+                });
         }
-        self.norm.forward(hidden)
+        rms_norm_of(&self.norm, hidden)
     }
 }
 
@@ -139,11 +151,13 @@ impl DecoderLayer {
     ///
     /// As [`LanguageModel::forward`], without the final norm.
     pub fn forward(&self, hidden: Tensor<3>, rotary: &Rotary, mask: Tensor<4>) -> Tensor<3> {
-        let attended =
-            self.self_attn
-                .forward(self.input_layernorm.forward(hidden.clone()), rotary, mask);
+        let attended = self.self_attn.forward(
+            rms_norm_of(&self.input_layernorm, hidden.clone()),
+            rotary,
+            mask,
+        );
         let hidden = hidden + attended;
-        let normed = self.post_attention_layernorm.forward(hidden.clone());
+        let normed = rms_norm_of(&self.post_attention_layernorm, hidden.clone());
         hidden + self.mlp.forward(normed)
     }
 }

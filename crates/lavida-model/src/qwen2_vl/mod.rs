@@ -207,7 +207,13 @@ impl Qwen2Vl {
         } else {
             self.visual.forward(patches, &input.grids)
         }; // [L, D]
-        let visual = reduce_tokens(visual, &mut prompts, &settings.compression)?; // [L_r, D]
+        let dtype = visual.dtype();
+        let visual = reduce_tokens(
+            visual.cast(FloatDType::F32),
+            &mut prompts,
+            &settings.compression,
+        )?;
+        let visual = visual.cast(dtype); // [L_r, D]
 
         let layout = SequenceLayout::pad_left(&prompts, &settings.special)?;
         let (n_samples, n_positions) = (layout.n_samples(), layout.n_positions());

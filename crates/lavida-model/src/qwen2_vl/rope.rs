@@ -35,6 +35,14 @@ impl Rotary {
         }
     }
 
+    /// The same turns as constants without a tape.
+    pub fn without_autodiff(self) -> Self {
+        Self {
+            cos: self.cos.without_autodiff(),
+            signed_sin: self.signed_sin.without_autodiff(),
+        }
+    }
+
     /// Turns plane `(x_f, x_{f+d/2})` of each head by its angle.
     ///
     /// # Shapes
@@ -50,7 +58,8 @@ impl Rotary {
             ],
             3,
         );
-        x * self.cos.clone() + swapped * self.signed_sin.clone()
+        let dtype = x.dtype();
+        x * self.cos.clone().cast(dtype) + swapped * self.signed_sin.clone().cast(dtype)
     }
 }
 

@@ -17,6 +17,7 @@ use super::rope::{Rotary, vision_angles};
 use super::vision_block::{GroupRun, VisionBlock, runs};
 use crate::config::VisionConfig;
 use crate::initial::{normal, normal_linear};
+use crate::norm::layer_norm_of;
 
 pub(super) const LAYER_NORM_EPSILON: f64 = 1e-6;
 
@@ -231,7 +232,7 @@ impl PatchEmbed {
         let d_patch = channels * frames * rows * columns;
         assert_shape!(patches, [_, d_patch]);
         let kernel = self.proj.weight.val().reshape([width, d_patch]);
-        patches.matmul(kernel.transpose())
+        patches.cast(kernel.dtype()).matmul(kernel.transpose())
     }
 }
 
@@ -241,10 +242,8 @@ impl PatchMerger {
     /// - hidden: `[P, E]`, merged neighbours adjacent; output: `[P / per_token, D]`
     fn forward(&self, hidden: Tensor<2>, per_token: usize) -> Tensor<2> {
         let [n_patches, width] = hidden.dims();
-        let merged = self
-            .ln_q
-            .forward(hidden)
-            .reshape([n_patches / per_token, per_token * width]);
+        let merged =
+            layer_norm_of(&self.ln_q, hidden).reshape([n_patches / per_token, per_token * width]);
         self.mlp._2.forward(gelu(self.mlp._0.forward(merged)))
     }
 }

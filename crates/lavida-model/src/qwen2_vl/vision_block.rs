@@ -12,6 +12,7 @@ use super::vision::{INITIAL_STD, LAYER_NORM_EPSILON};
 use crate::attention::attention;
 use crate::config::VisionConfig;
 use crate::initial::normal_linear;
+use crate::norm::layer_norm_of;
 
 /// Attention within groups and an MLP, each after a norm and beside a residual.
 #[derive(Module, Debug)]
@@ -106,9 +107,9 @@ impl VisionBlock {
     ) -> Tensor<2> {
         let attended = self
             .attn
-            .forward(self.norm1.forward(hidden.clone()), rotary, runs);
+            .forward(layer_norm_of(&self.norm1, hidden.clone()), rotary, runs);
         let hidden = hidden + attended;
-        hidden.clone() + self.mlp.forward(self.norm2.forward(hidden))
+        hidden.clone() + self.mlp.forward(layer_norm_of(&self.norm2, hidden))
     }
 }
 

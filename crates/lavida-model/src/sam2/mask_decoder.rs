@@ -14,7 +14,7 @@ use burn::module::{Module, Param};
 use burn::nn::conv::{Conv2d, Conv2dConfig, ConvTranspose2d, ConvTranspose2dConfig};
 use burn::nn::{Embedding, EmbeddingConfig};
 use burn::tensor::module::linear;
-use burn::tensor::{Device, Tensor, assert_shape};
+use burn::tensor::{Device, FloatDType, Tensor, assert_shape};
 
 use lavida_kernels::activation::gelu;
 
@@ -72,6 +72,15 @@ pub struct MaskDecoder {
     pub pred_obj_score_head: Mlp,
 }
 
+/// What follows the transformer.
+#[derive(Module, Debug)]
+struct Readout {
+    output_upscaling: OutputUpscaling,
+    output_hypernetworks_mlps: Vec<Mlp>,
+    iou_prediction_head: Mlp,
+    pred_obj_score_head: Mlp,
+}
+
 /// Upscaling layers, numbered as in the checkpoint.
 #[derive(Module, Debug)]
 pub struct OutputUpscaling {
@@ -103,6 +112,19 @@ pub struct HighResFeatures {
     pub s0: Tensor<3>,
     /// `[N, 4·L, E/4]`
     pub s1: Tensor<3>,
+}
+
+impl DecodedMasks {
+    /// The same in f32: choices between masks and losses are made there.
+    pub(super) fn widened(self) -> Self {
+        let wide = FloatDType::F32;
+        Self {
+            mask_logits: self.mask_logits.cast(wide),
+            iou_scores: self.iou_scores.cast(wide),
+            mask_tokens: self.mask_tokens.cast(wide),
+            object_logits: self.object_logits.cast(wide),
+        }
+    }
 }
 
 impl MaskDecoderConfig {
@@ -201,20 +223,46 @@ impl MaskDecoder {
         let own = own.unsqueeze::<3>().expand([n_frames, n_own, width]);
         let tokens = Tensor::cat(vec![own, prompt], 1);
         let read = self.transformer.forward(cells, cell_positions, tokens);
-
-        let token = |i: usize| -> Tensor<2> { read.queries.clone().narrow(1, i, 1).squeeze_dim(1) };
+        let readout = Readout {
+            output_upscaling: self.output_upscaling.clone(),
+            output_hypernetworks_mlps: self.output_hypernetworks_mlps.clone(),
+            iou_prediction_head: self.iou_prediction_head.clone(),
+            pred_obj_score_head: self.pred_obj_score_head.clone(),
+        };
         let mask_tokens = read.queries.clone().narrow(1, 2, N_MASK_TOKENS);
-        let enlarged = self.enlarge(read.keys, high_res); // [N, 16·L, E/8]
+        let [masks, iou_scores, object_logits] = self.transformer.recompute.block(
+            &readout,
+            [read.queries, read.keys, high_res.s0, high_res.s1],
+            Readout::forward,
+        );
+        DecodedMasks {
+            mask_logits: unnest_twice(masks, grid),
+            iou_scores: iou_scores.squeeze_dim(1),
+            mask_tokens,
+            object_logits: object_logits.squeeze_dims(&[1, 2]),
+        }
+    }
+}
+
+impl Readout {
+    /// Masks over nested cells `[N, 1 + M, 16·L]`, their quality `[N, 1, 1 + M]`, and whether the object is there `[N, 1, 1]`.
+    ///
+    /// # Shapes
+    ///
+    /// - queries: `[N, 2 + 1 + M + P, E]`, keys: `[N, L, E]`, both after the transformer
+    /// - s0, s1: see [`HighResFeatures`]
+    fn forward(&self, [queries, keys, s0, s1]: [Tensor<3>; 4]) -> [Tensor<3>; 3] {
+        let token = |i: usize| -> Tensor<2> { queries.clone().narrow(1, i, 1).squeeze_dim(1) };
+        let enlarged = self.enlarge(keys, HighResFeatures { s0, s1 }); // [N, 16·L, E/8]
         let weights = self.output_hypernetworks_mlps.iter().enumerate();
         let weights = weights.map(|(i, mlp)| mlp.forward(token(2 + i))).collect();
         let weights: Tensor<3> = Tensor::stack(weights, 1); // [N, 1 + M, E/8]
         let masks = weights.matmul(enlarged.swap_dims(1, 2));
-        DecodedMasks {
-            mask_logits: unnest_twice(masks, grid),
-            iou_scores: self.iou_prediction_head.forward(token(1)),
-            mask_tokens,
-            object_logits: self.pred_obj_score_head.forward(token(0)).squeeze_dim(1),
-        }
+        [
+            masks,
+            self.iou_prediction_head.forward(token(1)).unsqueeze_dim(1),
+            self.pred_obj_score_head.forward(token(0)).unsqueeze_dim(1),
+        ]
     }
 
     /// Four times the side: `[N, L, E]` to `[N, 16·L, E/8]` in nested order.

@@ -166,7 +166,7 @@ impl Sam2 {
         without_memory: &[bool],
         settings: MaskSettings,
     ) -> FrameMasks {
-        let decoded = self.decode(frames, prompts, without_memory);
+        let decoded = self.decode(frames, prompts, without_memory).widened();
         let object_logits = decoded.object_logits.clone();
         let chosen = settings.choice.of(decoded);
         let mut low_res = chosen.mask_logits;
@@ -197,7 +197,9 @@ impl Sam2 {
         decoder.forward(
             cells + self.sam_prompt_encoder.dense(),
             frames.grid,
-            self.sam_prompt_encoder.dense_positions(frames.grid),
+            self.sam_prompt_encoder
+                .dense_positions(frames.grid)
+                .cast(frames.top.dtype()),
             self.sam_prompt_encoder.sparse(prompts),
             high_res,
         )
@@ -212,6 +214,7 @@ impl Sam2 {
         } else if without_memory.contains(&true) {
             let flags: Vec<f32> = without_memory.iter().map(|flag| f32::from(*flag)).collect();
             let flags = Tensor::<1>::from_floats(flags.as_slice(), &top.device());
+            let flags = flags.cast(embedding.dtype());
             top + embedding * flags.reshape([n_frames, 1, 1])
         } else {
             top
@@ -244,7 +247,7 @@ impl ImageEncoder {
         let top = self.neck.top(stage2.into_rows(), grid, stage3.into_rows());
         let [_, _, width] = top.dims();
         FrameFeatures {
-            top_positions: sine_positions(grid, width, &top.device()),
+            top_positions: sine_positions(grid, width, &top.device()).cast(top.dtype()),
             top,
             grid,
             stage0,

@@ -78,6 +78,7 @@ impl PatchEmbed {
         let padded = [height, width].map(|pixels| pixels + 2 * PATCH_PADDING);
         let pixels = images
             .without_autodiff()
+            .cast(self.proj.weight.val().dtype())
             .pad([(0, 0), (0, 0), edge, edge], 0.0)
             .permute([0, 2, 3, 1])
             .reshape([n_frames, padded[0] * padded[1] * 3]) // one copy, channels last

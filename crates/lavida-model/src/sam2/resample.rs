@@ -4,7 +4,7 @@
 //! a plain transpose for a gradient, which the backward of an interpolation kernel has to scatter.
 //! Reference: `torch.nn.functional.interpolate`, `align_corners=False`, no antialias.
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, FloatDType, Tensor, TensorData};
 
 /// Sharpness of PyTorch's bicubic kernel.
 const BICUBIC_A: f64 = -0.75;
@@ -17,7 +17,8 @@ const BICUBIC_A: f64 = -0.75;
 /// - output: `[1, h·w, C]`, row by row
 pub(super) fn bicubic_cells(map: Tensor<4>, [h, w]: [usize; 2]) -> Tensor<3> {
     let [_, n_channels, a, b] = map.dims();
-    let device = map.device();
+    let (device, dtype) = (map.device(), map.dtype());
+    let map = map.cast(FloatDType::F32);
     let rows = matrix([h, a], bicubic_taps, &device);
     let columns = matrix([w, b], bicubic_taps, &device);
     let map = map.permute([0, 2, 3, 1]).reshape([a, b * n_channels]);
@@ -26,6 +27,7 @@ pub(super) fn bicubic_cells(map: Tensor<4>, [h, w]: [usize; 2]) -> Tensor<3> {
         .unsqueeze::<3>()
         .matmul(tall)
         .reshape([1, h * w, n_channels])
+        .cast(dtype)
 }
 
 /// Masks at another size, by bilinear interpolation.

@@ -8,7 +8,7 @@
 use burn::config::Config;
 use burn::module::Module;
 use burn::nn::{Linear, LinearConfig};
-use burn::tensor::{Bool, Device, Tensor};
+use burn::tensor::{Bool, Device, FloatDType, Tensor};
 use lavida_kernels::softmax::softmax;
 
 use super::mlp::rowwise;
@@ -119,11 +119,12 @@ impl Attention {
     ///
     /// - query: `[B, S, C]`, key: `[B, L, C]`
     /// - mask: additive, broadcast to `[B, N, S, L]`
-    /// - output: `[B, N, S, L]`, rows sum to one
+    /// - output: `[B, N, S, L]` in f32, rows sum to one
     pub fn weights(&self, query: Tensor<3>, key: Tensor<3>, mask: Option<Tensor<4>>) -> Tensor<4> {
         let query = self.heads(rowwise(&self.q_proj, query)) * self.scale();
         let key = self.heads(rowwise(&self.k_proj, key));
-        let mut scores = query.matmul(key.swap_dims(2, 3));
+        let scores = query.matmul(key.swap_dims(2, 3));
+        let mut scores = scores.cast(FloatDType::F32);
         if let Some(mask) = mask {
             scores = scores + mask;
         }

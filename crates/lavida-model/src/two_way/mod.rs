@@ -16,6 +16,7 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor, assert_shape};
 
 use crate::norm::{LayerNorm, LayerNormConfig};
+use crate::recompute::{Recompute, fork};
 pub use attention::{Attention, AttentionConfig, padding_mask};
 pub(crate) use attention::{merge_heads, split_heads};
 pub(crate) use mlp::rowwise;
@@ -116,11 +117,12 @@ impl TwoWayAttentionBlock {
             query_pe.clone(),
             key_mask,
         );
-        let queries_with_pe = queries.clone() + query_pe;
+        let [read_queries, queries] = fork(queries);
+        let queries_with_pe = read_queries.clone() + query_pe;
         let read = self.cross_attn_image_to_token.forward(
             keys_with_pe,
             queries_with_pe,
-            queries.clone(),
+            read_queries,
             None,
         );
         let keys = self.norm4.forward(keys + read);
@@ -197,6 +199,9 @@ pub struct TwoWayTransformer {
     pub final_attn_token_to_image: Attention,
     /// After that.
     pub norm_final_attn: LayerNorm,
+    /// Whether backward runs the blocks, and the last reading, again.
+    #[module(skip)]
+    pub recompute: Recompute,
 }
 
 impl TwoWayTransformerConfig {
@@ -216,6 +221,7 @@ impl TwoWayTransformerConfig {
                 .with_downsample_rate(self.attention_downsample_rate)
                 .init(device),
             norm_final_attn: LayerNormConfig::new(self.embedding_dim).init(device),
+            recompute: Recompute::default(),
         }
     }
 }
@@ -234,29 +240,35 @@ impl TwoWayTransformer {
         let [batch, n_cells, width] = image.dims();
         assert_shape!(tokens, [batch, _, width]);
         assert_shape!(image_pe, [_, n_cells, width]);
-        let mut now = TwoWayTokens {
-            queries: tokens.clone(),
-            keys: image,
-        };
+        let [mut queries, mut token_pe] = fork(tokens);
+        let mut keys = image;
         for layer in &self.layers {
-            now = layer.forward(
-                now.queries,
-                now.keys,
-                tokens.clone(),
-                image_pe.clone(),
-                None,
+            let [pe, rest] = fork(token_pe);
+            token_pe = rest;
+            [queries, keys] = self.recompute.block(
+                layer,
+                [queries, keys, pe, image_pe.clone()],
+                |layer, [queries, keys, query_pe, key_pe]| {
+                    let now = layer.forward(queries, keys, query_pe, key_pe, None);
+                    [now.queries, now.keys]
+                },
             );
         }
-        let read = self.final_attn_token_to_image.forward(
-            now.queries.clone() + tokens,
-            now.keys.clone() + image_pe,
-            now.keys.clone(),
-            None,
+        let [read_keys, keys] = fork(keys);
+        let last = (
+            self.final_attn_token_to_image.clone(),
+            self.norm_final_attn.clone(),
         );
-        TwoWayTokens {
-            queries: self.norm_final_attn.forward(now.queries + read),
-            keys: now.keys,
-        }
+        let [queries] = self.recompute.block(
+            &last,
+            [queries, read_keys, token_pe, image_pe],
+            |(attention, norm), [queries, keys, query_pe, key_pe]| {
+                let query = queries.clone() + query_pe;
+                let read = attention.forward(query, keys.clone() + key_pe, keys, None);
+                [norm.forward(queries + read)]
+            },
+        );
+        TwoWayTokens { queries, keys }
     }
 }
 
