@@ -46,7 +46,7 @@ fn gated<const D: usize>(x: Tensor<D>, step: Step) -> Tensor<D> {
 }
 
 /// `x · step(x)` and its gradient for every backend; Flex has kernels for f32.
-#[backend_extension(Autodiff, Flex)]
+#[backend_extension(Autodiff, Flex, Cube: cfg(feature = "cube"))]
 pub trait GatedOps: Backend {
     /// `x · step(x)`.
     fn gated(x: FloatTensor<Self>, step: Step) -> FloatTensor<Self> {
@@ -90,6 +90,10 @@ fn composed_backward<B: Backend>(
         }
     }
 }
+
+/// As Burn composes it.
+#[cfg(feature = "cube")]
+impl GatedOps for burn_cubecl::CubeBackend {}
 
 impl GatedOps for Flex {
     fn gated(x: FloatTensor<Self>, step: Step) -> FloatTensor<Self> {

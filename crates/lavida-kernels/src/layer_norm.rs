@@ -20,7 +20,7 @@ use crate::fast_math::{LANES, values_per_task, with_vectors};
 use crate::softmax::contiguous;
 
 /// Layer normalisation and its gradients for every backend; Flex has kernels for f32.
-#[backend_extension(Autodiff, Flex)]
+#[backend_extension(Autodiff, Flex, Cube: cfg(feature = "cube"))]
 pub trait LayerNormOps: Backend {
     /// `x̂·γ + β`, where `x̂` is the row with mean 0 and variance 1.
     fn layer_norm_rows(
@@ -139,6 +139,10 @@ fn has_kernel(tensors: &[&FlexTensor]) -> bool {
         .iter()
         .all(|tensor| tensor.dtype() == DType::F32 && last_axis(&tensor.shape()) > 0)
 }
+
+/// As Burn composes it.
+#[cfg(feature = "cube")]
+impl LayerNormOps for burn_cubecl::CubeBackend {}
 
 impl LayerNormOps for Flex {
     fn layer_norm_rows(

@@ -19,7 +19,7 @@ use crate::fast_math::{values_per_task, with_vectors};
 use crate::softmax::contiguous;
 
 /// Max-pooling and its gradient for every backend; Flex has kernels for f32.
-#[backend_extension(Autodiff, Flex)]
+#[backend_extension(Autodiff, Flex, Cube: cfg(feature = "cube"))]
 pub trait MaxPoolOps: Backend {
     /// The largest of each 2 × 2 cells, channel by channel; `n_columns` is `b`.
     fn max_pool_cells(cells: FloatTensor<Self>, n_columns: usize) -> FloatTensor<Self> {
@@ -124,6 +124,10 @@ fn composed_backward<B: Backend>(
     let rows = [vec![a, b], vec![c, d]].map(|cells| B::float_cat(cells, 3));
     B::float_reshape(B::float_cat(rows.to_vec(), 1), Shape::new(sizes.cells))
 }
+
+/// As Burn composes it.
+#[cfg(feature = "cube")]
+impl MaxPoolOps for burn_cubecl::CubeBackend {}
 
 impl MaxPoolOps for Flex {
     fn max_pool_cells(cells: FloatTensor<Self>, n_columns: usize) -> FloatTensor<Self> {

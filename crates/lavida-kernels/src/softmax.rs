@@ -18,7 +18,7 @@ use rayon::prelude::*;
 use crate::fast_math::{LANES, exp, values_per_task, with_vectors};
 
 /// Softmax and its gradient for every backend; Flex has kernels for f32.
-#[backend_extension(Autodiff, Flex)]
+#[backend_extension(Autodiff, Flex, Cube: cfg(feature = "cube"))]
 pub trait SoftmaxOps: Backend {
     /// `e^{x_i − max} / Σ_j e^{x_j − max}` over the last axis.
     fn softmax_rows(scores: FloatTensor<Self>) -> FloatTensor<Self> {
@@ -57,6 +57,10 @@ fn composed_backward<B: Backend>(
     let total = B::float_sum_dim(weighted, last);
     B::float_mul(weights, B::float_sub(gradient, total))
 }
+
+/// As Burn composes it.
+#[cfg(feature = "cube")]
+impl SoftmaxOps for burn_cubecl::CubeBackend {}
 
 impl SoftmaxOps for Flex {
     fn softmax_rows(scores: FloatTensor<Self>) -> FloatTensor<Self> {

@@ -8,16 +8,36 @@
 //!
 //! Where the reference leaves something open: a background token always belongs to its own cluster; of
 //! equals the lower index comes first; of fewer than `n_neighbors + 1` tokens all others are neighbours;
-//! a single token passes unchanged.
+//! a single token passes unchanged. What is nearer is decided on the squared distance of the tokens as stored
+//! (on Flex in f64), what is denser on the density as it is returned, in f32.
 //!
-//! Shapes: `B` samples · `L` visual tokens before, `L_r` after · `D` width of a token · `k` neighbours.
+//! [`plain`] reads like the equations and needs an L × L matrix; the operations of [`CompressionOps`], which
+//! [`compress`] and its relatives call, do not.
+//!
+//! Shapes: `B` samples · `L` visual tokens before, `L_r` after · `D` width of a token · `k` neighbours · `N` tokens of
+//! all samples, `N_r` after.
 
-mod plain;
+mod flex;
+mod ops;
+pub mod plain;
 
-use burn::tensor::{Int, Tensor};
+use burn::backend::Dispatch;
+use burn::tensor::{Int, Tensor, assert_shape};
 use serde::{Deserialize, Serialize};
 
+pub use ops::{Background, CompressionOps, Samples};
 pub use plain::reverse_attention;
+
+/// Keeps a density finite where all neighbours coincide with the token.
+const NO_DISTANCE: f64 = 1e-10;
+
+/// Above this squared length a squared distance may leave the range of f32.
+const LARGEST_SQUARED_LENGTH: f32 = f32::MAX / 4.0;
+
+/// Whether a token of this squared length is no number, infinite, or too large to compute with.
+fn is_bad_length(squared_length: f32) -> bool {
+    squared_length.is_nan() || squared_length > LARGEST_SQUARED_LENGTH
+}
 
 /// How tokens are compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -124,6 +144,21 @@ pub struct CompressedBatch {
     pub density: Tensor<2>,
 }
 
+/// Samples of any lengths after compression, one after the other.
+#[derive(Clone, Debug)]
+pub struct CompressedSamples {
+    /// `[N_r, D]` merged tokens, in the order of `kept`.
+    pub tokens: Tensor<2>,
+    /// `[N_r]` indices of the background tokens within their sample, ascending in each.
+    pub kept: Tensor<1, Int>,
+    /// `[N]` which of its sample's rows of `kept` each token belongs to.
+    pub assignment: Tensor<1, Int>,
+    /// `[N]` density of each token, in f32.
+    pub density: Tensor<1>,
+    /// Rows of each sample in `tokens` and `kept`.
+    pub n_kept: Vec<usize>,
+}
+
 /// Compresses the visual tokens of one sample, all frames together.
 ///
 /// The gradient flows through the merged tokens with `kept` and `assignment` held fixed.
@@ -139,12 +174,13 @@ pub fn compress(
     tokens: Tensor<2>,
     config: &CompressionConfig,
 ) -> Result<CompressedTokens, CompressionError> {
-    let batch = compress_batch(tokens.unsqueeze_dim(0), config)?;
+    let [n_tokens, _] = tokens.dims();
+    let samples = compress_samples(tokens, &[n_tokens], config)?;
     Ok(CompressedTokens {
-        tokens: batch.tokens.squeeze_dim(0),
-        kept: batch.kept.squeeze_dim(0),
-        assignment: batch.assignment.squeeze_dim(0),
-        density: batch.density.squeeze_dim(0),
+        tokens: samples.tokens,
+        kept: samples.kept,
+        assignment: samples.assignment,
+        density: samples.density,
     })
 }
 
@@ -161,6 +197,63 @@ pub fn compress_batch(
     tokens: Tensor<3>,
     config: &CompressionConfig,
 ) -> Result<CompressedBatch, CompressionError> {
+    let [n_samples, n_tokens, d_token] = tokens.dims();
+    let rows = tokens.reshape([n_samples * n_tokens, d_token]);
+    let samples = compress_samples(rows, &vec![n_tokens; n_samples], config)?;
+    let n_kept = samples.n_kept[0];
+    Ok(CompressedBatch {
+        tokens: samples.tokens.reshape([n_samples, n_kept, d_token]),
+        kept: samples.kept.reshape([n_samples, n_kept]),
+        assignment: samples.assignment.reshape([n_samples, n_tokens]),
+        density: samples.density.reshape([n_samples, n_tokens]),
+    })
+}
+
+/// [`compress`] for samples of `n_tokens` rows each, one after the other and without padding; each sample is its own
+/// set of tokens.
+///
+/// # Shapes
+///
+/// - tokens: `[N, D]`, where `N` is the sum of `n_tokens`
+///
+/// # Errors
+///
+/// As [`compress`]; a sample without tokens is refused too.
+pub fn compress_samples(
+    tokens: Tensor<2>,
+    n_tokens: &[usize],
+    config: &CompressionConfig,
+) -> Result<CompressedSamples, CompressionError> {
     config.check()?;
-    plain::compress_batch(tokens, config)
+    let samples = Samples::new(n_tokens, config)?;
+    let [_, d_token] = tokens.dims();
+    assert_shape!(tokens, [samples.n_tokens().iter().sum(), d_token]);
+
+    let values = tokens.clone().without_autodiff();
+    let background = Dispatch::choose_background(values.into_dispatch(), samples.clone(), *config);
+    let squared_lengths = Tensor::<1>::from_dispatch(background.squared_lengths).into_data();
+    let squared_lengths = squared_lengths.as_slice::<f32>().expect("lengths are f32");
+    if let Some(at) = squared_lengths.iter().position(|l| is_bad_length(*l)) {
+        let (sample, row) = samples.place(at);
+        return Err(CompressionError::NotFinite {
+            sample,
+            row,
+            squared_length: squared_lengths[at],
+        });
+    }
+    let kept = Tensor::<1, Int>::from_dispatch(background.kept);
+    let assignment = Tensor::<1, Int>::from_dispatch(background.assignment);
+    let merged = Dispatch::merge_clusters(
+        tokens.into_dispatch(),
+        kept.clone().into_dispatch(),
+        assignment.clone().into_dispatch(),
+        samples.clone(),
+    );
+    Ok(CompressedSamples {
+        tokens: Tensor::from_dispatch(merged),
+        kept,
+        assignment,
+        density: Tensor::from_dispatch(background.density),
+        n_kept: samples.n_kept().to_vec(),
+    })
 }

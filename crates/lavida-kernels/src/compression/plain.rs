@@ -8,21 +8,27 @@ use burn::tensor::activation::softmax;
 use burn::tensor::ops::IndexingUpdateOp;
 use burn::tensor::{FloatDType, Int, IntDType, Tensor, assert_shape};
 
-use super::{CompressedBatch, CompressionConfig, CompressionError, Density};
-
-/// Keeps a density finite where all neighbours coincide with the token.
-const NO_DISTANCE: f64 = 1e-10;
-
-/// Above this squared length a squared distance may leave the range of f32.
-const LARGEST_SQUARED_LENGTH: f32 = f32::MAX / 4.0;
+use super::{
+    CompressedBatch, CompressionConfig, CompressionError, Density, NO_DISTANCE, is_bad_length,
+};
 
 /// Score of a token outside the cluster: its weight is exactly zero.
 const OUTSIDE: f64 = -1e38;
 
-pub(super) fn compress_batch(
+/// [`super::compress_batch`] in plain operations, on any device.
+///
+/// # Shapes
+///
+/// - tokens: `[B, L, D]`
+///
+/// # Errors
+///
+/// As [`super::compress_batch`].
+pub fn compress_batch(
     tokens: Tensor<3>,
     config: &CompressionConfig,
 ) -> Result<CompressedBatch, CompressionError> {
+    config.check()?;
     let [n_samples, n_tokens, _] = tokens.dims();
     if n_samples == 0 || n_tokens == 0 {
         return Err(CompressionError::NoTokens);
@@ -49,8 +55,7 @@ fn check_finite(values: Tensor<3>) -> Result<(), CompressionError> {
     let [_, n_tokens, _] = values.dims();
     let squared_lengths = values.square().sum_dim(2).into_data();
     let squared_lengths = squared_lengths.as_slice::<f32>().expect("values are f32");
-    let is_bad = |length: &f32| length.is_nan() || *length > LARGEST_SQUARED_LENGTH;
-    match squared_lengths.iter().position(is_bad) {
+    match squared_lengths.iter().position(|l| is_bad_length(*l)) {
         None => Ok(()),
         Some(at) => Err(CompressionError::NotFinite {
             sample: at / n_tokens,

@@ -1,0 +1,485 @@
+//! The `k` nearest tokens of each token, by squared distance and, of equals, the lower index.
+//!
+//! Products of panels give every pair's distance to within a known error; each token keeps those that may still be
+//! among its `k` nearest, and only for them the distance is computed exactly. So what is found depends neither on
+//! how products round nor on the order in which pairs come up: blocks and threads change nothing but the time.
+//!
+//! Between different tokens of one tight cluster, closer to each other than the error (about `D·6e-8` of their
+//! squared length from the mean of all tokens), every pair is computed exactly: many such tokens take longer. Copies
+//! of one token do not.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use rayon::prelude::*;
+
+use super::product::{Block, GROUP, Step, Vectors, multiply};
+use super::tokens::{Tokens, Value};
+
+/// How the work is cut up.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Blocking {
+    /// Most bytes of one side's panels; two sides are held.
+    pub(super) panel_bytes: usize,
+    /// Most groups of a side's panels.
+    pub(super) panel_groups: usize,
+    /// Groups of each side of what one thread multiplies at a time.
+    pub(super) tile_groups: usize,
+    /// What products are computed with.
+    pub(super) vectors: Vectors,
+}
+
+impl Blocking {
+    /// For this machine.
+    pub(super) fn new() -> Self {
+        Self {
+            panel_bytes: 12 << 20,
+            panel_groups: 40,
+            tile_groups: 4,
+            vectors: Vectors::available()[0],
+        }
+    }
+
+    fn tokens_of_panels(&self, d_token: usize) -> usize {
+        let group_bytes = d_token * size_of::<Step>();
+        let groups = (self.panel_bytes / group_bytes).min(self.panel_groups);
+        groups.max(1) * GROUP
+    }
+}
+
+/// A token close to another.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Neighbor {
+    pub(super) token: u32,
+    /// Of the stored values, times [`Tokens::squared_scale`].
+    pub(super) squared_distance: f64,
+}
+
+/// Bounds of the error of a squared distance from a product.
+#[derive(Clone, Copy)]
+struct Margin {
+    /// Part of the sum of both squared lengths.
+    relative: f64,
+    absolute: f64,
+}
+
+impl Margin {
+    /// Whatever the order of summation, a product of `D` terms in f32 is within `D·2⁻²⁴·‖a‖·‖b‖`, twice that is
+    /// within `D·2⁻²⁴·(‖a‖² + ‖b‖²)`; the lengths add a sixteenth, differences from the mean and the comparison of
+    /// sums a few roundings. What is too small for f32 adds the absolute part.
+    fn new(d_token: usize) -> Self {
+        let rounding = f64::exp2(-24.0);
+        Self {
+            relative: (1.25 * d_token as f64 + 128.0) * rounding,
+            absolute: d_token as f64 * f64::exp2(-140.0),
+        }
+    }
+}
+
+/// A pair that may be among the nearest.
+#[derive(Clone, Copy)]
+struct Candidate {
+    /// The squared distance is at least this ..
+    low: f64,
+    /// .. and at most this; both are the distance where it was computed exactly.
+    high: f64,
+    token: u32,
+}
+
+/// What may be among the `k` nearest of one token.
+struct Candidates {
+    k: usize,
+    /// By `high`.
+    list: Vec<Candidate>,
+    /// Some `k` tokens are all before or at this one.
+    limit: Option<(f64, u32)>,
+}
+
+impl Candidates {
+    fn new(k: usize) -> Self {
+        Self {
+            k,
+            list: Vec::with_capacity(2 * k + 8),
+            limit: None,
+        }
+    }
+
+    /// No token further than this can be among the nearest.
+    fn radius(&self) -> f64 {
+        self.list
+            .get(self.k - 1)
+            .map_or(f64::INFINITY, |candidate| candidate.high)
+    }
+
+    fn offer(&mut self, candidate: Candidate, exact: impl Fn(u32) -> f64) {
+        if let Some((distance, token)) = self.limit
+            && (candidate.low, candidate.token) > (distance, token)
+        {
+            return;
+        }
+        if candidate.low > self.radius() {
+            return;
+        }
+        if self.list.len() == self.list.capacity() {
+            self.drop_the_far();
+            if self.list.len() > (self.k + self.list.capacity()) / 2 {
+                self.settle(exact);
+            }
+        }
+        let at = self.list.partition_point(|c| c.high <= candidate.high);
+        self.list.insert(at, candidate);
+    }
+
+    fn drop_the_far(&mut self) {
+        let radius = self.radius();
+        self.list.retain(|candidate| candidate.low <= radius);
+    }
+
+    /// Computes what is not exact and keeps the `k` nearest.
+    fn settle(&mut self, exact: impl Fn(u32) -> f64) {
+        self.drop_the_far();
+        for candidate in &mut self.list {
+            if candidate.low < candidate.high {
+                candidate.low = exact(candidate.token);
+                candidate.high = candidate.low;
+            }
+        }
+        let order =
+            |a: &Candidate, b: &Candidate| a.high.total_cmp(&b.high).then(a.token.cmp(&b.token));
+        self.list.sort_unstable_by(order);
+        self.list.truncate(self.k);
+        if self.list.len() == self.k {
+            self.limit = self.list.last().map(|last| (last.high, last.token));
+        }
+    }
+}
+
+/// The candidates of each token of a side, and how far they reach.
+struct Search {
+    candidates: Vec<Mutex<Candidates>>,
+    /// `radius` of each, rounded up to f32: read without the lock, at worst out of date and too large.
+    radii: Vec<AtomicU32>,
+}
+
+impl Search {
+    fn new(n_tokens: usize, k: usize) -> Self {
+        let infinite = f32::INFINITY.to_bits();
+        Self {
+            candidates: (0..n_tokens)
+                .map(|_| Mutex::new(Candidates::new(k)))
+                .collect(),
+            radii: (0..n_tokens).map(|_| AtomicU32::new(infinite)).collect(),
+        }
+    }
+
+    fn radius(&self, at: usize) -> f32 {
+        f32::from_bits(self.radii[at].load(Ordering::Relaxed))
+    }
+
+    fn offer(&self, at: usize, candidate: Candidate, exact: impl Fn(u32) -> f64) {
+        let mut candidates = self.candidates[at]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        candidates.offer(candidate, exact);
+        let radius = (candidates.radius() as f32).next_up();
+        self.radii[at].store(radius.to_bits(), Ordering::Relaxed);
+    }
+}
+
+/// The `k` nearest other tokens of each token, nearest first; `k` is below the number of tokens and not 0.
+pub(super) fn neighbors<T: Value>(
+    tokens: &Tokens<T>,
+    k: usize,
+    blocking: Blocking,
+) -> Vec<Neighbor> {
+    let all: Vec<u32> = (0..tokens.n_tokens() as u32).collect();
+    let search = Search::new(all.len(), k);
+    let pairs = Pairs {
+        tokens,
+        rows: &all,
+        columns: &all,
+        symmetric: true,
+        search: &search,
+        margin: Margin::new(tokens.d_token()),
+        blocking,
+    };
+    pairs.visit();
+    settled(tokens, &all, search)
+}
+
+/// The nearest of `among` for each of `listed`; no token is in both, and `among` is not empty.
+pub(super) fn nearest_of<T: Value>(
+    tokens: &Tokens<T>,
+    listed: &[u32],
+    among: &[u32],
+    blocking: Blocking,
+) -> Vec<Neighbor> {
+    let search = Search::new(listed.len(), 1);
+    let pairs = Pairs {
+        tokens,
+        rows: listed,
+        columns: among,
+        symmetric: false,
+        search: &search,
+        margin: Margin::new(tokens.d_token()),
+        blocking,
+    };
+    pairs.visit();
+    settled(tokens, listed, search)
+}
+
+fn settled<T: Value>(tokens: &Tokens<T>, listed: &[u32], search: Search) -> Vec<Neighbor> {
+    search
+        .candidates
+        .into_par_iter()
+        .zip(listed)
+        .flat_map_iter(|(candidates, token)| {
+            let mut candidates = candidates
+                .into_inner()
+                .unwrap_or_else(PoisonError::into_inner);
+            candidates.settle(|other| tokens.squared_distance(*token, other));
+            candidates.list.into_iter().map(|candidate| Neighbor {
+                token: candidate.token,
+                squared_distance: candidate.high,
+            })
+        })
+        .collect()
+}
+
+/// All pairs of two lists of tokens, or each pair of one.
+struct Pairs<'a, T> {
+    tokens: &'a Tokens<'a, T>,
+    rows: &'a [u32],
+    /// The same list as `rows` where `symmetric`.
+    columns: &'a [u32],
+    symmetric: bool,
+    /// Of the rows.
+    search: &'a Search,
+    margin: Margin,
+    blocking: Blocking,
+}
+
+/// Part of a list with its panels.
+struct Side<'a> {
+    /// Where the part starts.
+    first: usize,
+    tokens: &'a [u32],
+    panels: &'a [Step],
+}
+
+impl<T: Value> Pairs<'_, T> {
+    fn visit(&self) {
+        let size = self.blocking.tokens_of_panels(self.tokens.d_token());
+        let (mut row_panels, mut column_panels) = (Vec::new(), Vec::new());
+        for (i, rows) in self.rows.chunks(size).enumerate() {
+            self.tokens.pack(rows, &mut row_panels);
+            let rows = Side {
+                first: i * size,
+                tokens: rows,
+                panels: &row_panels,
+            };
+            let start = if self.symmetric {
+                self.visit_tiles(&rows, &rows);
+                i + 1
+            } else {
+                0
+            };
+            for (j, columns) in self.columns.chunks(size).enumerate().skip(start) {
+                self.tokens.pack(columns, &mut column_panels);
+                let columns = Side {
+                    first: j * size,
+                    tokens: columns,
+                    panels: &column_panels,
+                };
+                self.visit_tiles(&rows, &columns);
+            }
+        }
+    }
+
+    /// All tiles of two parts; of a part with itself those on and above the diagonal.
+    fn visit_tiles(&self, rows: &Side, columns: &Side) {
+        let n_groups = self.blocking.tile_groups;
+        let n_tiles = |side: &Side| side.tokens.len().div_ceil(n_groups * GROUP);
+        let is_diagonal = self.symmetric && rows.first == columns.first;
+        let tiles: Vec<(usize, usize)> = (0..n_tiles(rows))
+            .flat_map(|i| {
+                let start = if is_diagonal { i } else { 0 };
+                (start..n_tiles(columns)).map(move |j| (i, j))
+            })
+            .collect();
+        let new_blocks = || vec![Block::ZERO; n_groups * n_groups];
+        tiles
+            .into_par_iter()
+            .for_each_init(new_blocks, |blocks, (i, j)| {
+                let groups = |side: &Side, tile: usize| {
+                    let end = side.tokens.len().div_ceil(GROUP);
+                    tile * n_groups..((tile + 1) * n_groups).min(end)
+                };
+                let (row_groups, column_groups) = (groups(rows, i), groups(columns, j));
+                let d_token = self.tokens.d_token();
+                let panel = |group: usize| group * d_token..(group + 1) * d_token;
+                let row_panels: Vec<&[Step]> = row_groups
+                    .clone()
+                    .map(|group| &rows.panels[panel(group)])
+                    .collect();
+                let column_panels: Vec<&[Step]> = column_groups
+                    .clone()
+                    .map(|group| &columns.panels[panel(group)])
+                    .collect();
+                let (first_row, first_column) = (row_groups.start, column_groups.start);
+                let wanted = |i: usize, j: usize| !is_diagonal || first_row + i <= first_column + j;
+                let blocks = &mut blocks[..row_panels.len() * column_panels.len()];
+                multiply(
+                    self.blocking.vectors,
+                    &row_panels,
+                    &column_panels,
+                    wanted,
+                    blocks,
+                );
+                for (at, block) in blocks.iter().enumerate() {
+                    let (i, j) = (at / column_panels.len(), at % column_panels.len());
+                    if wanted(i, j) {
+                        let (i, j) = (first_row + i, first_column + j);
+                        self.look_at(block, (rows, i), (columns, j), is_diagonal && i == j);
+                    }
+                }
+            });
+    }
+
+    /// Offers what is near in a block of products to the tokens it is near to.
+    fn look_at(
+        &self,
+        block: &Block,
+        (rows, row_group): (&Side, usize),
+        (columns, column_group): (&Side, usize),
+        is_diagonal: bool,
+    ) {
+        let Margin { relative, absolute } = self.margin;
+        let shrunk = |length: f32| (f64::from(length) * (1.0 - relative) - absolute) as f32;
+        let tokens_of = |side: &Side<'_>, group: usize| {
+            let end = side.tokens.len().min((group + 1) * GROUP);
+            group * GROUP..end
+        };
+        let row_range = tokens_of(rows, row_group);
+        let column_range = tokens_of(columns, column_group);
+        let both_ways = self.symmetric && !is_diagonal;
+
+        // A pair is near if ‖a‖² + ‖b‖² − 2·a·b, each length shrunk by the margin, is within the radius.
+        let mut column_lengths = [f32::INFINITY; GROUP];
+        let mut column_reach = [f32::INFINITY; GROUP];
+        for (at, column) in column_range.clone().enumerate() {
+            column_lengths[at] = shrunk(self.tokens.lengths[columns.tokens[column] as usize]);
+            if both_ways {
+                column_reach[at] = column_lengths[at] - self.search.radius(columns.first + column);
+            }
+        }
+        for (row, products) in row_range.zip(&block.0) {
+            let row_token = rows.tokens[row];
+            let row_length = shrunk(self.tokens.lengths[row_token as usize]);
+            let row_reach = row_length - self.search.radius(rows.first + row);
+            if !any_near(
+                products,
+                &column_lengths,
+                row_reach,
+                &column_reach,
+                row_length,
+            ) {
+                continue;
+            }
+            for (at, column) in column_range.clone().enumerate() {
+                let doubled = 2.0 * products[at];
+                let column_token = columns.tokens[column];
+                if is_diagonal && row_token == column_token {
+                    continue;
+                }
+                let near_row = doubled >= column_lengths[at] + row_reach;
+                let near_column = doubled >= column_reach[at] + row_length;
+                if !near_row && !near_column {
+                    continue;
+                }
+                let lengths = f64::from(self.tokens.lengths[row_token as usize])
+                    + f64::from(self.tokens.lengths[column_token as usize]);
+                let (distance, error) =
+                    (lengths - f64::from(doubled), lengths * relative + absolute);
+                let low = (distance - error).max(0.0);
+                let high = (distance + error).max(low);
+                let candidate = |token: u32| Candidate { low, high, token };
+                if near_row {
+                    let exact = |other| self.tokens.squared_distance(row_token, other);
+                    self.search
+                        .offer(rows.first + row, candidate(column_token), exact);
+                }
+                if near_column {
+                    let exact = |other| self.tokens.squared_distance(column_token, other);
+                    self.search
+                        .offer(columns.first + column, candidate(row_token), exact);
+                }
+            }
+        }
+    }
+}
+
+/// Whether any of a row's products is within reach of its row or its column.
+#[inline]
+fn any_near(
+    products: &[f32; GROUP],
+    column_lengths: &[f32; GROUP],
+    row_reach: f32,
+    column_reach: &[f32; GROUP],
+    row_length: f32,
+) -> bool {
+    #[inline(always)]
+    fn body(
+        products: &[f32; GROUP],
+        column_lengths: &[f32; GROUP],
+        row_reach: f32,
+        column_reach: &[f32; GROUP],
+        row_length: f32,
+    ) -> bool {
+        let mut near = 0u32;
+        for at in 0..GROUP {
+            let doubled = 2.0 * products[at];
+            near |= u32::from(doubled >= column_lengths[at] + row_reach);
+            near |= u32::from(doubled >= column_reach[at] + row_length);
+        }
+        near != 0
+    }
+    #[cfg(target_arch = "x86_64")]
+    {
+        #[target_feature(enable = "avx2")]
+        fn with_avx2(
+            products: &[f32; GROUP],
+            column_lengths: &[f32; GROUP],
+            row_reach: f32,
+            column_reach: &[f32; GROUP],
+            row_length: f32,
+        ) -> bool {
+            body(
+                products,
+                column_lengths,
+                row_reach,
+                column_reach,
+                row_length,
+            )
+        }
+        if is_x86_feature_detected!("avx2") {
+            // SAFETY: the machine has AVX2.
+            return unsafe {
+                with_avx2(
+                    products,
+                    column_lengths,
+                    row_reach,
+                    column_reach,
+                    row_length,
+                )
+            };
+        }
+    }
+    body(
+        products,
+        column_lengths,
+        row_reach,
+        column_reach,
+        row_length,
+    )
+}

@@ -1,0 +1,165 @@
+//! How the work is cut up changes nothing, and neither does what it is cut for.
+
+use proptest::prelude::*;
+
+use super::product::Vectors;
+use super::*;
+
+/// Clouds of several sizes at several places, with copies: distances from zero to far beyond what f32 tells apart.
+fn clouds(seed: u64, n_tokens: usize, d_token: usize) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut draw = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 40) as f32 / (1u64 << 24) as f32 - 0.5
+    };
+    let centres: Vec<Vec<f32>> = (0..5)
+        .map(|_| (0..d_token).map(|_| draw() * 8.0).collect())
+        .collect();
+    let mut values: Vec<f32> = Vec::with_capacity(n_tokens * d_token);
+    for token in 0..n_tokens {
+        let choice = (draw() + 0.5) * 6.0;
+        if choice > 5.0 && token > 0 {
+            let copied = ((draw() + 0.5) * token as f32) as usize % token;
+            values.extend_from_within(copied * d_token..(copied + 1) * d_token);
+        } else {
+            let centre = &centres[(choice as usize).min(4)];
+            let size = [1.0, 1e-2, 1e-4, 1e-6, 0.3][(choice as usize).min(4)];
+            values.extend(centre.iter().map(|c| c + draw() * size));
+        }
+    }
+    values
+}
+
+fn config(keep_ratio: f64, n_neighbors: usize, knn: bool) -> CompressionConfig {
+    CompressionConfig {
+        keep_ratio,
+        n_neighbors,
+        density: if knn {
+            Density::Knn
+        } else {
+            Density::Reachability
+        },
+    }
+}
+
+/// As `choose_one`, every distance in f64 and in the plainest way.
+fn expected(values: &[f32], d_token: usize, config: &CompressionConfig) -> HostChoice {
+    let tokens = Tokens::new(values, d_token);
+    let n_tokens = tokens.n_tokens() as u32;
+    let k = config.n_neighbors.min(tokens.n_tokens() - 1);
+    let nearest_first = |token: u32, others: &mut dyn Iterator<Item = u32>| {
+        let mut nearest: Vec<Neighbor> = others
+            .map(|other| Neighbor {
+                token: other,
+                squared_distance: tokens.squared_distance(token, other),
+            })
+            .collect();
+        nearest.sort_by(|a, b| a.squared_distance.total_cmp(&b.squared_distance));
+        nearest
+    };
+    let neighbors: Vec<Neighbor> = (0..n_tokens)
+        .flat_map(|token| {
+            let mut others = (0..n_tokens).filter(|other| *other != token);
+            nearest_first(token, &mut others).into_iter().take(k)
+        })
+        .collect();
+    let density = density(&neighbors, k, &tokens, config.density);
+    let kept = densest(&density, config.n_kept(n_tokens as usize));
+    let assignment = (0..n_tokens)
+        .map(|token| match kept.binary_search(&token) {
+            Ok(own) => own as u32,
+            Err(_) => {
+                let nearest = nearest_first(token, &mut kept.iter().copied())[0];
+                kept.binary_search(&nearest.token).unwrap() as u32
+            }
+        })
+        .collect();
+    HostChoice {
+        kept,
+        assignment,
+        density,
+        ..HostChoice::default()
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, cases: 48, ..ProptestConfig::default() })]
+
+    #[test]
+    fn blocks_and_instructions_change_nothing(
+        seed in any::<u64>(),
+        n_tokens in 2usize..400,
+        d_token in 1usize..80,
+        keep_ratio in 0.001..=1.0,
+        n_neighbors in 1usize..12,
+        knn in any::<bool>(),
+        panel_groups in 1usize..5,
+        tile_groups in 1usize..5,
+    ) {
+        let values = clouds(seed, n_tokens, d_token);
+        let config = config(keep_ratio, n_neighbors, knn);
+        let expected = expected(&values, d_token, &config);
+        for vectors in Vectors::available() {
+            let blocking = Blocking { panel_bytes: usize::MAX, panel_groups, tile_groups, vectors };
+            let found = choose_one(&values, d_token, &config, blocking);
+            prop_assert_eq!(&found, &expected, "{:?}", blocking);
+        }
+    }
+}
+
+#[test]
+fn the_number_of_threads_changes_nothing() {
+    let values = clouds(3, 1000, 24);
+    let config = config(0.2, 8, false);
+    let run = |n_threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(n_threads)
+            .build()
+            .unwrap();
+        pool.install(|| choose_one(&values, 24, &config, Blocking::new()))
+    };
+    let alone = run(1);
+    assert_eq!(alone, expected(&values, 24, &config));
+    for n_threads in [2, 3, 7] {
+        assert_eq!(run(n_threads), alone);
+    }
+}
+
+#[test]
+fn tokens_of_any_size_are_told_apart() {
+    let unit = clouds(5, 200, 16);
+    let distances = |values: &[f32]| -> Vec<(u32, f64)> {
+        let tokens = Tokens::new(values, 16);
+        neighbors(&tokens, 5, Blocking::new())
+            .iter()
+            .map(|n| (n.token, n.squared_distance / tokens.squared_scale()))
+            .collect()
+    };
+    let expected = distances(&unit);
+    for exponent in [-90, -20, 20, 60] {
+        let scale = f32::exp2(exponent as f32);
+        let scaled: Vec<f32> = unit.iter().map(|value| value * scale).collect();
+        let scale = f64::from(scale);
+        let expected: Vec<(u32, f64)> = expected
+            .iter()
+            .map(|(token, squared)| (*token, squared * scale * scale))
+            .collect();
+        assert_eq!(distances(&scaled), expected, "2^{exponent}");
+    }
+}
+
+#[test]
+fn half_precision_tokens_are_their_values() {
+    let values: Vec<half::bf16> = clouds(9, 150, 20)
+        .into_iter()
+        .map(half::bf16::from_f32)
+        .collect();
+    let same: Vec<f32> = values.iter().map(|value| value.to_f32()).collect();
+    let config = config(0.3, 5, false);
+    assert_eq!(
+        choose_one(&values, 20, &config, Blocking::new()),
+        choose_one(&same, 20, &config, Blocking::new())
+    );
+}

@@ -1,0 +1,234 @@
+//! One sample's tokens on the host: their values as stored, and panels of them moved to the origin.
+//!
+//! Which tokens are close is decided on [`Tokens::squared_distance`], computed in f64 from the stored values. The
+//! panels only find out which pairs need that: products of tokens less their mean, which keeps the digits that
+//! `‖a‖² + ‖b‖² − 2·a·b` would lose, and scaled by a power of two, so that nothing leaves the range of f32.
+
+use rayon::prelude::*;
+
+use super::product::{GROUP, Step};
+
+/// A value as tokens store it.
+pub(super) trait Value: Copy + Send + Sync {
+    fn to_f32(self) -> f32;
+    fn from_f32(value: f32) -> Self;
+}
+
+impl Value for f32 {
+    #[inline(always)]
+    fn to_f32(self) -> f32 {
+        self
+    }
+
+    #[inline(always)]
+    fn from_f32(value: f32) -> Self {
+        value
+    }
+}
+
+macro_rules! half_value {
+    ($type:ty) => {
+        impl Value for $type {
+            #[inline(always)]
+            fn to_f32(self) -> f32 {
+                <$type>::to_f32(self)
+            }
+
+            #[inline(always)]
+            fn from_f32(value: f32) -> Self {
+                <$type>::from_f32(value)
+            }
+        }
+    };
+}
+
+half_value!(half::bf16);
+half_value!(half::f16);
+
+/// Runs a generic function over slices, compiled once more for AVX2 where the machine has it.
+macro_rules! vectorized {
+    ($(#[$doc:meta])* $vis:vis fn $name:ident<$value:ident>($($argument:ident: $type:ty),*) -> $output:ty $body:block) => {
+        $(#[$doc])*
+        $vis fn $name<$value: Value>($($argument: $type),*) -> $output {
+            #[inline(always)]
+            fn body<$value: Value>($($argument: $type),*) -> $output $body
+
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(enable = "avx2")]
+                fn with_avx2<$value: Value>($($argument: $type),*) -> $output {
+                    body($($argument),*)
+                }
+                if is_x86_feature_detected!("avx2") {
+                    // SAFETY: the machine has AVX2.
+                    return unsafe { with_avx2($($argument),*) };
+                }
+            }
+            body($($argument),*)
+        }
+    };
+}
+
+/// Partial sums, the same on every machine.
+const LANES: usize = 16;
+
+/// `Σ_d f(a_d, b_d)` in f64, over a fixed number of partial sums.
+#[inline(always)]
+fn sum<T: Value>(a: &[T], b: &[T], f: impl Fn(f64, f64) -> f64) -> f64 {
+    let (a_chunks, a_rest) = a.as_chunks::<LANES>();
+    let (b_chunks, b_rest) = b.as_chunks::<LANES>();
+    let mut sums = [0f64; LANES];
+    for (a, b) in a_chunks.iter().zip(b_chunks) {
+        for lane in 0..LANES {
+            sums[lane] += f(f64::from(a[lane].to_f32()), f64::from(b[lane].to_f32()));
+        }
+    }
+    for (lane, (a, b)) in a_rest.iter().zip(b_rest).enumerate() {
+        sums[lane] += f(f64::from(a.to_f32()), f64::from(b.to_f32()));
+    }
+    sums.iter().sum()
+}
+
+vectorized! {
+    /// `Σ_d (a_d − b_d)²`
+    pub(super) fn squared_distance<T>(a: &[T], b: &[T]) -> f64 {
+        sum(a, b, |a, b| (a - b) * (a - b))
+    }
+}
+
+vectorized! {
+    /// `Σ_d a_d·b_d`
+    pub(super) fn inner_product<T>(a: &[T], b: &[T]) -> f64 {
+        sum(a, b, |a, b| a * b)
+    }
+}
+
+vectorized! {
+    /// `Σ_d (a_d − m_d)²`
+    fn squared_distance_to_mean<T>(a: &[T], mean: &[f32]) -> f64 {
+        let (a_chunks, a_rest) = a.as_chunks::<LANES>();
+        let (mean_chunks, mean_rest) = mean.as_chunks::<LANES>();
+        let mut sums = [0f64; LANES];
+        for (a, mean) in a_chunks.iter().zip(mean_chunks) {
+            for lane in 0..LANES {
+                let difference = f64::from(a[lane].to_f32() - mean[lane]);
+                sums[lane] += difference * difference;
+            }
+        }
+        for (lane, (a, mean)) in a_rest.iter().zip(mean_rest).enumerate() {
+            let difference = f64::from(a.to_f32() - mean);
+            sums[lane] += difference * difference;
+        }
+        sums.iter().sum()
+    }
+}
+
+vectorized! {
+    /// The tokens listed, at most a group of them, as a panel: `(a_d − m_d)·scale`, zeros where there is no token.
+    fn pack<T>(tokens: &Tokens<T>, listed: &[u32], panel: &mut [Step]) -> () {
+        const DEPTH: usize = 16;
+        for (at, steps) in panel.chunks_mut(DEPTH).enumerate() {
+            let values = at * DEPTH..at * DEPTH + steps.len();
+            let mean = &tokens.mean[values.clone()];
+            for (i, token) in listed.iter().enumerate() {
+                let token = &tokens.row(*token)[values.clone()];
+                for (step, (value, mean)) in steps.iter_mut().zip(token.iter().zip(mean)) {
+                    step.0[i] = (value.to_f32() - mean) * tokens.scale;
+                }
+            }
+            for step in steps {
+                step.0[listed.len()..].fill(0.0);
+            }
+        }
+    }
+}
+
+/// Squared length of each token in f64, or what makes it no number.
+pub(super) fn squared_lengths<T: Value>(values: &[T], d_token: usize) -> Vec<f64> {
+    values
+        .par_chunks(d_token)
+        .map(|row| inner_product(row, row))
+        .collect()
+}
+
+/// The tokens of one sample.
+pub(super) struct Tokens<'a, T> {
+    values: &'a [T],
+    d_token: usize,
+    /// Near the middle of the tokens; any point would do, some cost more exact distances.
+    mean: Vec<f32>,
+    /// A power of two that brings the longest token, seen from the mean, to a length between 1/2 and 2.
+    scale: f32,
+    /// Squared length of each token from the mean, scaled.
+    pub(super) lengths: Vec<f32>,
+}
+
+impl<'a, T: Value> Tokens<'a, T> {
+    /// Tokens of finite values.
+    pub(super) fn new(values: &'a [T], d_token: usize) -> Self {
+        const LOOKED_AT: usize = 256;
+        let n_tokens = values.len() / d_token;
+        let every = n_tokens.div_ceil(LOOKED_AT);
+        let mut sums = vec![0f64; d_token];
+        for row in values.chunks_exact(d_token).step_by(every) {
+            for (sum, value) in sums.iter_mut().zip(row) {
+                *sum += f64::from(value.to_f32());
+            }
+        }
+        let n_looked_at = n_tokens.div_ceil(every) as f64;
+        let mean: Vec<f32> = sums.iter().map(|sum| (sum / n_looked_at) as f32).collect();
+
+        let lengths: Vec<f64> = values
+            .par_chunks(d_token)
+            .map(|row| squared_distance_to_mean(row, &mean))
+            .collect();
+        let longest = lengths.iter().fold(0f64, |a, b| a.max(*b));
+        let scale = if longest > 0.0 {
+            f64::exp2(-longest.sqrt().log2().floor().clamp(-100.0, 100.0))
+        } else {
+            1.0
+        };
+        Self {
+            values,
+            d_token,
+            mean,
+            scale: scale as f32,
+            lengths: lengths
+                .iter()
+                .map(|length| (length * scale * scale) as f32)
+                .collect(),
+        }
+    }
+
+    pub(super) fn n_tokens(&self) -> usize {
+        self.lengths.len()
+    }
+
+    pub(super) fn d_token(&self) -> usize {
+        self.d_token
+    }
+
+    pub(super) fn row(&self, token: u32) -> &'a [T] {
+        &self.values[token as usize * self.d_token..][..self.d_token]
+    }
+
+    /// What squared distances between panels are to be divided by.
+    pub(super) fn squared_scale(&self) -> f64 {
+        f64::from(self.scale) * f64::from(self.scale)
+    }
+
+    /// `‖a − b‖²` of the stored values, times [`Self::squared_scale`].
+    pub(super) fn squared_distance(&self, a: u32, b: u32) -> f64 {
+        squared_distance(self.row(a), self.row(b)) * self.squared_scale()
+    }
+
+    /// The tokens listed, packed group by group: group `g` is steps `g·D..(g + 1)·D`.
+    pub(super) fn pack(&self, listed: &[u32], panels: &mut Vec<Step>) {
+        let n_steps = listed.len().div_ceil(GROUP) * self.d_token;
+        panels.resize(n_steps, Step([0.0; GROUP]));
+        panels
+            .par_chunks_mut(self.d_token)
+            .zip(listed.par_chunks(GROUP))
+            .for_each(|(panel, listed)| pack(self, listed, panel));
+    }
+}
