@@ -35,10 +35,6 @@ pub struct AttentionConfig {
     /// The heads together are `embedding_dim / downsample_rate` wide.
     #[config(default = 1)]
     pub downsample_rate: usize,
-    /// Initial weights of the query and key projections are scaled by this; 1 is PyTorch's
-    /// initialisation. Larger makes the first attention maps sharper.
-    #[config(default = 1.0)]
-    pub init_scale: f64,
 }
 
 /// Multi-head attention whose heads may be narrower than its input.
@@ -74,15 +70,9 @@ impl AttentionConfig {
             "num_heads must divide the inner width {internal_dim}"
         );
         let into = || LinearConfig::new(self.embedding_dim, internal_dim).init(device);
-        let scaled = |mut linear: Linear| {
-            if self.init_scale != 1.0 {
-                linear.weight = linear.weight.map(|weight| weight * self.init_scale);
-            }
-            linear
-        };
         Attention {
-            q_proj: scaled(into()),
-            k_proj: scaled(into()),
+            q_proj: into(),
+            k_proj: into(),
             v_proj: into(),
             out_proj: LinearConfig::new(internal_dim, self.embedding_dim).init(device),
             num_heads: self.num_heads,
@@ -191,19 +181,5 @@ mod tests {
         found
             .into_data()
             .assert_approx_eq::<f32>(&expected.into_data(), Tolerance::absolute(1e-5));
-    }
-
-    #[test]
-    fn larger_initial_weights_are_larger() {
-        let device = Device::flex();
-        let largest = |scale: f64| -> f32 {
-            let attention = AttentionConfig::new(16, 2)
-                .with_init_scale(scale)
-                .init(&device);
-            attention.q_proj.weight.val().abs().max().into_scalar()
-        };
-        let bound = 0.25; // 1/√16
-        assert!(largest(1.0) <= bound);
-        assert!(largest(2.0) > bound && largest(2.0) <= 2.0 * bound);
     }
 }
