@@ -77,8 +77,21 @@ impl FrontEnd for Flex {
     }
 }
 
+#[cfg(feature = "cube")]
+impl FrontEnd for burn_cubecl::CubeBackend {
+    fn lift(tensor: FloatTensor<Self>) -> DispatchTensor {
+        Tensor::<1>::from_primitive::<Self>(tensor).into_dispatch()
+    }
+
+    fn lower(tensor: DispatchTensor) -> FloatTensor<Self> {
+        Tensor::<1>::from_dispatch(tensor)
+            .try_into_primitive::<Self>()
+            .expect("a gradient lies where its tensor does")
+    }
+}
+
 /// Ties between a part's inputs, its knot and its outputs; only a tape sees them.
-#[backend_extension(Autodiff, Flex)]
+#[backend_extension(Autodiff, Flex, Cube: cfg(feature = "cube"))]
 pub trait RecomputeOps: Backend {
     /// The knot, tied to one more input.
     fn tie_input(
@@ -102,6 +115,9 @@ pub trait RecomputeOps: Backend {
 }
 
 impl RecomputeOps for Flex {}
+
+#[cfg(feature = "cube")]
+impl RecomputeOps for burn_cubecl::CubeBackend {}
 
 /// Puts the outputs of a part that ran without a tape onto the tape of its inputs.
 ///
