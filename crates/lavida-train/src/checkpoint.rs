@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::settings::Stage;
 
-/// Model weights, safetensors, f32.
+/// Model weights, safetensors: f32; what is frozen in a run in bf16, bf16.
 pub const WEIGHTS: &str = "weights.safetensors";
 /// Optimizer moments, safetensors, f32: `exp_avg.NAME`, `exp_avg_sq.NAME`.
 pub const OPTIMIZER: &str = "optimizer.safetensors";

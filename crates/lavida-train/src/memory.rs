@@ -1,12 +1,16 @@
 //! What a run needs, before it runs: parameters by module, how each trains, bytes per device.
 //!
-//! Weights, gradients and moments are exact for this program (f32). Activations are an estimate of
-//! what backward keeps: for a transformer layer that trains, the inputs of its products and its
-//! attention scores; for frozen parts nothing, since they run without a tape.
+//! Weights, gradients, moments and masters are exact for this program. Activations are an estimate of what backward keeps
+//! for one microbatch: of a transformer layer that trains, the inputs of its products and its attention's weights; of a
+//! recomputed block its inputs, and once the inside of the largest; of frozen parts nothing, since they run without a
+//! tape.
 
 use burn::tensor::Device;
 use lavida_data::Result;
-use lavida_model::{config::LavidaConfig, lavida::Lavida, qwen2_vl::SpecialTokens};
+use lavida_model::{
+    config::LavidaConfig, lavida::Lavida, precision::Precision, qwen2_vl::SpecialTokens,
+    recompute::Recompute,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -20,6 +24,8 @@ const F32: u64 = 4;
 const DEPTH: usize = 2;
 /// Tokens of prompt and answer beside the visual ones, with 16 categories of three tokens.
 const TEXT_TOKENS: u64 = 100;
+/// Queries and categories of a frame in the Q-Former.
+const N_PROJECTOR_TOKENS: u64 = 64;
 
 /// What a run needs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -50,11 +56,11 @@ pub struct ModulePlan {
 /// Bytes per device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Memory {
-    /// All parameters.
+    /// All parameters, in the run's precision.
     pub weights: u64,
-    /// Of what trains.
+    /// Of what trains, f32.
     pub gradients: u64,
-    /// Two moments of what trains.
+    /// Two moments of what trains, f32, and in bf16 its exact values too.
     pub optimizer: u64,
     /// Kept for backward, estimated.
     pub activations: u64,
@@ -100,9 +106,13 @@ pub fn plan(settings: &Settings) -> Result<Plan> {
         .collect();
     let parameters: u64 = modules.iter().map(|m| m.parameters).sum();
     let trainable: u64 = modules.iter().map(|m| m.trainable).sum();
-    let (weights, gradients) = (parameters * F32, trainable * F32);
-    let optimizer = 2 * gradients;
-    let activations = activation_values(settings, &config) * F32;
+    let precision = settings.train.precision;
+    let (weights, gradients) = (parameters * precision.n_bytes(), trainable * F32);
+    let optimizer = match precision {
+        Precision::F32 => 2 * gradients,
+        Precision::Bf16 => 3 * gradients,
+    };
+    let activations = activation_bytes(settings, &config);
     Ok(Plan {
         modules,
         parameters,
@@ -117,14 +127,25 @@ pub fn plan(settings: &Settings) -> Result<Plan> {
     })
 }
 
-/// Values that backward keeps for one microbatch.
-fn activation_values(settings: &Settings, config: &LavidaConfig) -> u64 {
+/// Blocks of one kind, as backward sees them.
+#[derive(Clone, Copy, Debug)]
+struct Blocks {
+    n: u64,
+    /// Bytes of what goes into one, kept in any case.
+    inputs: u64,
+    /// Bytes of what one keeps beside its inputs.
+    inside: u64,
+}
+
+/// Bytes that backward keeps for one microbatch.
+fn activation_bytes(settings: &Settings, config: &LavidaConfig) -> u64 {
     let n_clips = settings.train.microbatch as u64;
     let n_frames = n_clips * settings.sampler.n_frames as u64;
+    let value = settings.train.precision.n_bytes();
     let policies = settings.policies();
     let trains = |prefix: &str| policies.of(prefix) != lavida_model::policy::TrainPolicy::Frozen;
     let encoder = match trains("seg_model.image_encoder") {
-        true => n_frames * hiera_values(config),
+        true => n_frames * hiera_bytes(config, value),
         false => 0,
     };
     if settings.train.stage == Stage::Grounding {
@@ -144,7 +165,7 @@ fn activation_values(settings: &Settings, config: &LavidaConfig) -> u64 {
                 heads: v.num_heads as u64,
                 products_per_hidden: 2,
             };
-            v.depth as u64 * layer.values(merge * visual, per_group)
+            v.depth as u64 * layer.bytes(merge * visual, per_group, value)
         }
         false => 0,
     };
@@ -156,9 +177,30 @@ fn activation_values(settings: &Settings, config: &LavidaConfig) -> u64 {
         products_per_hidden: 3,
     };
     let kept = (visual as f64 * settings.compression.keep_ratio).max(1.0) as u64 + TEXT_TOKENS;
-    let language = l.num_hidden_layers as u64 * layer.values(kept, kept);
-    let decoder = n_frames * decoder_values(config);
-    encoder + decoder + n_clips * (tower + language)
+    let inputs = kept * layer.width * value;
+    let language = Blocks {
+        n: l.num_hidden_layers as u64,
+        inputs: n_clips * inputs,
+        inside: n_clips * (layer.bytes(kept, kept, value) - inputs),
+    };
+    let [two_way, last, qformer] = decoder_blocks(config, n_frames * value);
+    let blocks = [language, two_way, last, qformer];
+    let blocks = kept_of(&blocks, settings.train.recompute);
+    encoder + n_clips * tower + blocks + n_frames * outside_bytes(config, value)
+}
+
+/// What blocks keep: everything, or their inputs and the inside of the one that is run again just now.
+fn kept_of(blocks: &[Blocks], recompute: Recompute) -> u64 {
+    let inputs: u64 = blocks.iter().map(|b| b.n * b.inputs).sum();
+    let inside = blocks.iter().map(|b| match recompute {
+        Recompute::None => b.n * b.inside,
+        Recompute::Blocks => b.inside,
+    });
+    inputs
+        + match recompute {
+            Recompute::None => inside.sum(),
+            Recompute::Blocks => inside.max().unwrap_or(0),
+        }
 }
 
 /// A transformer layer as backward sees it.
@@ -170,16 +212,17 @@ struct Layer {
 }
 
 impl Layer {
-    /// Inputs of the norms and products (about ten widths), of the MLP's hidden layer, and the attention's scores before and
-    /// after softmax.
-    fn values(&self, n_tokens: u64, n_keys: u64) -> u64 {
+    /// Bytes of the inputs of norms and products (about ten widths), of the MLP's hidden layer, and of the attention's
+    /// weights: f32 from the softmax, and in half precision a rounded copy for the product with the values.
+    fn bytes(&self, n_tokens: u64, n_keys: u64, value: u64) -> u64 {
         let linear = 10 * self.width + self.products_per_hidden * self.hidden;
-        n_tokens * (linear + 2 * self.heads * n_keys)
+        let rounded = if value < F32 { value } else { 0 };
+        n_tokens * (linear * value + self.heads * n_keys * (F32 + rounded))
     }
 }
 
 /// Hiera and FPN for one frame.
-fn hiera_values(config: &LavidaConfig) -> u64 {
+fn hiera_bytes(config: &LavidaConfig, value: u64) -> u64 {
     let s = &config.sam2;
     let side = (s.image_size / s.patch_stride) as u64;
     let stages = s.stages.iter().zip(&s.window_spec).enumerate();
@@ -193,20 +236,71 @@ fn hiera_values(config: &LavidaConfig) -> u64 {
                 heads: (s.num_heads << stage) as u64,
                 products_per_hidden: 2,
             };
-            *blocks as u64 * layer.values(n_tokens, (window * window) as u64)
+            *blocks as u64 * layer.bytes(n_tokens, (window * window) as u64, value)
         })
         .sum()
 }
 
-/// Projector, two-way transformer and masks for one frame.
-fn decoder_values(config: &LavidaConfig) -> u64 {
+/// Two-way blocks of the mask decoder, its last attention with the upscaling behind it, and the Q-Former; `bytes` of
+/// a value times frames.
+fn decoder_blocks(config: &LavidaConfig, bytes: u64) -> [Blocks; 3] {
     let s = &config.sam2;
     let cells = (s.top_grid() * s.top_grid()) as u64;
     let width = s.d_model as u64;
     let a = config.projector.adapter_dim as u64;
-    // Two blocks and a last attention over the cells, the upscaled maps (4 and 16 cells a cell), four masks at full size.
-    let decoder = cells * (24 * width + 2 * width + 6 * width) + 4 * (s.image_size as u64).pow(2);
-    let projector = cells * 4 * a
-        + config.projector.n_qformer_layers as u64 * 64 * (12 * a + config.projector.d_ff as u64);
-    decoder + projector
+    let per_layer = N_PROJECTOR_TOKENS * (12 * a + config.projector.d_ff as u64);
+    let inputs = [cells * width, 4 * cells * width, N_PROJECTOR_TOKENS * a];
+    // In widths of a cell: two blocks of ten; the last attention with four, the enlarged maps (4 cells of a quarter,
+    // 16 of an eighth of the width) twice.
+    let inside = [
+        10 * cells * width,
+        10 * cells * width,
+        config.projector.n_qformer_layers as u64 * per_layer,
+    ];
+    let n = [2, 1, 1];
+    std::array::from_fn(|i| Blocks {
+        n: n[i],
+        inputs: inputs[i] * bytes,
+        inside: inside[i] * bytes,
+    })
+}
+
+/// What no block holds, for one frame: the projector's cross attention, and four masks at full size in f32.
+fn outside_bytes(config: &LavidaConfig, value: u64) -> u64 {
+    let s = &config.sam2;
+    let cells = (s.top_grid() * s.top_grid()) as u64;
+    let masks = 4 * (s.image_size as u64).pow(2);
+    cells * 4 * config.projector.adapter_dim as u64 * value + masks * F32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PAPER: &str = include_str!("../../../configs/paper.toml");
+
+    fn memory(overrides: &[&str]) -> Memory {
+        let overrides: Vec<String> = overrides.iter().map(|text| text.to_string()).collect();
+        let settings = Settings::parse("paper.toml", PAPER, &|_| None, &overrides).unwrap();
+        plan(&settings).unwrap().memory
+    }
+
+    #[test]
+    fn half_precision_halves_weights_and_holds_masters_of_what_trains() {
+        let full = memory(&["train.precision=f32"]);
+        let half = memory(&["train.precision=bf16"]);
+        assert_eq!(2 * half.weights, full.weights);
+        assert_eq!(half.gradients, full.gradients);
+        assert_eq!(half.optimizer, full.optimizer + full.gradients);
+        assert!(half.activations < full.activations * 2 / 3);
+    }
+
+    #[test]
+    fn recomputing_blocks_leaves_a_fraction_of_the_activations() {
+        let kept = memory(&["train.recompute=none"]);
+        let again = memory(&["train.recompute=blocks"]);
+        assert!(again.activations < kept.activations / 4);
+        let rest = |memory: Memory| memory.total - memory.activations;
+        assert_eq!(rest(kept), rest(again));
+    }
 }

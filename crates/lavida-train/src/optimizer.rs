@@ -1,17 +1,21 @@
 //! AdamW with decoupled weight decay (Loshchilov and Hutter, arXiv 1711.05101) over flat buckets.
 //!
-//! Trainable parameters are laid end to end in buckets of at most [`BUCKET_VALUES`]: a step is a
-//! dozen large operations a bucket instead of a dozen small ones a parameter, the global norm is one
-//! sum a bucket, and a bucket is what ranks exchange. The arithmetic is PyTorch's `AdamW`; moments are
-//! saved under parameter names, so a checkpoint does not know the bucket layout.
+//! Trainable parameters are laid end to end in buckets of at most [`BUCKET_VALUES`]: a step is a dozen large operations
+//! a bucket instead of a dozen small ones a parameter, the global norm is one sum a bucket, and a bucket is what ranks
+//! exchange. The arithmetic is PyTorch's `AdamW`; moments are saved under parameter names, so a checkpoint does not
+//! know the bucket layout. Where the model works in bf16 the buckets hold the parameters' exact values too (masters),
+//! and the model gets a rounded copy after each update.
 //!
 //! Shapes: `F` values of a bucket.
 
-use std::{collections::BTreeMap, collections::HashMap, ops::Range};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    ops::Range,
+};
 
 use burn::{
     module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId},
-    tensor::{Device, Gradients, Tensor, TensorData},
+    tensor::{Device, FloatDType, Gradients, Tensor, TensorData},
 };
 use lavida_data::{Error, Result};
 
@@ -43,7 +47,7 @@ pub struct FlatGradients {
     /// One `[F]` a bucket.
     pub buckets: Vec<Tensor<1>>,
     /// Parameters that took part in a loss since the last update; the others keep their values.
-    reached: std::collections::HashSet<ParamId>,
+    reached: HashSet<ParamId>,
 }
 
 /// AdamW and its state for one module.
@@ -54,6 +58,8 @@ pub struct AdamW {
     place: HashMap<ParamId, (usize, usize)>,
     first_moments: Vec<Tensor<1>>,
     second_moments: Vec<Tensor<1>>,
+    /// Exact values, where the module has rounded ones.
+    masters: Option<Vec<Tensor<1>>>,
     updates: u64,
 }
 
@@ -98,8 +104,42 @@ impl AdamW {
             place,
             buckets,
             settings,
+            masters: None,
             updates: 0,
         }
+    }
+
+    /// From now on holds the exact values of the parameters, which are those of `module` now.
+    pub fn hold_masters<M: Module>(&mut self, module: &M) {
+        let mut values = self.values_of(module);
+        let buckets = self.buckets.iter();
+        self.masters = Some(buckets.map(|b| b.gather(&mut values)).collect());
+    }
+
+    /// The module with the exact values of what trains: for checkpoints. What does not train stays as it is.
+    pub fn with_exact_values<M: Module>(&self, module: M) -> M {
+        let Some(masters) = &self.masters else {
+            return module;
+        };
+        let mut updated = HashMap::new();
+        for (bucket, master) in self.buckets.iter().zip(masters) {
+            for slot in &bucket.slots {
+                updated.insert(slot.id, master.clone().slice([slot.range.clone()]));
+            }
+        }
+        module.map(&mut PutValues {
+            updated,
+            rounds: false,
+        })
+    }
+
+    fn values_of<M: Module>(&self, module: &M) -> HashMap<ParamId, Tensor<1>> {
+        let mut values = TakeValues {
+            place: &self.place,
+            taken: HashMap::new(),
+        };
+        module.visit(&mut values);
+        values.taken
     }
 
     /// Updates made so far.
@@ -152,19 +192,16 @@ impl AdamW {
             1.0 - s.beta1.powf(self.updates as f64),
             1.0 - s.beta2.powf(self.updates as f64),
         );
-        let mut values = TakeValues {
-            place: &self.place,
-            taken: HashMap::new(),
+        let mut values = match &self.masters {
+            Some(_) => HashMap::new(),
+            None => self.values_of(&module),
         };
-        module.visit(&mut values);
-        let mut values = values.taken;
         let mut updated = HashMap::new();
         for (b, (bucket, gradient)) in self.buckets.iter().zip(gradients.buckets).enumerate() {
-            let parts = bucket.slots.iter().map(|slot| {
-                let missing = "the module has every parameter the optimizer was made for";
-                values.remove(&slot.id).expect(missing)
-            });
-            let value = Tensor::cat(parts.collect(), 0); // [F]
+            let value = match &self.masters {
+                Some(masters) => masters[b].clone(),
+                None => bucket.gather(&mut values),
+            }; // [F]
             let gradient = gradient.mul_scalar(clip);
             let first = self.first_moments[b].clone().mul_scalar(s.beta1)
                 + gradient.clone().mul_scalar(1.0 - s.beta1);
@@ -190,8 +227,12 @@ impl AdamW {
                     updated.insert(slot.id, part);
                 }
             }
+            if let Some(masters) = &mut self.masters {
+                masters[b] = bucket.merged(value, &masters[b], &gradients.reached);
+            }
         }
-        (module.map(&mut PutValues { updated }), norm)
+        let rounds = self.masters.is_some();
+        (module.map(&mut PutValues { updated, rounds }), norm)
     }
 
     /// Moments by parameter name: `exp_avg.NAME` and `exp_avg_sq.NAME`, in the module's shapes.
@@ -256,6 +297,32 @@ impl AdamW {
         (self.first_moments, self.second_moments) = (first, second);
         self.updates = updates;
         Ok(())
+    }
+}
+
+impl Bucket {
+    /// `[F]` values of its parameters, end to end.
+    fn gather(&self, values: &mut HashMap<ParamId, Tensor<1>>) -> Tensor<1> {
+        let parts = self.slots.iter().map(|slot| {
+            let missing = "the module has every parameter the optimizer was made for";
+            values.remove(&slot.id).expect(missing)
+        });
+        Tensor::cat(parts.collect(), 0)
+    }
+
+    /// The new values of parameters that were reached, the old ones of the others.
+    fn merged(&self, new: Tensor<1>, old: &Tensor<1>, reached: &HashSet<ParamId>) -> Tensor<1> {
+        if self.slots.iter().all(|slot| reached.contains(&slot.id)) {
+            return new;
+        }
+        let parts = self.slots.iter().map(|slot| {
+            let from = match reached.contains(&slot.id) {
+                true => &new,
+                false => old,
+            };
+            from.clone().slice([slot.range.clone()])
+        });
+        Tensor::cat(parts.collect(), 0)
     }
 }
 
@@ -331,7 +398,8 @@ impl ModuleVisitor for TakeGradients<'_> {
         if self.place.contains_key(&param.id)
             && let Some(gradient) = param.val().grad_remove(self.gradients)
         {
-            self.taken.insert(param.id, gradient.reshape([-1]));
+            let gradient = gradient.reshape([-1]).cast(FloatDType::F32);
+            self.taken.insert(param.id, gradient);
         }
     }
 }
@@ -352,6 +420,8 @@ impl ModuleVisitor for TakeValues<'_> {
 
 struct PutValues {
     updated: HashMap<ParamId, Tensor<1>>,
+    /// Whether a value takes the number format of the one it replaces.
+    rounds: bool,
 }
 
 impl ModuleMapper for PutValues {
@@ -360,6 +430,10 @@ impl ModuleMapper for PutValues {
             None => param,
             Some(value) => param.map(|old| {
                 let value = value.reshape(old.shape());
+                let value = match self.rounds {
+                    true => value.cast(old.dtype()),
+                    false => value,
+                };
                 value.autodiff().require_grad()
             }),
         }

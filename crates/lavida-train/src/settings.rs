@@ -10,6 +10,7 @@ use lavida_model::compression::CompressionConfig;
 use lavida_model::config::{
     ClipTextConfig, LanguageConfig, LavidaConfig, ProjectorConfig, Sam2Config, VisionConfig,
 };
+use lavida_model::{precision::Precision, recompute::Recompute};
 use serde::{Deserialize, Serialize};
 
 use crate::{losses::LossWeights, schedule::Decay};
@@ -157,6 +158,16 @@ pub struct TrainSettings {
     /// Nothing but time and memory depends on it: activations are held once for each.
     #[serde(default)]
     pub side_by_side: usize,
+    /// What backward computes again instead of keeping it: `none`, or `blocks` (the language model's layers, the
+    /// Q-Former, SAM2's mask decoder). Not a bit of the result depends on it. `blocks` keeps of each block only what
+    /// goes in, and costs one more forward of these blocks: about a third of a step.
+    #[serde(default)]
+    pub recompute: Recompute,
+    /// Number format of the weights that forward reads: `f32`, or `bf16`, which halves weights and activations and
+    /// rounds to three digits; what trains is kept in f32 beside it. Faster on a GPU, several times slower on a CPU,
+    /// which emulates it.
+    #[serde(default)]
+    pub precision: Precision,
     /// Checkpoint whose weights the run starts from (URI of a run or of one checkpoint); from random weights without.
     #[serde(default)]
     pub initial: Option<String>,

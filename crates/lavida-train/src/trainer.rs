@@ -9,6 +9,7 @@ use lavida_data::{Error, Result, batch::HostBatch, tokenizer::Tokenizers};
 use lavida_model::{
     lavida::{Lavida, Mode},
     policy::{TrainPolicies, TrainPolicy},
+    precision::Precision,
     qwen2_vl::SpecialTokens,
     weights,
 };
@@ -128,6 +129,14 @@ impl Trainer {
                 .map_err(|e| Error::corrupt(checkpoint::OPTIMIZER, "safetensors", e))?;
             optimizer.restore(state.step, moments)?;
         }
+        let model = match settings.train.precision {
+            Precision::F32 => model,
+            precision => {
+                optimizer.hold_masters(&model);
+                precision.of(model)
+            }
+        };
+        let model = model.with_recompute(settings.train.recompute);
         Ok(Self {
             settings,
             tokenizers,
@@ -223,6 +232,7 @@ impl Trainer {
     /// Everything a checkpoint holds, as of the last update.
     pub fn snapshot(&mut self, position: u64) -> Result<Snapshot> {
         self.state.position = position;
+        let exact = self.optimizer.with_exact_values(self.model().clone());
         let tensors = |tensors| {
             weights::write_safetensors(tensors, None)
                 .map(Bytes::from)
@@ -231,7 +241,7 @@ impl Trainer {
         let parts = BTreeMap::from([
             (
                 checkpoint::WEIGHTS.to_owned(),
-                tensors(&weights::export(self.model()))?,
+                tensors(&weights::export(&exact))?,
             ),
             (
                 checkpoint::OPTIMIZER.to_owned(),

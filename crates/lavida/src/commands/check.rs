@@ -1,6 +1,7 @@
 //! `lavida check`: settings, what trains, and memory per device, without building anything large.
 
 use lavida_dataflow::device;
+use lavida_model::{precision::Precision, recompute::Recompute};
 use lavida_train::{memory::plan, settings::Settings};
 use serde_json::json;
 
@@ -51,8 +52,16 @@ fn table(plan: &lavida_train::memory::Plan, settings: &Settings) -> String {
     );
     let m = &plan.memory;
     text += &format!(
-        "memory per device, {} clips at once, f32 (activations are an estimate)\n",
-        settings.train.microbatch
+        "memory per device, {} clips at once, {}{} (activations are an estimate)\n",
+        settings.train.microbatch,
+        match settings.train.precision {
+            Precision::F32 => "f32",
+            Precision::Bf16 => "bf16 with f32 masters of what trains",
+        },
+        match settings.train.recompute {
+            Recompute::None => "",
+            Recompute::Blocks => ", blocks recomputed",
+        }
     );
     for (name, bytes) in [
         ("weights", m.weights),
