@@ -13,12 +13,14 @@ use crate::mask::RleMask;
 use crate::resize::{PixelBounds, bicubic, bilinear, nearest, smart_resize};
 use crate::{Error, Result};
 
-/// Mean and deviation of the language model's view, per channel of colour values in [0, 1].
-const CLIP_MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
-const CLIP_STD: [f32; 3] = [0.268_629_54, 0.261_302_6, 0.275_777_1];
-/// Mean and deviation of SAM2's view.
-const IMAGENET_MEAN: [f32; 3] = [0.485, 0.456, 0.406];
-const IMAGENET_STD: [f32; 3] = [0.229, 0.224, 0.225];
+/// Mean of the language model's view, per channel of colour values in [0, 1].
+pub const CLIP_MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
+/// Deviation of the language model's view.
+pub const CLIP_STD: [f32; 3] = [0.268_629_54, 0.261_302_6, 0.275_777_1];
+/// Mean of SAM2's view.
+pub const IMAGENET_MEAN: [f32; 3] = [0.485, 0.456, 0.406];
+/// Deviation of SAM2's view.
+pub const IMAGENET_STD: [f32; 3] = [0.229, 0.224, 0.225];
 
 /// Sizes of both views.
 #[derive(Clone, Debug, PartialEq, Eq)]

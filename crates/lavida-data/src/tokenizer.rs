@@ -47,10 +47,23 @@ pub struct Tokenizers {
     special: SpecialIds,
     /// Contents of every special token of `qwen`; none may occur in a category.
     reserved: Vec<String>,
+    /// Highest id of the prompt's file and one, before `<SEG>` was added.
+    n_prompt_file_ids: usize,
     /// `<|im_start|>assistant\n`
     answer_start: Vec<i64>,
     /// `<|im_end|>\n`
     answer_end: Vec<i64>,
+}
+
+/// Highest id of each vocabulary, and one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IdCounts {
+    /// The prompt's vocabulary as its file has it.
+    pub prompt_file: usize,
+    /// The prompt's vocabulary with `<SEG>`.
+    pub prompt: usize,
+    /// The categories' vocabulary.
+    pub category: usize,
 }
 
 /// CLIP ids of some texts.
@@ -73,6 +86,7 @@ impl Tokenizers {
         const CLIP: &str = "category tokenizer.json";
         let mut qwen = parse(QWEN, qwen_json)?;
         let clip = parse(CLIP, clip_json)?;
+        let n_prompt_file_ids = n_ids(&qwen);
         qwen.add_tokens([AddedToken::from(SEG_TOKEN, true)])
             .map_err(|e| Error::invalid(QWEN, "a vocabulary that takes <SEG>", e))?;
         let special = SpecialIds {
@@ -87,12 +101,12 @@ impl Tokenizers {
             clip_start: id_of(CLIP, &clip, "<|startoftext|>")?,
             clip_end: id_of(CLIP, &clip, "<|endoftext|>")?,
         };
-        let highest = clip.get_vocab(true).into_values().max().unwrap_or(0);
-        if i64::from(highest) != special.clip_end {
+        let n_clip_ids = n_ids(&clip) as i64;
+        if n_clip_ids - 1 != special.clip_end {
             return Err(Error::invalid(
                 CLIP,
                 "<|endoftext|> as the highest id, where CLIP pools",
-                format!("id {} of {highest}", special.clip_end),
+                format!("id {} of {}", special.clip_end, n_clip_ids - 1),
             ));
         }
         let reserved = qwen
@@ -107,6 +121,7 @@ impl Tokenizers {
             clip,
             special,
             reserved,
+            n_prompt_file_ids,
         })
     }
 
@@ -128,6 +143,15 @@ impl Tokenizers {
     /// Ids of the category vocabulary: the fewest rows its embedding may have.
     pub fn category_vocab_size(&self) -> usize {
         self.clip.get_vocab_size(true)
+    }
+
+    /// Highest ids and one: rows that embeddings must have.
+    pub fn n_ids(&self) -> IdCounts {
+        IdCounts {
+            prompt_file: self.n_prompt_file_ids,
+            prompt: n_ids(&self.qwen),
+            category: n_ids(&self.clip),
+        }
     }
 
     /// Ids of a text of the prompt vocabulary; special tokens written in it count as such.
@@ -249,6 +273,11 @@ fn parse(name: &str, json: &[u8]) -> Result<Tokenizer> {
         .map_err(|e| Error::invalid(name, "a Hugging Face tokenizer.json", e))
 }
 
+fn n_ids(tokenizer: &Tokenizer) -> usize {
+    let highest = tokenizer.get_vocab(true).into_values().max();
+    highest.map_or(0, |id| id as usize + 1)
+}
+
 fn id_of(name: &str, tokenizer: &Tokenizer, token: &str) -> Result<i64> {
     tokenizer
         .token_to_id(token)
@@ -311,6 +340,9 @@ mod tests {
         let read = Tokenizers::load(without.as_bytes(), TINY_CLIP).unwrap();
         assert_eq!(read.special(), with.special());
         assert_eq!(read.prompt_vocab_size(), with.prompt_vocab_size());
+        let (counts, seg) = (read.n_ids(), read.special().seg as usize);
+        assert_eq!((counts.prompt_file, counts.prompt), (seg, seg + 1));
+        assert_eq!(with.n_ids().prompt_file, seg + 1);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use lavida_train::checkpoint::{Snapshot, TrainState};
 use serde::{Deserialize, Serialize};
 
 const CHECKPOINTS: &str = "checkpoints";
-const MANIFEST: &str = "manifest.json";
+pub(crate) const MANIFEST: &str = "manifest.json";
 
 /// `manifest.json` of a checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

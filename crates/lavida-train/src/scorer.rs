@@ -4,13 +4,14 @@ use burn::tensor::Device;
 use lavida_data::{Error, Result, batch::HostBatch, tokenizer::Tokenizers};
 use lavida_model::{
     lavida::{Lavida, Mode},
-    weights,
+    weights::{self, Tensors, WeightError},
 };
 
 use crate::{
+    checkpoint,
     model_input::model_input,
-    settings::{Policy, Settings},
-    trainer::{load_weights, model_error, special_tokens},
+    settings::Settings,
+    trainer::{model_error, special_tokens},
 };
 
 /// A model without tape, adapters merged.
@@ -43,7 +44,21 @@ impl Scorer {
         weights: &[u8],
         device: &Device,
     ) -> Result<Self> {
-        let model = load_model(settings, tokenizers, weights, device)?;
+        let tensors = weights::read_safetensors(weights).map_err(unfit)?;
+        Self::with_tensors(settings, tokenizers, tensors, device)
+    }
+
+    /// The model with these weights under the reference's names, of any float format.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] when the weights do not fit the settings.
+    pub fn with_tensors(
+        settings: &Settings,
+        tokenizers: &Tokenizers,
+        tensors: Tensors,
+        device: &Device,
+    ) -> Result<Self> {
+        let model = load_model(settings, tokenizers, tensors, device)?;
         Ok(Self {
             model: model.merge_adapters(),
             device: device.clone(),
@@ -52,6 +67,11 @@ impl Scorer {
             },
             side: settings.model.sam2.image_size,
         })
+    }
+
+    /// The model, adapters merged.
+    pub fn model(&self) -> &Lavida {
+        &self.model
     }
 
     /// Scores the frames of a batch.
@@ -79,35 +99,35 @@ impl Scorer {
             side: self.side,
         })
     }
-
-    /// The weights as an export holds them: adapters merged, the reference's names, f32 safetensors.
-    pub fn export(&self) -> Result<Vec<u8>> {
-        weights::write_safetensors(&weights::export(&self.model), None)
-            .map_err(|e| Error::Internal(format!("weights do not serialise: {e}")))
-    }
 }
 
-/// The model of a checkpoint with the adapters it was trained with, without a tape.
+/// A model of the settings' sizes whose values are not drawn.
+pub fn undrawn(settings: &Settings, tokenizers: &Tokenizers, device: &Device) -> Lavida {
+    let compression = settings.compression.config();
+    let special = special_tokens(tokenizers);
+    Lavida::undrawn(&settings.model.config(), &compression, special, device)
+}
+
+/// The model of a checkpoint with the adapters it was trained with, without a tape. Adapters are where the weights have
+/// them: what an import makes has none yet, whatever its settings will train.
 fn load_model(
     settings: &Settings,
     tokenizers: &Tokenizers,
-    weights: &[u8],
+    tensors: Tensors,
     device: &Device,
 ) -> Result<Lavida> {
-    let mut settings = settings.clone();
-    let has_adapters = settings.train.policy.values().any(|p| *p == Policy::Lora);
-    if !has_adapters {
-        settings.train.policy.clear();
-    }
-    let compression = settings.compression.config();
-    let special = special_tokens(tokenizers);
-    let model = Lavida::undrawn(&settings.model.config(), &compression, special, device);
+    let model = undrawn(settings, tokenizers, device);
+    let has_adapters = tensors.keys().any(|name| name.contains(".lora_A."));
     let model = match has_adapters {
         true => model
             .with_policies(&settings.policies(), settings.seed)
             .map_err(model_error)?,
         false => model,
     };
-    let model = load_weights(model, weights, crate::checkpoint::WEIGHTS)?;
+    let model = weights::load(model, tensors).map_err(unfit)?;
     Ok(burn::module::Module::valid(&model))
+}
+
+fn unfit(error: WeightError) -> Error {
+    Error::corrupt(checkpoint::WEIGHTS, "weights that fit the model", error)
 }

@@ -23,7 +23,18 @@ pub enum Command {
     Eval(Eval),
     /// Score one video for categories you name: scores.json, plot, overlay pictures
     Predict(Predict),
+    /// Make a checkpoint to start from: of the published Qwen2-VL, SAM2.1 and CLIP, or of an export
+    ///
+    /// Everything is checked before anything is written: sizes, vocabularies, names, shapes, number formats, NaN. What
+    /// does not fit is listed by name, with exit code 3. The projector, which no published checkpoint has, is drawn from
+    /// the seed. Files are memory-mapped and copied tensor by tensor, so a model larger than the memory can be imported.
+    Import(Import),
     /// Write a checkpoint's weights for serving, under the reference's parameter names
+    ///
+    /// LoRA adapters are merged. Beside the weights: serving.json (inputs, preprocessing, prompt, outputs), config.json,
+    /// settings.toml, both tokenizers, and SHA256SUMS, written last. The folder is as good as the checkpoint: --checkpoint
+    /// of eval, predict and export takes it and scores the same to the bit, and `lavida import --lavida` makes a
+    /// checkpoint of it again.
     Export(Export),
     /// Say what is inside a dataset or a checkpoint; replay one draw of the sampler as a picture
     Inspect(Inspect),
@@ -120,23 +131,99 @@ pub struct Predict {
 }
 
 #[derive(Debug, Args)]
+#[command(
+    override_usage = "lavida import --qwen2-vl <DIR> --sam2 <FILE> --clip <DIR> --out <URI> [OPTIONS]\n       \
+                      lavida import --lavida <DIR> --out <URI> [OPTIONS]"
+)]
+pub struct Import {
+    /// Qwen2-VL as Hugging Face writes it: config.json, tokenizer.json, safetensors (one file, or several with an index)
+    #[arg(
+        long = "qwen2-vl",
+        value_name = "DIR",
+        required_unless_present = "lavida",
+        conflicts_with = "lavida"
+    )]
+    pub qwen2_vl: Option<PathBuf>,
+    /// SAM2.1 as its authors write it: a torch.save file with the weights under `model`. Nothing in it is run
+    #[arg(
+        long,
+        value_name = "FILE",
+        required_unless_present = "lavida",
+        conflicts_with = "lavida"
+    )]
+    pub sam2: Option<PathBuf>,
+    /// CLIP as Hugging Face writes it: config.json, tokenizer.json, safetensors. Its text tower is used
+    #[arg(
+        long,
+        value_name = "DIR",
+        required_unless_present = "lavida",
+        conflicts_with = "lavida"
+    )]
+    pub clip: Option<PathBuf>,
+    /// A folder that `lavida export` wrote, instead of the three
+    #[arg(long, value_name = "DIR")]
+    pub lavida: Option<PathBuf>,
+    /// Where the checkpoint goes: for train.initial, eval, predict, inspect and export
+    #[arg(long, value_name = "URI")]
+    pub out: String,
+    /// Settings file, whose sizes the checkpoints must have [default: embedded:paper, or those of the export]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<String>,
+    /// Number format of the weights [default: as in the files, bf16 as bf16 and every other as f32]
+    #[arg(long, value_enum)]
+    pub dtype: Option<Dtype>,
+    /// Override a setting, as `section.key=value`; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+}
+
+#[derive(Debug, Args)]
 pub struct Export {
-    /// A run (its newest checkpoint) or one checkpoint
+    /// A run (its newest checkpoint), one checkpoint, or an export
     #[arg(long, value_name = "URI")]
     pub checkpoint: String,
     /// Format of the weights
     #[arg(long, value_enum, default_value_t = Format::Safetensors)]
     pub format: Format,
+    /// Number format of the weights
+    #[arg(long, value_enum, default_value_t = Dtype::F32)]
+    pub dtype: Dtype,
+    /// Largest safetensors file (KB, MB, GB, KiB, MiB, GiB); a larger model is split, with an index as transformers writes it
+    #[arg(long, value_name = "SIZE", default_value = "5GB")]
+    pub max_shard_size: String,
     /// Folder to write
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
+    /// Override a setting, as `section.key=value` (device=cpu where the run's device is not here); may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+}
+
+/// Number formats of weights.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub enum Dtype {
+    /// 4 bytes a value, exact
+    F32,
+    /// 2 bytes a value, three digits
+    Bf16,
+}
+
+impl From<Dtype> for lavida_model::weights::Precision {
+    fn from(dtype: Dtype) -> Self {
+        match dtype {
+            Dtype::F32 => Self::F32,
+            Dtype::Bf16 => Self::Bf16,
+        }
+    }
 }
 
 /// Formats of exported weights.
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
 pub enum Format {
-    /// One safetensors file, f32
+    /// Safetensors under the reference's names, for PyTorch and for this program
     Safetensors,
+    /// Burn's own format (model.bpk), for serving from Rust
+    Burnpack,
 }
 
 #[derive(Debug, Args)]

@@ -3,6 +3,7 @@
 mod cli;
 mod commands;
 mod config;
+mod exported;
 mod scoring;
 
 use std::process::ExitCode;
@@ -44,6 +45,7 @@ fn run(command: Command) -> anyhow::Result<()> {
             Command::Train(args) => commands::train::run(args).await,
             Command::Eval(args) => commands::eval::run(args).await,
             Command::Predict(args) => commands::predict::run(args).await,
+            Command::Import(args) => Box::pin(commands::import::run(args)).await,
             Command::Export(args) => commands::export::run(args).await,
             Command::Inspect(args) => commands::inspect::run(args).await,
             Command::Check(args) => commands::check::run(args).await,

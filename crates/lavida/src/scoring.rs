@@ -16,11 +16,14 @@ use lavida_dataflow::{checkpoints, device};
 use lavida_train::{
     assembly::Phase,
     checkpoint::{CLIP_TOKENIZER, TOKENIZER, WEIGHTS},
-    scorer::Scorer,
+    scorer::{Scorer, undrawn},
     settings::Settings,
 };
 
-use crate::config;
+use crate::{
+    config,
+    exported::{Exported, weight_error},
+};
 
 /// A checkpoint, ready to score.
 pub struct Model {
@@ -49,23 +52,45 @@ pub struct ScoredFrame<'a> {
 }
 
 impl Model {
-    /// Opens a run or a checkpoint.
+    /// Opens a run, a checkpoint or an export.
     pub async fn open(uri: &str, overrides: &[String]) -> Result<Self> {
+        match Exported::open(uri)? {
+            Some(exported) => Self::of_export(uri, &exported, overrides),
+            None => Self::of_checkpoint(uri, overrides).await,
+        }
+    }
+
+    async fn of_checkpoint(uri: &str, overrides: &[String]) -> Result<Self> {
         let checkpoint = checkpoints::open(uri).await?;
         let settings = config::of_checkpoint(uri, &checkpoint.settings_toml().await?, overrides)?;
-        let tokenizers = Arc::new(Tokenizers::load(
+        let tokenizers = Tokenizers::load(
             &checkpoint.part(TOKENIZER).await?,
             &checkpoint.part(CLIP_TOKENIZER).await?,
-        )?);
+        )?;
         let weights = checkpoint.part(WEIGHTS).await?;
         let device = device::named(&settings.device)?;
         let scorer = Scorer::new(&settings, &tokenizers, &weights, &device)?;
+        Self::new(settings, scorer, tokenizers, checkpoint.manifest.state.step)
+    }
+
+    fn of_export(uri: &str, exported: &Exported, overrides: &[String]) -> Result<Self> {
+        let settings = config::of_checkpoint(uri, &exported.settings_toml()?, overrides)?;
+        let tokenizers = exported.tokenizers()?;
+        let device = device::named(&settings.device)?;
+        let weights = exported.weights(&undrawn(&settings, &tokenizers, &device))?;
+        let tensors = weights.read_all().map_err(weight_error)?;
+        let scorer = Scorer::with_tensors(&settings, &tokenizers, tensors, &device)?;
+        Self::new(settings, scorer, tokenizers, exported.step()?)
+    }
+
+    fn new(settings: Settings, scorer: Scorer, tokenizers: Tokenizers, step: u64) -> Result<Self> {
+        let tokenizers = Arc::new(tokenizers);
         let batcher = settings.batcher(tokenizers.clone(), Phase::Evaluation)?;
         Ok(Self {
             settings,
             scorer,
             tokenizers,
-            step: checkpoint.manifest.state.step,
+            step,
             batcher,
         })
     }

@@ -202,3 +202,131 @@ impl<'a> Archive<'a> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::{Path, PathBuf};
+
+    use serde_json::Value as Json;
+
+    use crate::weights::{TensorFiles, WeightError};
+
+    /// What `tests/golden/make_import_fixtures.py` wrote with torch.
+    fn fixture(name: &str) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("../../tests/golden/fixtures/import/torch")
+            .join(name)
+    }
+
+    #[track_caller]
+    fn check_cases(file: &str) {
+        let files = TensorFiles::open_torch(&fixture(file)).unwrap();
+        let cases = std::fs::read_to_string(fixture("cases.json")).unwrap();
+        let cases: Json = serde_json::from_str(&cases).unwrap();
+        let cases = cases.as_object().unwrap();
+        assert_eq!(files.names().count(), cases.len());
+        for (name, case) in cases {
+            let shape: Vec<usize> = serde_json::from_value(case["shape"].clone()).unwrap();
+            assert_eq!(files.shape(name), Some(&*shape), "{name}");
+            if name == "ints" {
+                let error = files.read(name, None).unwrap_err();
+                assert!(
+                    error.to_string().ends_with("expected floats, found I64"),
+                    "{error}"
+                );
+                continue;
+            }
+            let values: Vec<f32> = serde_json::from_value(case["values"].clone()).unwrap();
+            let read = files.read(name, None).unwrap().convert::<f32>();
+            assert_eq!(read.as_slice::<f32>().unwrap(), values, "{name}");
+        }
+    }
+
+    #[test]
+    fn tensors_come_out_as_torch_has_them_however_they_lie_in_their_storage() {
+        check_cases("cases.pt");
+    }
+
+    #[test]
+    fn newer_pickles_and_nested_state_dicts_are_read_too() {
+        check_cases("cases_nested.pt");
+    }
+
+    #[track_caller]
+    fn refused(path: &Path, words: &[&str]) {
+        let error = TensorFiles::open_torch(path).unwrap_err().to_string();
+        for word in words {
+            assert!(error.contains(word), "no {word:?} in: {error}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_state_dict_is_refused() {
+        refused(
+            &fixture("list.pt"),
+            &["list.pt", "a state dict", "a list of 3"],
+        );
+    }
+
+    #[test]
+    fn a_call_of_anything_is_refused_by_name_and_not_run() {
+        refused(&fixture("command.pt"), &["command.pt", "posix.system"]);
+    }
+
+    #[test]
+    fn a_cut_or_changed_file_is_refused() {
+        let whole = std::fs::read(fixture("cases.pt")).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.pt");
+        for length in [0, 10, whole.len() / 2, whole.len() - 1] {
+            std::fs::write(&path, &whole[..length]).unwrap();
+            refused(&path, &["x.pt", "a zip archive"]);
+        }
+        // One bit in the numbers: f32 1.0 of the first storage.
+        let mut changed = whole.clone();
+        let one = whole
+            .windows(8)
+            .position(|w| w == [0, 0, 0, 0, 0, 0, 0x80, 0x3f]);
+        changed[one.unwrap() + 7] ^= 1;
+        std::fs::write(&path, changed).unwrap();
+        refused(&path, &["x.pt", "data/", "undamaged data"]);
+    }
+
+    #[test]
+    fn a_view_beyond_its_storage_is_refused() {
+        // The shape (4, 6) of the first tensor becomes (4, 99); sums are mended, so that only the view is wrong.
+        let whole = std::fs::read(fixture("cases.pt")).unwrap();
+        let shape = whole
+            .windows(5)
+            .position(|w| w == [b'K', 4, b'K', 6, 0x86])
+            .unwrap();
+        let mut changed = whole.clone();
+        changed[shape + 3] = 99;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.pt");
+        std::fs::write(&path, mend(changed, &whole)).unwrap();
+        let error = TensorFiles::open_torch(&path).unwrap_err();
+        let WeightError::File { what, found, .. } = &error else {
+            panic!("{error}");
+        };
+        assert!(what.ends_with("x.pt: plain"), "{error}");
+        assert!(found.contains("[4, 99]"), "{error}");
+    }
+
+    /// Writes the new sum of `data.pkl` over its old one.
+    fn mend(mut changed: Vec<u8>, whole: &[u8]) -> Vec<u8> {
+        let sums = [whole, &changed].map(|bytes| {
+            let archive = rawzip::ZipArchive::from_slice(bytes).unwrap();
+            let record = archive
+                .entries()
+                .map(Result::unwrap)
+                .find(|record| record.file_path().as_bytes().ends_with(b"data.pkl"));
+            let entry = archive.get_entry(record.unwrap().wayfinder()).unwrap();
+            rawzip::crc32(entry.data()).to_le_bytes()
+        });
+        while let Some(at) = changed.windows(4).position(|w| w == sums[0]) {
+            changed[at..at + 4].copy_from_slice(&sums[1]);
+        }
+        changed
+    }
+}

@@ -1,14 +1,27 @@
 //! `lavida export`: merged weights under the reference's parameter names, with what a serving stack needs beside them.
 
+mod serving;
+
 use std::path::Path;
 
 use anyhow::Context;
 use lavida_data::Error;
+use lavida_model::weights::{Precision, write_burnpack, write_shards};
+use lavida_train::{
+    checkpoint::{CLIP_TOKENIZER, SETTINGS, TOKENIZER},
+    settings::{Policy, Settings},
+};
 use serde_json::json;
-use sha2::{Digest, Sha256};
 
 use super::predict::write;
-use crate::{cli, scoring::Model};
+use crate::{
+    cli,
+    exported::{CONFIG, SUMS, sha256, weight_error},
+    scoring::Model,
+};
+
+/// What a serving stack is told of the model.
+const SERVING: &str = "serving.json";
 
 /// A file of an export.
 #[derive(Clone, Debug)]
@@ -18,25 +31,103 @@ pub struct ExportedFile {
     pub sha256: String,
 }
 
+/// How the weights are written.
+#[derive(Clone, Copy, Debug)]
+pub struct Packing {
+    pub format: cli::Format,
+    pub precision: Precision,
+    /// Largest safetensors file, in bytes.
+    pub max_shard_bytes: u64,
+}
+
+impl Default for Packing {
+    fn default() -> Self {
+        Self {
+            format: cli::Format::Safetensors,
+            precision: Precision::F32,
+            max_shard_bytes: u64::MAX,
+        }
+    }
+}
+
 pub async fn run(args: cli::Export) -> anyhow::Result<()> {
-    let cli::Format::Safetensors = args.format;
-    let model = Model::open(&args.checkpoint, &[]).await?;
-    for file in export(&model, &args.out)? {
+    let packing = Packing {
+        format: args.format,
+        precision: args.dtype.into(),
+        max_shard_bytes: bytes_of(&args.max_shard_size)?,
+    };
+    free(&args.out)?;
+    let model = Model::open(&args.checkpoint, &args.set).await?;
+    for file in export_as(&model, &args.out, packing)? {
         eprintln!("{}  {} ({} bytes)", file.sha256, file.name, file.bytes);
     }
     Ok(())
 }
 
-/// Writes the export; `SHA256SUMS` last, so that a folder without one is no export.
+/// Writes the export as one safetensors file in f32.
 pub fn export(model: &Model, out: &Path) -> anyhow::Result<Vec<ExportedFile>> {
-    if out.join("SHA256SUMS").exists() {
-        let what = out.display().to_string();
-        return Err(Error::Exists { what }.into());
-    }
+    export_as(model, out, Packing::default())
+}
+
+/// Writes the export; `SHA256SUMS` last, so that a folder without one is no export.
+pub fn export_as(model: &Model, out: &Path, packing: Packing) -> anyhow::Result<Vec<ExportedFile>> {
+    free(out)?;
     std::fs::create_dir_all(out).with_context(|| out.display().to_string())?;
+    let weights = model.scorer.model();
+    let mut names = match packing.format {
+        cli::Format::Burnpack => write_burnpack(weights, out, packing.precision),
+        cli::Format::Safetensors => {
+            write_shards(weights, out, packing.precision, packing.max_shard_bytes)
+        }
+    }
+    .map_err(weight_error)?;
+    let serving = serving::document(model, packing, &names)?;
+    let files = [
+        (CONFIG, serde_json::to_vec_pretty(&config(model))?),
+        (SERVING, serde_json::to_vec_pretty(&serving)?),
+        (SETTINGS, settings(&model.settings).to_toml().into_bytes()),
+        (TOKENIZER, model.tokenizers.prompt_json()?.into_bytes()),
+        (
+            CLIP_TOKENIZER,
+            model.tokenizers.category_json()?.into_bytes(),
+        ),
+    ];
+    for (name, bytes) in files {
+        write(&out.join(name), &bytes)?;
+        names.push(name.to_owned());
+    }
+    let mut exported = Vec::new();
+    for name in names {
+        let path = out.join(&name);
+        let context = || path.display().to_string();
+        exported.push(ExportedFile {
+            bytes: std::fs::metadata(&path).with_context(context)?.len(),
+            sha256: sha256(&path).with_context(context)?,
+            name,
+        });
+    }
+    // The layout of `sha256sum`, so that `sha256sum -c SHA256SUMS` checks an export.
+    let sums: String = exported
+        .iter()
+        .map(|file| format!("{}  {}\n", file.sha256, file.name))
+        .collect();
+    write(&out.join(SUMS), sums.as_bytes())?;
+    Ok(exported)
+}
+
+fn free(out: &Path) -> Result<(), Error> {
+    match out.join(SUMS).exists() {
+        true => Err(Error::Exists {
+            what: out.display().to_string(),
+        }),
+        false => Ok(()),
+    }
+}
+
+fn config(model: &Model) -> serde_json::Value {
     let m = &model.settings.model;
     let special = model.tokenizers.special();
-    let config = json!({
+    json!({
         "model_type": "lavida",
         "step": model.step,
         "vision": m.vision,
@@ -50,34 +141,69 @@ pub fn export(model: &Model, out: &Path) -> anyhow::Result<Vec<ExportedFile>> {
         "seg_token_id": special.seg,
         "image_token_id": special.image_pad,
         "video_token_id": special.video_pad,
-    });
-    let files = [
-        ("model.safetensors", model.scorer.export()?),
-        ("config.json", serde_json::to_vec_pretty(&config)?),
-        (
-            "tokenizer.json",
-            model.tokenizers.prompt_json()?.into_bytes(),
-        ),
-        (
-            "clip_tokenizer.json",
-            model.tokenizers.category_json()?.into_bytes(),
-        ),
-    ];
-    let mut exported = Vec::new();
-    for (name, bytes) in files {
-        write(&out.join(name), &bytes)?;
-        let digest = Sha256::digest(&bytes);
-        exported.push(ExportedFile {
-            name: name.to_owned(),
-            bytes: bytes.len() as u64,
-            sha256: digest.iter().map(|b| format!("{b:02x}")).collect(),
-        });
+    })
+}
+
+/// The settings as they hold for the export: its own vocabularies, and no adapters, which are merged.
+fn settings(of_checkpoint: &Settings) -> Settings {
+    let mut settings = of_checkpoint.clone();
+    settings.model.tokenizer = TOKENIZER.to_owned();
+    settings.model.clip_tokenizer = CLIP_TOKENIZER.to_owned();
+    settings.train.initial = None;
+    for policy in settings.train.policy.values_mut() {
+        if *policy == Policy::Lora {
+            *policy = Policy::Frozen;
+        }
     }
-    // The layout of `sha256sum`, so that `sha256sum -c SHA256SUMS` checks an export.
-    let sums: String = exported
+    settings
+}
+
+/// `5GB` → bytes. Units of ten as transformers has them (KB, MB, GB), and of two (KiB, MiB, GiB).
+fn bytes_of(size: &str) -> Result<u64, Error> {
+    let refused = || {
+        let expected = "a whole number above 0 with one of KB, MB, GB, KiB, MiB, GiB";
+        Error::invalid("--max-shard-size", expected, size)
+    };
+    let units = [
+        ("KiB", 1 << 10),
+        ("MiB", 1 << 20),
+        ("GiB", 1 << 30),
+        ("KB", 1000),
+        ("MB", 1_000_000),
+        ("GB", 1_000_000_000u64),
+    ];
+    let (number, unit) = units
         .iter()
-        .map(|file| format!("{}  {}\n", file.sha256, file.name))
-        .collect();
-    write(&out.join("SHA256SUMS"), sums.as_bytes())?;
-    Ok(exported)
+        .find_map(|(name, unit)| Some((size.strip_suffix(name)?, unit)))
+        .ok_or_else(refused)?;
+    let number: u64 = number.trim().parse().map_err(|_| refused())?;
+    match number.checked_mul(*unit) {
+        Some(bytes) if bytes > 0 => Ok(bytes),
+        _ => Err(refused()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_read_with_their_units() {
+        for (text, bytes) in [("5GB", 5_000_000_000), ("1 KiB", 1024), ("20KB", 20_000)] {
+            assert_eq!(bytes_of(text).unwrap(), bytes, "{text}");
+        }
+        for text in [
+            "",
+            "5",
+            "GB",
+            "0GB",
+            "-1MB",
+            "1.5GB",
+            "5gb",
+            "99999999999GiB",
+        ] {
+            let error = bytes_of(text).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{text}: {error}");
+        }
+    }
 }

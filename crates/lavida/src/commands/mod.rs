@@ -4,6 +4,7 @@ pub mod check;
 pub mod demo;
 pub mod eval;
 pub mod export;
+pub mod import;
 pub mod inspect;
 pub mod predict;
 pub mod train;

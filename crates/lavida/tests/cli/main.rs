@@ -3,6 +3,9 @@
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
 mod bad_input;
+mod exporting;
+mod import_refused;
+mod importing;
 mod reading;
 mod resuming;
 mod scores;

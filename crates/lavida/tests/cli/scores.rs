@@ -152,11 +152,13 @@ fn an_export_has_the_checkpoints_names_and_sums_that_match_and_is_never_overwrit
         "clip_tokenizer.json",
         "config.json",
         "model.safetensors",
+        "serving.json",
+        "settings.toml",
         "tokenizer.json",
     ];
     assert_eq!(names(&out), files);
     let sums = std::fs::read_to_string(out.join("SHA256SUMS")).unwrap();
-    assert_eq!(sums.lines().count(), 4);
+    assert_eq!(sums.lines().count(), 6);
     for line in sums.lines() {
         let (sum, name) = line.split_once("  ").unwrap();
         let digest = Sha256::digest(std::fs::read(out.join(name)).unwrap());

@@ -109,6 +109,13 @@ impl World {
     }
 }
 
+/// Runs the program in `folder` to its end.
+pub fn run_in(folder: &Path, args: &[&str]) -> Ran {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lavida"));
+    command.current_dir(folder).args(args);
+    finish(command)
+}
+
 /// Runs a command to its end.
 pub fn finish(mut command: Command) -> Ran {
     let output = command.stdin(Stdio::null()).output().unwrap();

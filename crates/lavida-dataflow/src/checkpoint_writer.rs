@@ -1,0 +1,138 @@
+//! A checkpoint written part by part, each as long as it likes: for one that does not fit in memory.
+//!
+//! It lies right at its URI, not below a run's `checkpoints/`, and counts once its manifest is committed.
+
+use bytes::Bytes;
+use lavida_store::{Error, Result, Store, manifest};
+use lavida_train::checkpoint::TrainState;
+
+use crate::checkpoints::{CheckpointManifest, MANIFEST, Part, committed};
+
+/// A checkpoint that is not committed yet.
+#[derive(Debug)]
+#[must_use = "the checkpoint exists only when commit returns"]
+pub struct CheckpointWriter {
+    place: Store,
+    state: TrainState,
+    parts: Vec<Part>,
+}
+
+impl CheckpointWriter {
+    /// Begins a checkpoint at `uri`. Nothing is written yet.
+    ///
+    /// # Errors
+    /// [`Error::Exists`] when there is a checkpoint or a run.
+    pub async fn create(uri: &str, state: TrainState) -> Result<Self> {
+        let place = Store::open(uri)?;
+        let is_checkpoint = place.size(MANIFEST).await?.is_some();
+        if is_checkpoint || !committed(&place).await?.is_empty() {
+            let what = place.uri().to_owned();
+            return Err(Error::Exists { what });
+        }
+        Ok(Self {
+            place,
+            state,
+            parts: Vec::new(),
+        })
+    }
+
+    /// Writes a part that is at hand.
+    pub async fn put(&mut self, name: &str, bytes: impl Into<Bytes>) -> Result<()> {
+        self.stream(name, [Ok(bytes.into())]).await
+    }
+
+    /// Writes a part as its pieces come; its hash is taken on the way.
+    ///
+    /// # Errors
+    /// The first error of `pieces`; the part is not there then.
+    pub async fn stream(
+        &mut self,
+        name: &str,
+        pieces: impl IntoIterator<Item = Result<Bytes>>,
+    ) -> Result<()> {
+        let key = format!("g{}-{name}", self.state.generation);
+        let mut writer = self.place.writer(&key).await?;
+        let mut hasher = blake3::Hasher::new();
+        for piece in pieces {
+            let piece = piece?;
+            hasher.update(&piece);
+            writer.write(piece).await?;
+        }
+        self.parts.push(Part {
+            name: name.to_owned(),
+            key,
+            bytes: writer.finish().await?,
+            blake3: hasher.finalize().to_hex().to_string(),
+        });
+        Ok(())
+    }
+
+    /// Makes the checkpoint count. Says where it is.
+    ///
+    /// # Errors
+    /// [`Error::Exists`] when somebody else committed one there.
+    pub async fn commit(mut self) -> Result<String> {
+        self.parts.sort_by(|a, b| a.name.cmp(&b.name));
+        let body = CheckpointManifest {
+            state: self.state,
+            parts: self.parts,
+        };
+        manifest::commit(&self.place, MANIFEST, &body).await?;
+        Ok(self.place.uri().to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lavida_train::settings::Stage;
+
+    use super::*;
+    use crate::checkpoints;
+
+    fn state() -> TrainState {
+        TrainState {
+            stage: Stage::Anomaly,
+            step: 0,
+            position: 0,
+            seed: 1,
+            data: String::new(),
+            world_size: 1,
+            generation: 0,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_checkpoint_written_in_pieces_opens_and_is_never_written_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let uri = folder.path().join("first");
+        let uri = uri.to_str().unwrap();
+        let mut writer = CheckpointWriter::create(uri, state()).await.unwrap();
+        let pieces = [&b"one"[..], b"", b" and two"].map(|piece| Ok(Bytes::from_static(piece)));
+        writer.stream("weights.safetensors", pieces).await.unwrap();
+        writer.put("settings.toml", "seed = 1").await.unwrap();
+        assert!(checkpoints::open(uri).await.is_err(), "not committed yet");
+        writer.commit().await.unwrap();
+        let opened = checkpoints::open(uri).await.unwrap();
+        assert_eq!(
+            opened.part("weights.safetensors").await.unwrap(),
+            "one and two"
+        );
+        assert_eq!(opened.settings_toml().await.unwrap(), "seed = 1");
+        let error = CheckpointWriter::create(uri, state()).await.unwrap_err();
+        assert!(matches!(error, Error::Exists { .. }), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_part_that_fails_half_way_is_not_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let uri = folder.path().to_str().unwrap();
+        let mut writer = CheckpointWriter::create(uri, state()).await.unwrap();
+        let pieces = [
+            Ok(Bytes::from_static(b"one")),
+            Err(Error::Internal("no more".into())),
+        ];
+        let error = writer.stream("weights.safetensors", pieces).await;
+        assert!(matches!(error, Err(Error::Internal(_))));
+        assert!(writer.place.list("").await.unwrap().is_empty());
+    }
+}

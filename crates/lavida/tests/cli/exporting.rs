@@ -1,0 +1,244 @@
+//! An export is as good as its checkpoint: it scores the same to the bit, and an import of it is the same to the byte.
+
+use std::path::{Path, PathBuf};
+
+use lavida_model::weights::read_safetensors;
+use serde_json::Value;
+
+use crate::{
+    importing::{Towers, fixture, weights},
+    support::{World, finish, names, run_in},
+};
+
+/// Ways to write the same weights.
+const PACKINGS: [(&str, &[&str]); 3] = [
+    ("single", &[]),
+    ("shards", &["--max-shard-size", "60KB"]),
+    ("burnpack", &["--format", "burnpack"]),
+];
+
+fn export(folder: &Path, checkpoint: &str, out: &str, more: &[&str]) -> PathBuf {
+    let args = ["export", "--checkpoint", checkpoint, "--out", out];
+    run_in(folder, &[&args[..], more].concat()).succeeded();
+    folder.join(out)
+}
+
+/// Everything `predict` writes about a video: scores as text that reads back to the same bits, and pictures of the masks.
+fn scores(folder: &Path, checkpoint: &str) -> Vec<(String, Vec<u8>)> {
+    let video = "../lavida-data/tests/fixtures/moving_square.mp4";
+    let video = Path::new(env!("CARGO_MANIFEST_DIR")).join(video);
+    let out = format!("scores-of-{checkpoint}");
+    let args = [
+        "predict",
+        "--checkpoint",
+        checkpoint,
+        "--video",
+        video.to_str().unwrap(),
+        "--categories",
+        "red circle, square",
+        "--out",
+        &out,
+        "--pictures",
+        "2",
+        "--interval",
+        "4",
+    ];
+    run_in(folder, &args).succeeded();
+    let out = folder.join(out);
+    let read = |name: String| (name.clone(), std::fs::read(out.join(name)).unwrap());
+    names(&out).into_iter().map(read).collect()
+}
+
+#[test]
+fn an_export_scores_as_the_checkpoint_did_to_the_bit_with_adapters_merged() {
+    let world = World::new();
+    Towers::default()
+        .import(world.path(), "first", &[])
+        .succeeded();
+    let settings = fixture("lavida.toml");
+    let args = [
+        "train",
+        "--config",
+        settings.to_str().unwrap(),
+        "--data",
+        "shards/coco",
+        "--out",
+        "run",
+        "--set",
+        "train.initial=first",
+        "--set",
+        "optimizer.warmup_steps=0",
+        "--set",
+        "optimizer.learning_rate=0.01",
+    ];
+    finish(world.lavida(&args)).succeeded();
+    let trained = std::fs::read(world.join("run/checkpoints/0000000002/g0-weights.safetensors"));
+    let trained = read_safetensors(&trained.unwrap()).unwrap();
+    let adapters = trained
+        .keys()
+        .filter(|name| name.contains(".lora_"))
+        .count();
+    assert_eq!(adapters, 2 * 2 * 2, "layers, projections, factors");
+
+    let expected = scores(world.path(), "run");
+    assert_ne!(
+        expected,
+        scores(world.path(), "first"),
+        "training changed nothing"
+    );
+    for (out, packing) in PACKINGS {
+        let folder = export(world.path(), "run", out, packing);
+        let settings = std::fs::read_to_string(folder.join("settings.toml")).unwrap();
+        assert!(!settings.contains("\"lora\""), "{settings}");
+        assert_eq!(scores(world.path(), out), expected, "{out}");
+        // An export of an export is the same files.
+        let again = export(world.path(), out, &format!("{out}-again"), packing);
+        let sums = |folder: &Path| std::fs::read_to_string(folder.join("SHA256SUMS")).unwrap();
+        if out != "burnpack" {
+            assert_eq!(sums(&again), sums(&folder)); // burnpack also holds identities of parameters, which are new each time
+        }
+    }
+}
+
+#[test]
+fn an_import_of_an_export_is_the_checkpoint_to_the_byte() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    for dtype in ["f32", "bf16"] {
+        let first = format!("first-{dtype}");
+        Towers::default()
+            .import(folder, &first, &["--dtype", dtype])
+            .succeeded();
+        let bytes =
+            |out: &str| std::fs::read(folder.join(out).join("g0-weights.safetensors")).unwrap();
+        for (packed, packing) in PACKINGS {
+            let exported = format!("{packed}-{dtype}");
+            export(
+                folder,
+                &first,
+                &exported,
+                &[packing, &["--dtype", dtype]].concat(),
+            );
+            let back = format!("{exported}-back");
+            let args = ["import", "--lavida", &exported, "--out", &back];
+            run_in(folder, &args).succeeded();
+            assert!(bytes(&back) == bytes(&first), "{exported}");
+            let inspect =
+                |uri: &str| run_in(folder, &["inspect", "--checkpoint", uri, "--json"]).json();
+            let (mut mine, mut theirs) = (
+                inspect(&back)["settings"].clone(),
+                inspect(&first)["settings"].clone(),
+            );
+            for settings in [&mut mine, &mut theirs] {
+                settings["model"]["tokenizer"].take(); // its own files
+                settings["model"]["clip_tokenizer"].take();
+                settings["train"]["policy"].take(); // adapters are merged
+            }
+            assert_eq!(mine, theirs);
+        }
+    }
+}
+
+#[test]
+fn shards_are_named_and_indexed_as_transformers_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    Towers::default()
+        .import(folder, "first", &["--dtype", "f32"])
+        .succeeded();
+    let out = export(folder, "first", "shards", &["--max-shard-size", "60KB"]);
+    let index = std::fs::read(out.join("model.safetensors.index.json")).unwrap();
+    let index: Value = serde_json::from_slice(&index).unwrap();
+    let map = index["weight_map"].as_object().unwrap();
+    let files = names(&out);
+    let shards: Vec<_> = files
+        .iter()
+        .filter(|name| name.ends_with(".safetensors"))
+        .collect();
+    let n = shards.len();
+    assert!(n > 5, "{files:?}");
+    let (mut total, mut n_tensors) = (0, 0);
+    for (at, shard) in shards.iter().enumerate() {
+        assert_eq!(
+            **shard,
+            format!("model-{:05}-of-{n:05}.safetensors", at + 1)
+        );
+        let tensors = read_safetensors(&std::fs::read(out.join(shard)).unwrap()).unwrap();
+        let bytes: usize = tensors.values().map(|data| data.as_bytes().len()).sum();
+        assert!(bytes <= 60_000 || tensors.len() == 1, "{shard}: {bytes}");
+        for name in tensors.keys() {
+            assert_eq!(&map[name], shard.as_str());
+        }
+        total += bytes;
+        n_tensors += tensors.len();
+    }
+    assert_eq!(index["metadata"]["total_size"], total);
+    assert_eq!(
+        (map.len(), weights(folder, "first").len()),
+        (n_tensors, n_tensors)
+    );
+    // bf16 is half of it.
+    let half = export(folder, "first", "half", &["--dtype", "bf16"]);
+    let size = std::fs::metadata(half.join("model.safetensors"))
+        .unwrap()
+        .len() as usize;
+    assert!(
+        (total / 2..total / 2 + 60_000).contains(&size),
+        "{size} of {total}"
+    );
+}
+
+#[test]
+fn serving_json_says_what_goes_in_and_what_comes_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    Towers::default().import(folder, "first", &[]).succeeded();
+    let out = export(folder, "first", "exported", &[]);
+    let serving: Value =
+        serde_json::from_slice(&std::fs::read(out.join("serving.json")).unwrap()).unwrap();
+    insta::assert_snapshot!(serde_json::to_string_pretty(&serving).unwrap());
+}
+
+#[test]
+fn an_export_that_is_damaged_or_lacks_a_file_is_refused_and_the_file_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    Towers::default().import(folder, "first", &[]).succeeded();
+    for (out, packing) in PACKINGS {
+        let exported = export(folder, "first", out, packing);
+        let files = names(&exported);
+        let weights = files
+            .iter()
+            .find(|f| f.starts_with("model") && !f.ends_with("json"))
+            .unwrap();
+        let mut bytes = std::fs::read(exported.join(weights)).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        std::fs::write(exported.join(weights), bytes).unwrap();
+        let import = ["import", "--lavida", out, "--out", "back"];
+        run_in(folder, &import).refused(3, &[weights, "SHA-256"]);
+        std::fs::remove_file(exported.join(weights)).unwrap();
+        run_in(folder, &import).refused(3, &[weights, "a readable file"]);
+        let again = ["export", "--checkpoint", out, "--out", "again"];
+        run_in(folder, &again).refused(3, &[weights]);
+        assert!(!folder.join("back").exists() && !folder.join("again").exists());
+    }
+    let size = [
+        "export",
+        "--checkpoint",
+        "first",
+        "--out",
+        "x",
+        "--max-shard-size",
+        "5",
+    ];
+    run_in(folder, &size).refused(2, &["--max-shard-size", "GiB"]);
+}
+
+#[test]
+fn help_of_import_and_export_reads_well() {
+    let folder = tempfile::tempdir().unwrap();
+    for command in ["import", "export"] {
+        let ran = run_in(folder.path(), &[command, "--help"]).succeeded();
+        insta::assert_snapshot!(format!("help_{command}"), ran.stdout());
+    }
+}
