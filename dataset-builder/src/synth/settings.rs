@@ -25,15 +25,15 @@ pub struct WorldSettings {
     pub unknown_attribute: f64,
     /// JPEG quality of the training frames, 90 to 100. Default 92; higher makes larger files.
     pub jpeg_quality: u8,
-    /// Images of the COCO set. Default 1600.
+    /// Images of the COCO set. Default 2400.
     pub coco_images: usize,
     /// Training images of the ADE20K set. Default 800.
     pub ade20k_training_images: usize,
     /// Validation images of the ADE20K set. Default 80.
     pub ade20k_validation_images: usize,
-    /// Videos of the MeViS set. Default 400.
+    /// Videos of the MeViS set. Default 1200.
     pub mevis_videos: usize,
-    /// Videos of the YouTube-VOS set. Default 400.
+    /// Videos of the YouTube-VOS set. Default 1200.
     pub youtube_vos_videos: usize,
     /// Frames of a training video. Default 8, one sampling window.
     pub frames_per_video: usize,
@@ -61,11 +61,11 @@ impl Default for WorldSettings {
             camera_noise: 0.08,
             unknown_attribute: 0.5,
             jpeg_quality: 92,
-            coco_images: 1600,
+            coco_images: 2400,
             ade20k_training_images: 800,
             ade20k_validation_images: 80,
-            mevis_videos: 400,
-            youtube_vos_videos: 400,
+            mevis_videos: 1200,
+            youtube_vos_videos: 1200,
             frames_per_video: 8,
             evaluation_videos: 40,
             evaluation_normal_videos: 4,
