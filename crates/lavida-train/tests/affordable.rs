@@ -20,9 +20,8 @@ use lavida_train::{
 use support::{batch, settings, trainer};
 
 /// How far the losses of a run in bf16 may be from those in f32, as a share: bf16 has 8 bits of mantissa, so one
-/// rounding is up to
-/// 0.4 %, and errors of a deep model's many roundings partly cancel.
-const HALF_PRECISION_TOLERANCE: f32 = 0.02;
+/// rounding is up to 0.4 %, and the errors of many partly cancel. Found are up to 0.6 %.
+const HALF_PRECISION_TOLERANCE: f32 = 0.01;
 /// Side of the made-up frames.
 const SIDE_PX: u32 = 64;
 /// Policies of the paper: adapters in the language model, towers frozen.
@@ -126,10 +125,6 @@ fn check_half_precision(overrides: &[&str]) {
     };
     for (i, (full, half)) in full.iter().zip(&half).enumerate() {
         let error = (full.loss - half.loss).abs() / full.loss;
-        println!(
-            "microbatch {i}: f32 {} bf16 {} error {error:.4}",
-            full.loss, half.loss
-        );
         assert!(
             error <= HALF_PRECISION_TOLERANCE,
             "microbatch {i}: {} in f32, {} in bf16",
