@@ -128,3 +128,76 @@ impl ModuleVisitor for Namer {
         self.names.insert(self.path.burn_name(), known);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::linear::{Linear, LinearConfig};
+    use crate::weights::{TensorFiles, export, load};
+    use burn::nn::{LayerNorm, LayerNormConfig};
+    use burn::tensor::Device;
+
+    #[derive(Module, Debug)]
+    struct Block {
+        norm: LayerNorm,
+        layers: Vec<Linear>,
+    }
+
+    fn block() -> Block {
+        let device = Device::default();
+        Block {
+            norm: LayerNormConfig::new(3).init(&device),
+            layers: vec![LinearConfig::new(3, 4).init(&device)],
+        }
+    }
+
+    #[test]
+    fn burn_itself_reads_the_file_back_and_so_do_we() {
+        let folder = tempfile::tempdir().unwrap();
+        let module = block();
+        let written = write_burnpack(&module, folder.path(), Precision::F32).unwrap();
+        let path = folder.path().join(&written[0]);
+        let by_burn = block().try_load_file(&path).unwrap();
+        assert_eq!(export(&by_burn), export(&module));
+        let files = TensorFiles::open_burnpack(&path, &module).unwrap();
+        let names: Vec<_> = files.names().collect();
+        let expected = [
+            "layers.0.bias",
+            "layers.0.weight",
+            "norm.bias",
+            "norm.weight",
+        ];
+        assert_eq!(names, expected);
+        let by_us = load(block(), files.read_all().unwrap()).unwrap();
+        assert_eq!(export(&by_us), export(&module));
+    }
+
+    #[test]
+    fn half_of_the_bytes_hold_the_rounded_values() {
+        let folder = tempfile::tempdir().unwrap();
+        let module = block();
+        write_burnpack(&module, folder.path(), Precision::Bf16).unwrap();
+        let path = folder.path().join(BURNPACK);
+        let read = TensorFiles::open_burnpack(&path, &module).unwrap();
+        for (name, data) in read.read_all().unwrap() {
+            let rounded = export(&module)[&name].clone().convert_dtype(DType::BF16);
+            assert_eq!(data, rounded, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_cut_file_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        write_burnpack(&block(), folder.path(), Precision::F32).unwrap();
+        let path = folder.path().join(BURNPACK);
+        let whole = std::fs::read(&path).unwrap();
+        for length in [0, 9, whole.len() / 2] {
+            std::fs::write(&path, &whole[..length]).unwrap();
+            let error = TensorFiles::open_burnpack(&path, &block()).unwrap_err();
+            assert!(
+                error.to_string().contains("a whole burnpack file"),
+                "{error}"
+            );
+        }
+    }
+}
