@@ -2,7 +2,8 @@
 //!
 //! The nearest tokens come from products of panels (`product`), corrected where they are close (`nearest`). A token
 //! whose neighbours include a background token has found its cluster; only the others look through all of them.
-//! Memory beside input and output: two panels of at most 12 MiB, some 700 bytes a token, and 150 KiB a thread.
+//! Memory beside input and output: panels of at most 28 MiB, some 700 bytes a token, and 150 KiB a
+//! thread.
 
 mod merge;
 mod nearest;

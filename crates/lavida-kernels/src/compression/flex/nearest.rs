@@ -19,9 +19,9 @@ use super::tokens::{Tokens, Value};
 /// How the work is cut up.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Blocking {
-    /// Most bytes of one side's panels; two sides are held.
+    /// Most bytes of both sides' panels.
     pub(super) panel_bytes: usize,
-    /// Most groups of a side's panels.
+    /// Most groups of a side's panels, where there are two.
     pub(super) panel_groups: usize,
     /// Groups of each side of what one thread multiplies at a time.
     pub(super) tile_groups: usize,
@@ -33,16 +33,23 @@ impl Blocking {
     /// For this machine.
     pub(super) fn new() -> Self {
         Self {
-            panel_bytes: 12 << 20,
-            panel_groups: 40,
+            panel_bytes: 28 << 20,
+            panel_groups: 48,
             tile_groups: 4,
             vectors: Vectors::available()[0],
         }
     }
 
-    fn tokens_of_panels(&self, d_token: usize) -> usize {
+    /// Tokens of one side's panels: all, where they may and one side is enough.
+    fn tokens_of_panels(&self, d_token: usize, n_tokens: usize) -> usize {
         let group_bytes = d_token * size_of::<Step>();
-        let groups = (self.panel_bytes / group_bytes).min(self.panel_groups);
+        let most = self.panel_bytes / group_bytes;
+        let all = n_tokens.div_ceil(GROUP);
+        let groups = if all <= most.min(self.panel_groups) {
+            all
+        } else {
+            (most / 2).min(self.panel_groups)
+        };
         groups.max(1) * GROUP
     }
 }
@@ -135,6 +142,16 @@ impl Candidates {
         self.list.retain(|candidate| candidate.low <= radius);
     }
 
+    /// Those that are not exact and may still be among the nearest.
+    fn open(&mut self) -> impl Iterator<Item = u32> {
+        self.drop_the_far();
+        let is_open = |candidate: &&Candidate| candidate.low < candidate.high;
+        self.list
+            .iter()
+            .filter(is_open)
+            .map(|candidate| candidate.token)
+    }
+
     /// Computes what is not exact and keeps the `k` nearest.
     fn settle(&mut self, exact: impl Fn(u32) -> f64) {
         self.drop_the_far();
@@ -204,7 +221,32 @@ pub(super) fn neighbors<T: Value>(
         blocking,
     };
     pairs.visit();
-    settled(tokens, &all, search)
+
+    // Most pairs are near both ways: each distance is computed once.
+    let mut search = search;
+    let mut open: Vec<(u32, u32)> = Vec::new();
+    for (token, candidates) in search.candidates.iter_mut().enumerate() {
+        let candidates = candidates.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let token = token as u32;
+        open.extend(
+            candidates
+                .open()
+                .map(|other| (token.min(other), token.max(other))),
+        );
+    }
+    open.par_sort_unstable();
+    open.dedup();
+    let distances: Vec<f64> = open
+        .par_iter()
+        .map(|(a, b)| tokens.squared_distance(*a, *b))
+        .collect();
+    settled(&all, search, |token, other| {
+        let pair = (token.min(other), token.max(other));
+        let at = open
+            .binary_search(&pair)
+            .expect("every open pair is listed");
+        distances[at]
+    })
 }
 
 /// The nearest of `among` for each of `listed`; no token is in both, and `among` is not empty.
@@ -225,10 +267,18 @@ pub(super) fn nearest_of<T: Value>(
         blocking,
     };
     pairs.visit();
-    settled(tokens, listed, search)
+    settled(listed, search, |token, other| {
+        tokens.squared_distance(token, other)
+    })
 }
 
-fn settled<T: Value>(tokens: &Tokens<T>, listed: &[u32], search: Search) -> Vec<Neighbor> {
+/// The nearest of each token listed, with the exact distance of a token and another.
+fn settled(
+    listed: &[u32],
+    search: Search,
+    exact: impl Fn(u32, u32) -> f64 + Sync,
+) -> Vec<Neighbor> {
+    let exact = &exact;
     search
         .candidates
         .into_par_iter()
@@ -237,7 +287,7 @@ fn settled<T: Value>(tokens: &Tokens<T>, listed: &[u32], search: Search) -> Vec<
             let mut candidates = candidates
                 .into_inner()
                 .unwrap_or_else(PoisonError::into_inner);
-            candidates.settle(|other| tokens.squared_distance(*token, other));
+            candidates.settle(|other| exact(*token, other));
             candidates.list.into_iter().map(|candidate| Neighbor {
                 token: candidate.token,
                 squared_distance: candidate.high,
@@ -269,7 +319,14 @@ struct Side<'a> {
 
 impl<T: Value> Pairs<'_, T> {
     fn visit(&self) {
-        let size = self.blocking.tokens_of_panels(self.tokens.d_token());
+        let n_tokens = if self.symmetric {
+            self.rows.len()
+        } else {
+            usize::MAX / 2 // two sides are held, whatever their lengths
+        };
+        let size = self
+            .blocking
+            .tokens_of_panels(self.tokens.d_token(), n_tokens);
         let (mut row_panels, mut column_panels) = (Vec::new(), Vec::new());
         for (i, rows) in self.rows.chunks(size).enumerate() {
             self.tokens.pack(rows, &mut row_panels);

@@ -7,7 +7,7 @@
 pub(super) const GROUP: usize = 48;
 
 /// Steps of a panel multiplied at a time: those of both sides fit the first cache level.
-const DEPTH: usize = 64;
+const DEPTH: usize = 128;
 
 /// One value of each token of a panel.
 #[derive(Clone, Copy)]

@@ -45,7 +45,8 @@ macro_rules! half_value {
 half_value!(half::bf16);
 half_value!(half::f16);
 
-/// Runs a generic function over slices, compiled once more for AVX2 where the machine has it.
+/// Runs a generic function over slices, compiled once more for the vectors that the machine may have. The results are the
+/// same: nothing is fused and sums have their own order.
 macro_rules! vectorized {
     ($(#[$doc:meta])* $vis:vis fn $name:ident<$value:ident>($($argument:ident: $type:ty),*) -> $output:ty $body:block) => {
         $(#[$doc])*
@@ -58,6 +59,17 @@ macro_rules! vectorized {
                 #[target_feature(enable = "avx2")]
                 fn with_avx2<$value: Value>($($argument: $type),*) -> $output {
                     body($($argument),*)
+                }
+                #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+                fn with_avx512<$value: Value>($($argument: $type),*) -> $output {
+                    body($($argument),*)
+                }
+                if is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512vl")
+                {
+                    // SAFETY: the machine has what the function needs.
+                    return unsafe { with_avx512($($argument),*) };
                 }
                 if is_x86_feature_detected!("avx2") {
                     // SAFETY: the machine has AVX2.
@@ -123,22 +135,53 @@ vectorized! {
     }
 }
 
+/// Values of a token packed at a time.
+const PIECE: usize = 128;
+
+/// Tokens packed at a time.
+const SIDE: usize = 8;
+
 vectorized! {
     /// The tokens listed, at most a group of them, as a panel: `(a_d − m_d)·scale`, zeros where there is no token.
     fn pack<T>(tokens: &Tokens<T>, listed: &[u32], panel: &mut [Step]) -> () {
-        const DEPTH: usize = 16;
-        for (at, steps) in panel.chunks_mut(DEPTH).enumerate() {
-            let values = at * DEPTH..at * DEPTH + steps.len();
+        let mut rows = [[0f32; PIECE]; SIDE];
+        for (at, steps) in panel.chunks_mut(PIECE).enumerate() {
+            let values = at * PIECE..at * PIECE + steps.len();
             let mean = &tokens.mean[values.clone()];
-            for (i, token) in listed.iter().enumerate() {
-                let token = &tokens.row(*token)[values.clone()];
-                for (step, (value, mean)) in steps.iter_mut().zip(token.iter().zip(mean)) {
-                    step.0[i] = (value.to_f32() - mean) * tokens.scale;
+            for first in (0..GROUP).step_by(SIDE) {
+                for (i, row) in rows.iter_mut().enumerate() {
+                    match listed.get(first + i) {
+                        Some(token) => {
+                            let token = &tokens.row(*token)[values.clone()];
+                            for (value, (token, mean)) in row.iter_mut().zip(token.iter().zip(mean)) {
+                                *value = (token.to_f32() - mean) * tokens.scale;
+                            }
+                        }
+                        None => row.fill(0.0),
+                    }
                 }
+                transpose(&rows, first, steps);
             }
-            for step in steps {
-                step.0[listed.len()..].fill(0.0);
-            }
+        }
+    }
+}
+
+/// Eight rows become eight columns from `first`.
+#[inline(always)]
+fn transpose(rows: &[[f32; PIECE]; SIDE], first: usize, steps: &mut [Step]) {
+    let mut at = 0;
+    while at + SIDE <= steps.len() {
+        let square: [[f32; SIDE]; SIDE] =
+            std::array::from_fn(|i| *rows[i][at..].first_chunk().expect("a square fits"));
+        for (d, step) in steps[at..at + SIDE].iter_mut().enumerate() {
+            let column: [f32; SIDE] = std::array::from_fn(|i| square[i][d]);
+            step.0[first..first + SIDE].copy_from_slice(&column);
+        }
+        at += SIDE;
+    }
+    for (step, d) in steps[at..].iter_mut().zip(at..) {
+        for (i, row) in rows.iter().enumerate() {
+            step.0[first + i] = row[d];
         }
     }
 }
