@@ -19,6 +19,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         "lavida-dataflow",
         &["lavida-train", "lavida-data", "lavida-store"],
     ),
+    ("lavida-cluster", &["lavida-store"]),
     (
         "lavida-dataset-builder",
         &["lavida-data", "lavida-store", "lavida-report"],
@@ -34,6 +35,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "lavida-train",
             "lavida-dataflow",
             "lavida-dataset-builder",
+            "lavida-cluster",
         ],
     ),
     ("lavida-tests", &[]), // uses every crate, as dev-dependencies
@@ -52,7 +54,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "lavida-dataflow",
         ],
     ),
-    ("ractor", &["lavida-dataflow"]),
+    ("ractor", &["lavida-dataflow", "lavida-cluster"]),
     ("clap", &["lavida", "lavida-dataset-builder"]),
     ("object_store", &["lavida-store"]),
 ];

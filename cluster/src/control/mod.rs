@@ -1,0 +1,28 @@
+//! The control plane as two state machines that never touch the world: [`Coordinator`] and [`Member`].
+//!
+//! What a run over several machines has to agree on is small: who takes part, as which rank, in which generation, how
+//! far each may work, and which checkpoint counts. It is decided here, by functions of (what happened, what time it is),
+//! so that thousands of seeded histories with every kind of failure can be played in a test. Sockets, stores and clocks
+//! are the shell's.
+//!
+//! *Safety rests on the ledger alone* (see [`ledger`]): whatever messages do, a checkpoint counts when its entry is
+//! written at the next index. Clocks and heartbeats only decide how soon a failure is noticed.
+
+pub mod coordinator;
+pub mod envelope;
+pub mod ledger;
+pub mod member;
+pub mod message;
+mod rendezvous;
+pub mod settings;
+mod types;
+
+pub use coordinator::{Action, Answer, Coordinator, Event};
+pub use envelope::{MAX_MESSAGE_BYTES, Malformed, PROTOCOL_VERSION, decode, encode};
+pub use member::{Member, MemberAction, MemberEvent};
+pub use message::{Activity, CoordinatorFrame, FromMember, MemberFrame, Status, ToMember, View};
+pub use settings::{CoordinatorSettings, Ended, Notice};
+pub use types::{
+    CoordinatorId, Engine, Generation, Join, MAX_UNCOMMITTED, MemberId, Outcome, Part, Peer,
+    Refusal, RunId, World, Written, slice, writers,
+};
