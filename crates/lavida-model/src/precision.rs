@@ -1,4 +1,4 @@
-//! The number format of the weights that forward reads.
+//! The number format of weights: of those that forward reads, and of those in files.
 //!
 //! In bf16 every weight and every activation takes half the bytes, and matrix products run on the units built for them;
 //! sums inside products, norms, softmax, token compression and losses stay in f32. bf16 has f32's range, so no loss is
@@ -13,14 +13,14 @@ use serde::{Deserialize, Serialize};
 use crate::policy::is_constant;
 use crate::weights::names::Path;
 
-/// Number format of working weights.
+/// Number format of weights.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Precision {
     /// Exact, four bytes a value.
     #[default]
     F32,
-    /// Eight bits of mantissa, two bytes a value.
+    /// The range of f32 with eight bits of mantissa, two bytes a value.
     Bf16,
 }
 
@@ -36,14 +36,19 @@ impl Precision {
     /// The module with weights in this format; constants that are no weights stay as they are. Which parameters train
     /// does not change.
     pub fn of<M: Module>(self, module: M) -> M {
-        let dtype = match self {
-            Self::F32 => FloatDType::F32,
-            Self::Bf16 => FloatDType::BF16,
-        };
         module.map(&mut Caster {
-            dtype,
+            dtype: self.into(),
             path: Path::default(),
         })
+    }
+}
+
+impl From<Precision> for FloatDType {
+    fn from(precision: Precision) -> Self {
+        match precision {
+            Precision::F32 => FloatDType::F32,
+            Precision::Bf16 => FloatDType::BF16,
+        }
     }
 }
 

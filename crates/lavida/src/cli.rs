@@ -208,7 +208,7 @@ pub enum Dtype {
     Bf16,
 }
 
-impl From<Dtype> for lavida_model::weights::Precision {
+impl From<Dtype> for lavida_model::precision::Precision {
     fn from(dtype: Dtype) -> Self {
         match dtype {
             Dtype::F32 => Self::F32,

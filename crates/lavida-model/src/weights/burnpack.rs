@@ -10,7 +10,8 @@ use burn::tensor::{DType, FloatDType, Tensor};
 
 use super::files::{BURNPACK, Place, TensorEntry};
 use super::names::{self, Layout};
-use super::{Precision, WeightError};
+use super::WeightError;
+use crate::precision::Precision;
 
 /// Writes every float parameter of `module` to `model.bpk` in `folder`, one after the other, and says its name.
 ///

@@ -17,7 +17,8 @@ use memmap2::Mmap;
 use serde::Deserialize;
 
 use super::names::{Layout, transpose};
-use super::{Precision, Tensors, WeightError, burnpack, torch_file};
+use super::{Tensors, WeightError, burnpack, torch_file};
+use crate::precision::Precision;
 
 /// The file that says which of several files holds a tensor.
 pub(super) const INDEX: &str = "model.safetensors.index.json";

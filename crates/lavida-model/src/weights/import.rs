@@ -13,11 +13,12 @@ use burn::tensor::TensorData;
 use super::files::{is_float, kept};
 use super::safetensors::FilePlan;
 use super::{
-    ParameterInfo, Precision, TensorFiles, WeightError, WeightMismatch, export_where, is_finite,
+    ParameterInfo, TensorFiles, WeightError, WeightMismatch, export_where, is_finite,
     parameters,
 };
 use crate::draw::draw_where;
 use crate::lavida::{Lavida, UNUSED_TENSORS};
+use crate::precision::Precision;
 
 /// What no published checkpoint holds: the projector, drawn from the seed.
 const DRAWN: &str = "seg_model.multi_scale_projector.";

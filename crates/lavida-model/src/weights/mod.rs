@@ -23,31 +23,13 @@ use std::collections::BTreeMap;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::optim::GradientsParams;
-use burn::tensor::{DType, FloatDType, Tensor, TensorData};
+use burn::tensor::{DType, Tensor, TensorData};
 use half::{bf16, f16};
 
 use names::{Layout, Path, transpose};
 
 /// Tensors by checkpoint name, in order of name.
 pub type Tensors = BTreeMap<String, TensorData>;
-
-/// Number format of weights on disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Precision {
-    /// 4 bytes a value.
-    F32,
-    /// 2 bytes a value: the range of f32 with 8 bits of mantissa.
-    Bf16,
-}
-
-impl From<Precision> for FloatDType {
-    fn from(precision: Precision) -> Self {
-        match precision {
-            Precision::F32 => FloatDType::F32,
-            Precision::Bf16 => FloatDType::BF16,
-        }
-    }
-}
 
 /// One parameter of a module.
 #[derive(Clone, Debug, PartialEq, Eq)]

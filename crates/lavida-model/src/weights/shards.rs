@@ -15,7 +15,8 @@ use serde_json::json;
 
 use super::files::{INDEX, SINGLE, size_of};
 use super::safetensors::FilePlan;
-use super::{Precision, WeightError, parameters, try_each};
+use super::{WeightError, parameters, try_each};
+use crate::precision::Precision;
 
 /// Writes every parameter of `module` into `folder`: `model.safetensors`, or, where that would be larger than
 /// `max_bytes`, `model-00001-of-0000N.safetensors` and so on with `model.safetensors.index.json`. A tensor larger than

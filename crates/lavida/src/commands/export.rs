@@ -6,7 +6,10 @@ use std::path::Path;
 
 use anyhow::Context;
 use lavida_data::Error;
-use lavida_model::weights::{Precision, write_burnpack, write_shards};
+use lavida_model::{
+    precision::Precision,
+    weights::{write_burnpack, write_shards},
+};
 use lavida_train::{
     checkpoint::{CLIP_TOKENIZER, SETTINGS, TOKENIZER},
     settings::{Policy, Settings},

@@ -9,9 +9,12 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use lavida_data::{Error, Result, tokenizer::Tokenizers};
 use lavida_dataflow::{checkpoint_writer::CheckpointWriter, device};
-use lavida_model::weights::{
-    Precision, TensorFiles, WeightError,
-    import::{ImportPlan, Sources},
+use lavida_model::{
+    precision::Precision,
+    weights::{
+        TensorFiles, WeightError,
+        import::{ImportPlan, Sources},
+    },
 };
 use lavida_train::{
     checkpoint::{CLIP_TOKENIZER, SETTINGS, TOKENIZER, TrainState, WEIGHTS},

@@ -7,7 +7,7 @@ use lavida_data::{
     prompt::Prompt,
     tokenizer::SEG_TOKEN,
 };
-use lavida_model::weights::Precision;
+use lavida_model::precision::Precision;
 use serde_json::{Value, json};
 
 use super::Packing;
