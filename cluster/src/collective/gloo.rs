@@ -1,0 +1,447 @@
+//! Gloo over TCP (Meta's library, the one under PyTorch's CPU backend) through a thin C++ shim.
+//!
+//! Ranks find each other by entries in a table that somebody else keeps ([`Entries`]): in a cluster the coordinator's
+//! rendezvous, so that no rank needs an address but its own. The shim does one thing, bytes from every rank to every
+//! other; a reduction sends each rank its range of everybody's bucket, sums there in the order of ranks, and gathers the
+//! sums: the bytes on the wire are those of a ring, and the bits those of [`super::local`].
+//!
+//! Every operation begins by telling the others what it is, 24 bytes each, so ranks that disagree get an error and not a
+//! hang. A rank that waits for a peer notices its death when the connection resets; one that is silent, or whose death only
+//! others wait on, is noticed after the timeout, or earlier when the coordinator tells everybody to abort.
+//!
+//! Gloo's connections are neither encrypted nor authenticated: they belong on a network that is the cluster's own.
+
+use std::{
+    collections::BTreeMap,
+    ffi::{CStr, CString, c_char, c_int, c_void},
+    panic::{AssertUnwindSafe, catch_unwind},
+    ptr::NonNull,
+    sync::{
+        Arc, Condvar, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use super::{Collective, CollectiveError, Operation, Result, check_own, check_root, own_range};
+
+/// A table by which ranks find each other. Keys are Gloo's own; one table serves one generation.
+pub trait Entries: Send + Sync {
+    /// Offers an entry to the others.
+    ///
+    /// # Errors
+    /// Why it could not be offered.
+    fn set(&self, key: &str, value: &[u8]) -> Result<(), String>;
+
+    /// Waits for an entry.
+    ///
+    /// # Errors
+    /// Why it did not come.
+    fn get(&self, key: &str) -> Result<Vec<u8>, String>;
+}
+
+/// A table within this process: tests, and several ranks of one process.
+#[derive(Default)]
+pub struct MemoryEntries {
+    entries: Mutex<BTreeMap<String, Vec<u8>>>,
+    changed: Condvar,
+}
+
+/// How long [`MemoryEntries::get`] waits.
+const MEMORY_TIMEOUT: Duration = Duration::from_secs(30);
+
+impl Entries for MemoryEntries {
+    fn set(&self, key: &str, value: &[u8]) -> Result<(), String> {
+        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        entries.insert(key.to_owned(), value.to_vec());
+        self.changed.notify_all();
+        Ok(())
+    }
+
+    fn get(&self, key: &str) -> Result<Vec<u8>, String> {
+        let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self
+            .changed
+            .wait_timeout_while(entries, MEMORY_TIMEOUT, |entries| {
+                !entries.contains_key(key)
+            });
+        let (entries, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        let value = entries.get(key).cloned();
+        value.ok_or_else(|| format!("no entry {key} after {} s", MEMORY_TIMEOUT.as_secs()))
+    }
+}
+
+/// Settings of a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GlooSettings {
+    /// Name or address of this machine that its peers can reach.
+    pub host: String,
+    /// After this long without an answer a peer is lost. Not less than a slow rank's lag behind the fastest.
+    pub timeout: Duration,
+}
+
+impl Default for GlooSettings {
+    fn default() -> Self {
+        Self {
+            host: "127.0.0.1".to_owned(),
+            timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+#[repr(C)]
+struct RawEntries {
+    owner: *const c_void,
+    set: extern "C" fn(*const c_void, *const c_char, usize, *const c_char, usize) -> c_int,
+    get: extern "C" fn(*const c_void, *const c_char, usize, *mut c_void, Take) -> c_int,
+}
+
+type Take = extern "C" fn(*mut c_void, *const c_char, usize);
+
+#[repr(C)]
+struct RawError {
+    text: [c_char; 512],
+}
+
+#[repr(C)]
+struct RawGloo {
+    _opaque: [u8; 0],
+}
+
+unsafe extern "C" {
+    fn lavida_gloo_connect(
+        rank: c_int,
+        size: c_int,
+        host: *const c_char,
+        timeout_ms: u64,
+        entries: RawEntries,
+        error: *mut RawError,
+    ) -> *mut RawGloo;
+    fn lavida_gloo_exchange(
+        engine: *mut RawGloo,
+        input: *const c_char,
+        in_total: usize,
+        in_at: *const usize,
+        in_len: *const usize,
+        output: *mut c_char,
+        out_total: usize,
+        out_at: *const usize,
+        out_len: *const usize,
+        error: *mut RawError,
+    ) -> c_int;
+    fn lavida_gloo_abort(engine: *mut RawGloo);
+    fn lavida_gloo_free(engine: *mut RawGloo);
+}
+
+impl RawError {
+    fn new() -> Self {
+        Self { text: [0; 512] }
+    }
+
+    fn text(&self) -> String {
+        // SAFETY: the shim ends what it writes with a zero within the array, which began as zeros.
+        let text = unsafe { CStr::from_ptr(self.text.as_ptr()) };
+        text.to_string_lossy().into_owned()
+    }
+}
+
+/// The owner of the callbacks: a reference to the table, alive while the connection is made.
+type Owner = Arc<dyn Entries>;
+
+/// The bytes at `at`.
+///
+/// # Safety
+/// `at` points to `len` bytes that live and do not change for `'a`, or `len` is zero.
+unsafe fn bytes<'a>(at: *const c_char, len: usize) -> &'a [u8] {
+    if len == 0 {
+        return &[];
+    }
+    // SAFETY: the caller's promise.
+    unsafe { std::slice::from_raw_parts(at.cast(), len) }
+}
+
+extern "C" fn set_entry(
+    owner: *const c_void,
+    key: *const c_char,
+    key_len: usize,
+    value: *const c_char,
+    value_len: usize,
+) -> c_int {
+    // SAFETY: `owner` is the `Owner` that `connect` borrows for as long as the shim may call; key and value are whole
+    // while the callback runs.
+    let (owner, key, value) = unsafe {
+        (
+            &*owner.cast::<Owner>(),
+            bytes(key, key_len),
+            bytes(value, value_len),
+        )
+    };
+    let set = || owner.set(&String::from_utf8_lossy(key), value).is_ok();
+    // A panic must not unwind into C++.
+    let done = catch_unwind(AssertUnwindSafe(set)).unwrap_or(false);
+    c_int::from(!done)
+}
+
+extern "C" fn get_entry(
+    owner: *const c_void,
+    key: *const c_char,
+    key_len: usize,
+    sink: *mut c_void,
+    take: Take,
+) -> c_int {
+    // SAFETY: as in `set_entry`.
+    let (owner, key) = unsafe { (&*owner.cast::<Owner>(), bytes(key, key_len)) };
+    let get = || owner.get(&String::from_utf8_lossy(key)).ok();
+    match catch_unwind(AssertUnwindSafe(get)) {
+        Ok(Some(value)) => {
+            take(sink, value.as_ptr().cast(), value.len());
+            0
+        }
+        _ => 1,
+    }
+}
+
+/// One rank of a world connected by Gloo.
+pub struct Gloo {
+    rank: usize,
+    size: usize,
+    engine: NonNull<RawGloo>,
+    /// One operation at a time: their order is what the ranks agree on.
+    turn: Mutex<()>,
+    aborted: AtomicBool,
+}
+
+// SAFETY: the shim's engine is used by one operation at a time (`turn`), and its abort may be called from any thread.
+unsafe impl Send for Gloo {}
+// SAFETY: as above.
+unsafe impl Sync for Gloo {}
+
+/// A part of a buffer for each rank, in values.
+type Layout = Vec<(usize, usize)>;
+
+impl Gloo {
+    /// Connects this rank to all others; returns when every connection stands.
+    ///
+    /// # Errors
+    /// [`CollectiveError::Unavailable`] with Gloo's words when a peer or an entry does not come in time or the host is
+    /// not this machine's.
+    pub fn connect(
+        rank: usize,
+        size: usize,
+        entries: Arc<dyn Entries>,
+        settings: &GlooSettings,
+    ) -> Result<Self> {
+        if rank >= size {
+            let expected = format!("a rank below {size}");
+            return Err(CollectiveError::mismatch("rank", expected, rank));
+        }
+        let host = CString::new(settings.host.as_str());
+        let host = host.map_err(|error| CollectiveError::mismatch("host", "a name", error))?;
+        let mut error = RawError::new();
+        let owner: Owner = entries;
+        let callbacks = RawEntries {
+            owner: std::ptr::from_ref(&owner).cast(),
+            set: set_entry,
+            get: get_entry,
+        };
+        let timeout_ms = settings.timeout.as_millis().max(1) as u64;
+        // SAFETY: host is a C string, `owner` outlives the call and is not kept by the shim, `error` is writable.
+        let engine = unsafe {
+            lavida_gloo_connect(
+                rank as c_int,
+                size as c_int,
+                host.as_ptr(),
+                timeout_ms,
+                callbacks,
+                &mut error,
+            )
+        };
+        let engine = NonNull::new(engine).ok_or_else(|| {
+            let reason = error.text();
+            CollectiveError::Unavailable(format!(
+                "gloo: rank {rank} of {size} at {}: {reason}",
+                settings.host
+            ))
+        })?;
+        Ok(Self {
+            rank,
+            size,
+            engine,
+            turn: Mutex::new(()),
+            aborted: AtomicBool::new(false),
+        })
+    }
+
+    /// Sends `input[to[p]]` to each peer and receives `output[from[p]]` from it.
+    fn exchange<T: Copy>(
+        &self,
+        input: &[T],
+        to: &Layout,
+        output: &mut [T],
+        from: &Layout,
+    ) -> Result<()> {
+        assert!(to.iter().all(|(at, len)| at + len <= input.len()));
+        assert!(from.iter().all(|(at, len)| at + len <= output.len()));
+        let in_bytes = |of: fn(&(usize, usize)) -> usize, layout: &Layout| -> Vec<usize> {
+            layout
+                .iter()
+                .map(|part| of(part) * size_of::<T>())
+                .collect()
+        };
+        let (in_at, in_len) = (in_bytes(|p| p.0, to), in_bytes(|p| p.1, to));
+        let (out_at, out_len) = (in_bytes(|p| p.0, from), in_bytes(|p| p.1, from));
+        let mut error = RawError::new();
+        // SAFETY: the layouts lie within the buffers (asserted) and have an entry for each rank; the shim writes `output`
+        // and reads `input` only until it returns: on an error it closes the connections first.
+        let result = unsafe {
+            lavida_gloo_exchange(
+                self.engine.as_ptr(),
+                input.as_ptr().cast(),
+                size_of_val(input),
+                in_at.as_ptr(),
+                in_len.as_ptr(),
+                output.as_mut_ptr().cast(),
+                size_of_val(output),
+                out_at.as_ptr(),
+                out_len.as_ptr(),
+                &mut error,
+            )
+        };
+        if result == 0 {
+            return Ok(());
+        }
+        if self.aborted.load(Ordering::SeqCst) {
+            return Err(CollectiveError::Aborted);
+        }
+        Err(CollectiveError::PeerLost(error.text()))
+    }
+
+    /// Tells the others what is asked for here, and compares.
+    fn agree(&self, operation: Operation) -> Result<()> {
+        let word = match operation {
+            Operation::AllReduce { len } => [1, len as u64, 0],
+            Operation::ReduceScatter { len } => [2, len as u64, 0],
+            Operation::AllGather { len } => [3, len as u64, 0],
+            Operation::Broadcast { len, root } => [4, len as u64, root as u64],
+            Operation::Barrier => [5, 0, 0],
+        };
+        let mut words = vec![word; self.size];
+        self.exchange(
+            &[word],
+            &vec![(0, 1); self.size],
+            &mut words,
+            &(0..self.size).map(|rank| (rank, 1)).collect(),
+        )?;
+        match words.iter().position(|other| *other != word) {
+            None => Ok(()),
+            Some(rank) => {
+                let what = format!("operation of rank {rank}");
+                let (expected, found) = (format!("{word:?}"), format!("{:?}", words[rank]));
+                Err(CollectiveError::mismatch(&what, expected, found))
+            }
+        }
+    }
+
+    fn ranges(&self, len: usize) -> Layout {
+        let range = |rank| own_range(len, rank, self.size);
+        (0..self.size)
+            .map(|rank| (range(rank).start, range(rank).len()))
+            .collect()
+    }
+
+    /// The sum over all ranks of this rank's range, in the order of ranks.
+    fn sum_own(&self, bucket: &[f32]) -> Result<Vec<f32>> {
+        let own = own_range(bucket.len(), self.rank, self.size);
+        let mut all = vec![0.0; own.len() * self.size];
+        let from = (0..self.size)
+            .map(|rank| (rank * own.len(), own.len()))
+            .collect();
+        self.exchange(bucket, &self.ranges(bucket.len()), &mut all, &from)?;
+        all[self.rank * own.len()..][..own.len()].copy_from_slice(&bucket[own.clone()]);
+        let mut sum = all[..own.len()].to_vec();
+        for rank in 1..self.size {
+            for (sum, value) in sum.iter_mut().zip(&all[rank * own.len()..]) {
+                *sum += value;
+            }
+        }
+        Ok(sum)
+    }
+
+    fn gather(&self, own: &[f32], bucket: &mut [f32]) -> Result<()> {
+        let ranges = self.ranges(bucket.len());
+        self.exchange(own, &vec![(0, own.len()); self.size], bucket, &ranges)?;
+        let (at, len) = ranges[self.rank];
+        bucket[at..at + len].copy_from_slice(own);
+        Ok(())
+    }
+
+    fn turn(&self) -> std::sync::MutexGuard<'_, ()> {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Collective for Gloo {
+    fn rank(&self) -> usize {
+        self.rank
+    }
+
+    fn size(&self) -> usize {
+        self.size
+    }
+
+    fn all_reduce(&self, bucket: &mut [f32]) -> Result<()> {
+        let _turn = self.turn();
+        self.agree(Operation::AllReduce { len: bucket.len() })?;
+        let own = self.sum_own(bucket)?;
+        self.gather(&own, bucket)
+    }
+
+    fn reduce_scatter(&self, bucket: &[f32], own: &mut [f32]) -> Result<()> {
+        check_own(self, own.len(), bucket.len())?;
+        let _turn = self.turn();
+        self.agree(Operation::ReduceScatter { len: bucket.len() })?;
+        own.copy_from_slice(&self.sum_own(bucket)?);
+        Ok(())
+    }
+
+    fn all_gather(&self, own: &[f32], bucket: &mut [f32]) -> Result<()> {
+        check_own(self, own.len(), bucket.len())?;
+        let _turn = self.turn();
+        self.agree(Operation::AllGather { len: bucket.len() })?;
+        self.gather(own, bucket)
+    }
+
+    fn broadcast(&self, bucket: &mut [f32], root: usize) -> Result<()> {
+        check_root(self, root)?;
+        let _turn = self.turn();
+        let len = bucket.len();
+        self.agree(Operation::Broadcast { len, root })?;
+        let nothing = vec![(0, 0); self.size];
+        if self.rank == root {
+            self.exchange(bucket, &vec![(0, len); self.size], &mut [], &nothing)
+        } else {
+            let mut from = nothing.clone();
+            from[root] = (0, len);
+            self.exchange(&[], &nothing, bucket, &from)
+        }
+    }
+
+    fn barrier(&self) -> Result<()> {
+        let _turn = self.turn();
+        self.agree(Operation::Barrier)
+    }
+
+    fn abort(&self) {
+        self.aborted.store(true, Ordering::SeqCst);
+        // SAFETY: the engine lives as long as `self`; the shim's abort takes its own lock.
+        unsafe { lavida_gloo_abort(self.engine.as_ptr()) }
+    }
+}
+
+impl Drop for Gloo {
+    fn drop(&mut self) {
+        self.abort();
+        // SAFETY: nobody else has the engine any more.
+        unsafe { lavida_gloo_free(self.engine.as_ptr()) }
+    }
+}

@@ -1,0 +1,97 @@
+//! One contract, every engine that this build has.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
+
+mod contract;
+
+use std::sync::Arc;
+
+use lavida_cluster::collective::{Collective, local::Local};
+use proptest::prelude::*;
+
+fn local(n: usize) -> Vec<Arc<dyn Collective>> {
+    let ranks = Local::world(n).into_iter();
+    ranks
+        .map(|rank| Arc::new(rank) as Arc<dyn Collective>)
+        .collect()
+}
+
+#[cfg(feature = "gloo")]
+fn gloo(n: usize) -> Vec<Arc<dyn Collective>> {
+    use lavida_cluster::collective::gloo::{Gloo, GlooSettings, MemoryEntries};
+
+    let entries = Arc::new(MemoryEntries::default());
+    let settings = GlooSettings {
+        timeout: std::time::Duration::from_secs(2),
+        ..GlooSettings::default()
+    };
+    let settings = &settings;
+    std::thread::scope(|scope| {
+        let ranks: Vec<_> = (0..n)
+            .map(|rank| {
+                let entries = entries.clone();
+                scope.spawn(move || {
+                    let engine = Gloo::connect(rank, n, entries, settings);
+                    Arc::new(engine.unwrap()) as Arc<dyn Collective>
+                })
+            })
+            .collect();
+        ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
+    })
+}
+
+macro_rules! engine_keeps_the_contract {
+    ($engine:ident, $cases:literal) => {
+        mod $engine {
+            use super::*;
+
+            proptest! {
+                #![proptest_config(ProptestConfig::with_cases($cases))]
+
+                #[test]
+                fn sums_are_taken_in_the_order_of_ranks(seed: u64, n in 1usize..6, len in 0usize..3000) {
+                    contract::sums_are_taken_in_the_order_of_ranks(super::$engine, seed, n, len);
+                }
+
+                #[test]
+                fn scattered_and_gathered_is_all_reduced(seed: u64, n in 1usize..6, len in 0usize..3000) {
+                    contract::scattered_and_gathered_is_all_reduced(super::$engine, seed, n, len);
+                }
+
+                #[test]
+                fn everybody_has_what_the_root_had(seed: u64, n in 1usize..6, len in 0usize..3000) {
+                    contract::everybody_has_what_the_root_had(super::$engine, seed, n, len);
+                }
+            }
+
+            #[test]
+            fn many_operations_follow_each_other() {
+                contract::many_operations_follow_each_other(super::$engine);
+            }
+
+            #[test]
+            fn a_rank_that_never_arrives_is_ended_by_an_abort() {
+                contract::a_rank_that_never_arrives_is_ended_by_an_abort(super::$engine);
+            }
+
+            #[test]
+            fn a_rank_that_dies_is_noticed() {
+                contract::a_rank_that_dies_is_noticed(super::$engine);
+            }
+
+            #[test]
+            fn ranks_that_disagree_are_told() {
+                contract::ranks_that_disagree_are_told(super::$engine);
+            }
+
+            #[test]
+            fn an_argument_that_does_not_fit_is_refused_at_once() {
+                contract::an_argument_that_does_not_fit_is_refused_at_once(super::$engine);
+            }
+        }
+    };
+}
+
+engine_keeps_the_contract!(local, 64);
+#[cfg(feature = "gloo")]
+engine_keeps_the_contract!(gloo, 16);
