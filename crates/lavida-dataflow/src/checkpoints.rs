@@ -177,6 +177,17 @@ impl Checkpoint {
         Ok(bytes)
     }
 
+    /// [`Self::part`] where the checkpoint has one of that name.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] when the part is missing, cut or changed.
+    pub async fn part_if_any(&self, name: &str) -> Result<Option<Bytes>> {
+        match self.manifest.parts.iter().any(|part| part.name == name) {
+            true => self.part(name).await.map(Some),
+            false => Ok(None),
+        }
+    }
+
     /// The settings the run was started with, as TOML.
     pub async fn settings_toml(&self) -> Result<String> {
         let name = lavida_train::checkpoint::SETTINGS;
@@ -242,6 +253,9 @@ mod tests {
         let newest = open(run.uri()).await.unwrap();
         assert_eq!(newest.manifest.state.step, 10);
         assert_eq!(newest.part("weights.safetensors").await.unwrap()[0], 10);
+        let optional = newest.part_if_any("weights.safetensors").await.unwrap();
+        assert_eq!(optional.unwrap()[0], 10);
+        assert_eq!(newest.part_if_any("carried").await.unwrap(), None);
         assert_eq!(run.list(CHECKPOINTS).await.unwrap().len(), 2 * 3);
         let one = open(newest.uri()).await.unwrap();
         assert_eq!(one.manifest, newest.manifest);

@@ -88,6 +88,10 @@ impl Run {
             }
             (None, None) => InitialWeights::Random,
         };
+        let carried = match resumed.as_ref().or(self.initial.as_ref()) {
+            Some(checkpoint) => checkpoint.part_if_any(checkpoint::CARRIED).await?,
+            None => None,
+        };
         let progress = Progress::new(
             &self.label,
             state.step,
@@ -116,6 +120,7 @@ impl Run {
             tokenizers: self.tokenizers.clone(),
             state: state.clone(),
             weights,
+            carried,
         };
         let pipeline = Pipeline {
             source: Arc::new(CatalogSource::new(self.catalog.clone(), settings.seed)),

@@ -16,6 +16,8 @@ use crate::settings::Stage;
 pub const WEIGHTS: &str = "weights.safetensors";
 /// Optimizer moments, safetensors, f32: `exp_avg.NAME`, `exp_avg_sq.NAME`.
 pub const OPTIMIZER: &str = "optimizer.safetensors";
+/// What is handed on and never read (SAM2's memory), safetensors; only where the weights were imported.
+pub const CARRIED: &str = lavida_model::weights::CARRIED;
 /// The resolved settings of the run.
 pub const SETTINGS: &str = "settings.toml";
 /// Qwen2-VL's vocabulary, `<SEG>` included.

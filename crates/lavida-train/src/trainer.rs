@@ -52,6 +52,8 @@ pub struct TrainerParts {
     pub state: TrainState,
     /// Weights.
     pub weights: InitialWeights,
+    /// `carried.safetensors` of the checkpoint that the weights are from, handed on with every snapshot.
+    pub carried: Option<Bytes>,
 }
 
 /// Model, optimizer and position of one worker.
@@ -59,6 +61,7 @@ pub struct Trainer {
     settings: Settings,
     tokenizers: Arc<Tokenizers>,
     state: TrainState,
+    carried: Option<Bytes>,
     device: Device,
     model: Option<Lavida>,
     optimizer: AdamW,
@@ -87,6 +90,7 @@ impl Trainer {
             tokenizers,
             state,
             weights: initial,
+            carried,
         } = parts;
         settings.check_vocabularies(&tokenizers)?;
         let taped = device.clone().autodiff();
@@ -141,6 +145,7 @@ impl Trainer {
             settings,
             tokenizers,
             state,
+            carried,
             device: device.clone(),
             model: Some(model),
             optimizer,
@@ -238,7 +243,7 @@ impl Trainer {
                 .map(Bytes::from)
                 .map_err(|e| Error::Internal(format!("weights do not serialise: {e}")))
         };
-        let parts = BTreeMap::from([
+        let mut parts = BTreeMap::from([
             (
                 checkpoint::WEIGHTS.to_owned(),
                 tensors(&weights::export(&exact))?,
@@ -260,6 +265,9 @@ impl Trainer {
                 self.tokenizers.category_json()?.into(),
             ),
         ]);
+        if let Some(carried) = &self.carried {
+            parts.insert(checkpoint::CARRIED.to_owned(), carried.clone());
+        }
         Ok(Snapshot {
             state: self.state.clone(),
             parts,

@@ -12,10 +12,14 @@ use lavida_data::{
     video::VideoReader,
     windows::{EvalWindow, eval_windows},
 };
-use lavida_dataflow::{checkpoints, device};
+use lavida_dataflow::{
+    checkpoints::{self, Checkpoint},
+    device,
+};
+use lavida_model::weights::{TensorFiles, Tensors, read_carried};
 use lavida_train::{
     assembly::Phase,
-    checkpoint::{CLIP_TOKENIZER, TOKENIZER, WEIGHTS},
+    checkpoint::{CARRIED, CLIP_TOKENIZER, TOKENIZER, WEIGHTS},
     scorer::{Scorer, undrawn},
     settings::Settings,
 };
@@ -32,6 +36,13 @@ pub struct Model {
     pub tokenizers: Arc<Tokenizers>,
     pub step: u64,
     batcher: Batcher,
+    source: Source,
+}
+
+/// What a model was opened from.
+enum Source {
+    Checkpoint(Checkpoint),
+    Export(TensorFiles),
 }
 
 /// How windows are laid over a video.
@@ -70,7 +81,9 @@ impl Model {
         let weights = checkpoint.part(WEIGHTS).await?;
         let device = device::named(&settings.device)?;
         let scorer = Scorer::new(&settings, &tokenizers, &weights, &device)?;
-        Self::new(settings, scorer, tokenizers, checkpoint.manifest.state.step)
+        let step = checkpoint.manifest.state.step;
+        let source = Source::Checkpoint(checkpoint);
+        Self::new(settings, scorer, tokenizers, step, source)
     }
 
     fn of_export(uri: &str, exported: &Exported, overrides: &[String]) -> Result<Self> {
@@ -78,12 +91,19 @@ impl Model {
         let tokenizers = exported.tokenizers()?;
         let device = device::named(&settings.device)?;
         let weights = exported.weights(&undrawn(&settings, &tokenizers, &device))?;
-        let tensors = weights.read_all().map_err(weight_error)?;
+        let tensors = weights.read_weights().map_err(weight_error)?;
         let scorer = Scorer::with_tensors(&settings, &tokenizers, tensors, &device)?;
-        Self::new(settings, scorer, tokenizers, exported.step()?)
+        let source = Source::Export(weights);
+        Self::new(settings, scorer, tokenizers, exported.step()?, source)
     }
 
-    fn new(settings: Settings, scorer: Scorer, tokenizers: Tokenizers, step: u64) -> Result<Self> {
+    fn new(
+        settings: Settings,
+        scorer: Scorer,
+        tokenizers: Tokenizers,
+        step: u64,
+        source: Source,
+    ) -> Result<Self> {
         let tokenizers = Arc::new(tokenizers);
         let batcher = settings.batcher(tokenizers.clone(), Phase::Evaluation)?;
         Ok(Self {
@@ -92,7 +112,20 @@ impl Model {
             tokenizers,
             step,
             batcher,
+            source,
         })
+    }
+
+    /// The tensors that go with the weights and that no score depends on; none where the weights were never imported.
+    pub async fn carried(&self) -> Result<Tensors> {
+        match &self.source {
+            Source::Export(files) => files.read_carried().map_err(weight_error),
+            Source::Checkpoint(checkpoint) => match checkpoint.part_if_any(CARRIED).await? {
+                Some(bytes) => read_carried(&bytes)
+                    .map_err(|error| Error::corrupt(CARRIED, "what a LAVIDA carries", error)),
+                None => Ok(Tensors::new()),
+            },
+        }
     }
 
     /// Scores a video for `categories`; `sink` is told of every frame once, in no promised order.

@@ -31,6 +31,7 @@ use crate::weights::Tensors;
 use texts::DistinctTexts;
 
 /// Tensors of the reference's checkpoint that its forward pass never reads: SAM2's memory. By prefix of their names.
+/// They are carried beside the model, so that the reference's classes find them in an export.
 pub const UNUSED_TENSORS: [&str; 9] = [
     "seg_model.mask_downsample.",
     "seg_model.maskmem_tpos_enc",
@@ -363,10 +364,14 @@ fn attach(projection: &mut Linear, rank: usize, alpha: f64) {
 
 /// Takes out the tensors of the reference's checkpoint that nothing reads, and names them.
 pub fn without_unused(tensors: Tensors) -> (Tensors, Vec<String>) {
-    let is_unused = |name: &String| UNUSED_TENSORS.iter().any(|prefix| name.starts_with(prefix));
     let (unused, used): (Tensors, Tensors) =
         tensors.into_iter().partition(|(name, _)| is_unused(name));
     (used, unused.into_keys().collect())
+}
+
+/// Whether the tensor of this name is one of [`UNUSED_TENSORS`].
+pub fn is_unused(name: &str) -> bool {
+    UNUSED_TENSORS.iter().any(|prefix| name.starts_with(prefix))
 }
 
 impl ModelInput {

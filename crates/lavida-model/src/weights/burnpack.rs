@@ -1,5 +1,6 @@
 //! Burn's own file format, for serving from Rust: `module.try_load_file("model.bpk")` reads it back without this crate's
-//! names. Paths and layouts are Burn's (`mllm.model.layers.0.self_attn.q_proj.weight`, `[in, out]`).
+//! names. Paths and layouts are Burn's (`mllm.model.layers.0.self_attn.q_proj.weight`, `[in, out]`). What is only carried
+//! has no place in a module, so it lies beside the file.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,16 +11,18 @@ use burn::tensor::{DType, FloatDType, Tensor};
 
 use super::files::{BURNPACK, Place, TensorEntry};
 use super::names::{self, Layout};
-use super::WeightError;
+use super::{CARRIED, Tensors, WeightError, write_safetensors};
 use crate::precision::Precision;
 
-/// Writes every float parameter of `module` to `model.bpk` in `folder`, one after the other, and says its name.
+/// Writes every float parameter of `module` to `model.bpk` in `folder`, one after the other, and the `carried` tensors,
+/// where there are any, to `carried.safetensors`. Says the files' names.
 ///
 /// # Errors
 ///
-/// [`WeightError::Write`] when the file cannot be written; none is left then.
+/// [`WeightError::Write`] when a file cannot be written.
 pub fn write_burnpack<M: Module>(
     module: &M,
+    carried: &Tensors,
     folder: &Path,
     precision: Precision,
 ) -> Result<Vec<String>, WeightError> {
@@ -32,11 +35,22 @@ pub fn write_burnpack<M: Module>(
     let path = folder.join(BURNPACK);
     burn_pack::Writer::new(packer.tensors)
         .write_to_file(&path)
-        .map_err(|error| WeightError::Write {
-            what: path.display().to_string(),
-            reason: error.to_string(),
-        })?;
-    Ok(vec![BURNPACK.to_owned()])
+        .map_err(|error| cannot_write(&path, error))?;
+    let mut written = vec![BURNPACK.to_owned()];
+    if !carried.is_empty() {
+        let path = folder.join(CARRIED);
+        let bytes = write_safetensors(carried, None)?;
+        std::fs::write(&path, bytes).map_err(|error| cannot_write(&path, error))?;
+        written.push(CARRIED.to_owned());
+    }
+    Ok(written)
+}
+
+fn cannot_write(path: &Path, error: impl std::fmt::Display) -> WeightError {
+    WeightError::Write {
+        what: path.display().to_string(),
+        reason: error.to_string(),
+    }
 }
 
 struct Packer {
@@ -156,7 +170,8 @@ mod tests {
     fn burn_itself_reads_the_file_back_and_so_do_we() {
         let folder = tempfile::tempdir().unwrap();
         let module = block();
-        let written = write_burnpack(&module, folder.path(), Precision::F32).unwrap();
+        let written =
+            write_burnpack(&module, &Tensors::new(), folder.path(), Precision::F32).unwrap();
         let path = folder.path().join(&written[0]);
         let by_burn = block().try_load_file(&path).unwrap();
         assert_eq!(export(&by_burn), export(&module));
@@ -169,7 +184,7 @@ mod tests {
             "norm.weight",
         ];
         assert_eq!(names, expected);
-        let by_us = load(block(), files.read_all().unwrap()).unwrap();
+        let by_us = load(block(), files.read_weights().unwrap()).unwrap();
         assert_eq!(export(&by_us), export(&module));
     }
 
@@ -177,10 +192,10 @@ mod tests {
     fn half_of_the_bytes_hold_the_rounded_values() {
         let folder = tempfile::tempdir().unwrap();
         let module = block();
-        write_burnpack(&module, folder.path(), Precision::Bf16).unwrap();
+        write_burnpack(&module, &Tensors::new(), folder.path(), Precision::Bf16).unwrap();
         let path = folder.path().join(BURNPACK);
         let read = TensorFiles::open_burnpack(&path, &module).unwrap();
-        for (name, data) in read.read_all().unwrap() {
+        for (name, data) in read.read_weights().unwrap() {
             let rounded = export(&module)[&name].clone().convert_dtype(DType::BF16);
             assert_eq!(data, rounded, "{name}");
         }
@@ -189,7 +204,7 @@ mod tests {
     #[test]
     fn a_cut_file_is_refused() {
         let folder = tempfile::tempdir().unwrap();
-        write_burnpack(&block(), folder.path(), Precision::F32).unwrap();
+        write_burnpack(&block(), &Tensors::new(), folder.path(), Precision::F32).unwrap();
         let path = folder.path().join(BURNPACK);
         let whole = std::fs::read(&path).unwrap();
         for length in [0, 9, whole.len() / 2] {

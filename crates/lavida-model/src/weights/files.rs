@@ -11,13 +11,14 @@ use std::sync::Arc;
 
 use ::safetensors::{Dtype, SafeTensors};
 use burn::module::Module;
-use burn::tensor::{FloatDType, TensorData};
+use burn::tensor::{DType, FloatDType, TensorData};
 use half::{bf16, f16};
 use memmap2::Mmap;
 use serde::Deserialize;
 
 use super::names::{Layout, transpose};
-use super::{Tensors, WeightError, burnpack, torch_file};
+use super::{CARRIED, Tensors, WeightError, burnpack, torch_file};
+use crate::lavida::is_unused;
 use crate::precision::Precision;
 
 /// The file that says which of several files holds a tensor.
@@ -153,10 +154,17 @@ impl TensorFiles {
     /// As [`Self::open_folder`] and [`Self::open_burnpack`].
     pub fn open_exported<M: Module>(folder: &Path, module: &M) -> Result<Self, WeightError> {
         let burnpack = folder.join(BURNPACK);
-        match burnpack.exists() {
-            true => Self::open_burnpack(&burnpack, module),
-            false => Self::open_folder(folder),
+        if !burnpack.exists() {
+            return Self::open_folder(folder);
         }
+        let mut packed = Self::open_burnpack(&burnpack, module)?;
+        let carried = folder.join(CARRIED);
+        if carried.exists() {
+            packed
+                .tensors
+                .extend(Self::open_safetensors(&carried)?.tensors);
+        }
+        Ok(packed)
     }
 
     fn open_index(folder: &Path) -> Result<Self, WeightError> {
@@ -221,26 +229,39 @@ impl TensorFiles {
         Some(&self.tensors.get(name)?.shape)
     }
 
-    /// All tensors, as they are stored (floats of 16 bits that are not bf16, and those of 64, as f32).
+    /// All tensors but those that are only carried, as they are stored (floats of 16 bits that are not bf16, and those
+    /// of 64, as f32).
     ///
     /// # Errors
     ///
     /// A tensor that cannot be read or holds no floats.
-    pub fn read_all(&self) -> Result<Tensors, WeightError> {
-        let read = |name: &String| Ok((name.clone(), self.read(name, None)?));
-        self.tensors.keys().map(read).collect()
+    pub fn read_weights(&self) -> Result<Tensors, WeightError> {
+        let weights = self.names().filter(|name| !is_unused(name));
+        let read = |name: &str| {
+            let data = self.read_stored(name)?;
+            let kept = kept(data.dtype(), None);
+            Ok((name.to_owned(), in_format(data, kept)))
+        };
+        weights.map(read).collect()
+    }
+
+    /// The tensors that are only carried, exactly as they are stored.
+    ///
+    /// # Errors
+    ///
+    /// A tensor that cannot be read or holds no floats.
+    pub fn read_carried(&self) -> Result<Tensors, WeightError> {
+        let carried = self.names().filter(|name| is_unused(name));
+        let read = |name: &str| Ok((name.to_owned(), self.read_stored(name)?));
+        carried.map(read).collect()
     }
 
     pub(super) fn entry(&self, name: &str) -> Option<&TensorEntry> {
         self.tensors.get(name)
     }
 
-    /// The values of a tensor of floats; without a precision, bf16 where it is stored so and f32 else.
-    pub(super) fn read(
-        &self,
-        name: &str,
-        precision: Option<Precision>,
-    ) -> Result<TensorData, WeightError> {
+    /// The values of a tensor of floats in the format they are stored in.
+    pub(super) fn read_stored(&self, name: &str) -> Result<TensorData, WeightError> {
         let what = || format!("{}: {name}", self.name);
         let entry = self
             .tensors
@@ -277,24 +298,28 @@ impl TensorFiles {
             Dtype::BF16 => TensorData::new(values(&bytes, bf16::from_le_bytes), shape),
             other => return Err(WeightError::file(what(), "floats", format!("{other:?}"))),
         };
-        let data = match layout {
+        Ok(match layout {
             Layout::Same => data,
             Layout::Transposed => transpose(data),
-        };
-        let wanted = FloatDType::from(kept(entry.dtype, precision)).into();
-        Ok(match data.dtype() == wanted {
-            true => data,
-            false => data.convert_dtype(wanted),
         })
     }
 }
 
-/// The format that values stored as `dtype` get.
-pub(super) fn kept(dtype: Dtype, precision: Option<Precision>) -> Precision {
-    precision.unwrap_or(match dtype {
-        Dtype::BF16 => Precision::Bf16,
+/// The format that weights stored as `stored` get: without a precision, bf16 stays bf16 and all else is f32.
+pub(super) fn kept(stored: DType, precision: Option<Precision>) -> DType {
+    let precision = precision.unwrap_or(match stored {
+        DType::BF16 => Precision::Bf16,
         _ => Precision::F32,
-    })
+    });
+    FloatDType::from(precision).into()
+}
+
+/// The same values in another format, or as they are.
+pub(super) fn in_format(data: TensorData, dtype: DType) -> TensorData {
+    match data.dtype() == dtype {
+        true => data,
+        false => data.convert_dtype(dtype),
+    }
 }
 
 /// Bytes of one value.
@@ -302,9 +327,15 @@ pub(super) fn size_of(dtype: Dtype) -> usize {
     dtype.bitsize() / 8
 }
 
-/// Whether these are floats that weights may be stored as.
-pub(super) fn is_float(dtype: Dtype) -> bool {
-    matches!(dtype, Dtype::F64 | Dtype::F32 | Dtype::F16 | Dtype::BF16)
+/// The floats that weights may be stored as.
+pub(super) fn float_dtype(dtype: Dtype) -> Option<DType> {
+    Some(match dtype {
+        Dtype::F64 => DType::F64,
+        Dtype::F32 => DType::F32,
+        Dtype::F16 => DType::F16,
+        Dtype::BF16 => DType::BF16,
+        _ => return None,
+    })
 }
 
 pub(super) fn values<const N: usize, E>(bytes: &[u8], read: impl Fn([u8; N]) -> E) -> Vec<E> {

@@ -2,23 +2,23 @@
 //!
 //! Qwen2-VL, SAM2 and CLIP come in files of their own names; a LAVIDA that was exported has all under ours. Every tensor
 //! of the model is looked for, every tensor of the files is accounted for, and all that does not fit is listed before
-//! anything is written. Then the weights go out one by one, so that no more than one is in memory.
+//! anything is written. Then the weights go out one by one, so that no more than one is in memory, and after them, in a
+//! file of their own, the tensors that are only carried.
 //! Reference: `train_acc.py` (what is loaded, `<SEG>`, `resize_token_embeddings`).
+
+mod planned;
 
 use std::collections::BTreeMap;
 
-use ::safetensors::Dtype;
-use burn::tensor::TensorData;
+use burn::tensor::{DType, FloatDType};
 
-use super::files::{is_float, kept};
-use super::safetensors::FilePlan;
-use super::{
-    ParameterInfo, TensorFiles, WeightError, WeightMismatch, export_where, is_finite,
-    parameters,
-};
+use super::files::{float_dtype, kept};
+use super::{ParameterInfo, TensorFiles, WeightError, WeightMismatch, export_where, parameters};
 use crate::draw::draw_where;
-use crate::lavida::{Lavida, UNUSED_TENSORS};
+use crate::lavida::{Lavida, is_unused};
 use crate::precision::Precision;
+pub use planned::PlannedFile;
+use planned::{Origin, Planned};
 
 /// What no published checkpoint holds: the projector, drawn from the seed.
 const DRAWN: &str = "seg_model.multi_scale_projector.";
@@ -48,8 +48,11 @@ pub enum Sources {
 /// What becomes of each tensor, before anything is read.
 #[derive(Debug)]
 pub struct ImportPlan<'a> {
-    tensors: Vec<Planned<'a>>,
-    file: FileStart,
+    /// The new `weights.safetensors`.
+    pub weights: PlannedFile<'a>,
+    /// The new `carried.safetensors`: what LAVIDA never reads and the reference's classes have. None where the files
+    /// have nothing of it.
+    pub carried: Option<PlannedFile<'a>>,
     /// Tensors of the files that LAVIDA has no use for, by file.
     pub unused: BTreeMap<String, Vec<String>>,
     /// Parameters that no file holds, drawn from the seed.
@@ -58,34 +61,10 @@ pub struct ImportPlan<'a> {
     pub resized: Vec<(String, usize, usize)>,
 }
 
-#[derive(Debug)]
-struct FileStart {
-    header: Vec<u8>,
-    n_bytes: u64,
-}
-
-/// One tensor of the new checkpoint.
-#[derive(Debug)]
-struct Planned<'a> {
-    name: String,
-    precision: Precision,
-    from: Origin<'a>,
-}
-
-#[derive(Debug)]
-enum Origin<'a> {
-    Stored {
-        files: &'a TensorFiles,
-        name: String,
-        /// Rows it gets, where that is another number than it has.
-        n_rows: Option<usize>,
-    },
-    Drawn(TensorData),
-}
-
 /// What a tensor of a file is to LAVIDA.
 enum Meaning {
     Parameter(String),
+    Carried(String),
     Unused,
 }
 
@@ -168,15 +147,16 @@ fn of_sam2(name: &str) -> Meaning {
 }
 
 fn of_lavida(name: &str) -> Meaning {
-    match UNUSED_TENSORS.iter().any(|prefix| name.starts_with(prefix)) {
-        true => Meaning::Unused,
+    match is_unused(name) {
+        true => Meaning::Carried(name.to_owned()),
         false => Meaning::Parameter(name.to_owned()),
     }
 }
 
 impl<'a> ImportPlan<'a> {
-    /// Finds a source for every parameter of `model` (none of whose values need be drawn). Values get `precision`, or
-    /// without one keep theirs: bf16 where they are stored so, else f32. `seed` draws what no published checkpoint has.
+    /// Finds a source for every parameter of `model` (none of whose values need be drawn). Weights get `precision`, or
+    /// without one keep theirs: bf16 where they are stored so, else f32. What is only carried stays as it is stored.
+    /// `seed` draws what no published checkpoint has.
     ///
     /// # Errors
     ///
@@ -190,13 +170,23 @@ impl<'a> ImportPlan<'a> {
     ) -> Result<Self, WeightError> {
         let mut unused: BTreeMap<String, Vec<String>> = BTreeMap::new();
         let mut found: BTreeMap<String, (&TensorFiles, &str)> = BTreeMap::new();
-        let mut faults = Vec::new();
+        let (mut faults, mut carried) = (Vec::new(), Vec::new());
+        let mut mismatch = WeightMismatch::default();
         for (files, name, meaning) in sources.meanings() {
             match meaning {
                 Meaning::Unused => {
                     let names = unused.entry(files.name().to_owned()).or_default();
                     names.push(name.to_owned());
                 }
+                Meaning::Carried(known) => match stored(files, name) {
+                    Ok((dtype, shape)) => carried.push(Planned {
+                        name: known,
+                        dtype,
+                        shape,
+                        from: Origin::stored(files, name),
+                    }),
+                    Err(found) => mismatch.wrong_dtype.push((known, found)),
+                },
                 Meaning::Parameter(parameter) => {
                     if let Some((other, first)) = found.insert(parameter, (files, name)) {
                         let what = format!("{}: {name}", files.name());
@@ -213,8 +203,7 @@ impl<'a> ImportPlan<'a> {
             found.insert(HEAD.to_owned(), embedding); // what a tied head may have of its own is not read, as in transformers
         }
         let may_draw = matches!(sources, Sources::Towers { .. });
-        let mut mismatch = WeightMismatch::default();
-        let (mut tensors, mut shapes) = (Vec::new(), Vec::new());
+        let mut tensors = Vec::new();
         let (mut drawn, mut resized) = (Vec::new(), Vec::new());
         for ParameterInfo { name, shape, .. } in parameters(model) {
             let Some((files, theirs)) = found.remove(&name) else {
@@ -224,32 +213,31 @@ impl<'a> ImportPlan<'a> {
                 }
                 continue;
             };
-            let entry = files.entry(theirs).expect("named by the files themselves");
+            let (dtype, found) = match stored(files, theirs) {
+                Ok(stored) => stored,
+                Err(found) => {
+                    mismatch.wrong_dtype.push((name, found));
+                    continue;
+                }
+            };
             let mut n_rows = None;
-            if entry.shape != shape {
+            if found != shape {
                 let is_table = may_draw && WORD_TABLES.contains(&name.as_str());
-                match (is_table, entry.shape.as_slice(), shape.as_slice()) {
+                match (is_table, found.as_slice(), shape.as_slice()) {
                     (true, [rows, width], [wanted, d]) if width == d && *rows > 0 => {
                         resized.push((name.clone(), *rows, *wanted));
                         n_rows = Some(*wanted);
                     }
                     _ => {
-                        mismatch.misshapen.push((name, shape, entry.shape.clone()));
+                        mismatch.misshapen.push((name, shape, found));
                         continue;
                     }
                 }
             }
-            if !is_float(entry.dtype) {
-                mismatch
-                    .wrong_dtype
-                    .push((name, format!("{:?}", entry.dtype)));
-                continue;
-            }
-            let precision = kept(entry.dtype, precision);
-            shapes.push((name.clone(), file_dtype(precision), shape));
             tensors.push(Planned {
                 name,
-                precision,
+                dtype: kept(dtype, precision),
+                shape,
                 from: Origin::Stored {
                     files,
                     name: theirs.to_owned(),
@@ -269,30 +257,21 @@ impl<'a> ImportPlan<'a> {
         draw_where(model, &model.device(), seed, |name| {
             name.starts_with(DRAWN) && may_draw
         });
-        let precision = precision.unwrap_or(Precision::F32);
+        let dtype = FloatDType::from(precision.unwrap_or_default()).into();
         let values = export_where(model, |name| drawn.iter().any(|d| d == name));
-        for (name, data) in values {
-            shapes.push((name.clone(), file_dtype(precision), data.shape().to_vec()));
-            tensors.push(Planned {
-                name,
-                precision,
-                from: Origin::Drawn(data),
-            });
-        }
-        let plan = FilePlan::new(shapes)?;
-        let order: BTreeMap<&str, usize> = plan
-            .starts
-            .iter()
-            .enumerate()
-            .map(|(at, (name, _))| (name.as_str(), at))
-            .collect();
-        tensors.sort_by_key(|planned| order[planned.name.as_str()]);
+        tensors.extend(values.into_iter().map(|(name, data)| Planned {
+            name,
+            dtype,
+            shape: data.shape().to_vec(),
+            from: Origin::Drawn(data),
+        }));
+        let carried = match carried.is_empty() {
+            true => None,
+            false => Some(PlannedFile::new(carried)?),
+        };
         Ok(Self {
-            tensors,
-            file: FileStart {
-                header: plan.header,
-                n_bytes: plan.n_bytes,
-            },
+            weights: PlannedFile::new(tensors)?,
+            carried,
             unused,
             drawn,
             resized,
@@ -306,115 +285,34 @@ impl<'a> ImportPlan<'a> {
     /// [`WeightError::Mismatch`] naming every tensor with NaN or an infinity.
     pub fn check_values(&self) -> Result<(), WeightError> {
         let mut mismatch = WeightMismatch::default();
-        for planned in &self.tensors {
-            if !is_finite(&planned.read()?) {
-                mismatch.not_finite.push(planned.name.clone());
-            }
+        for file in std::iter::once(&self.weights).chain(&self.carried) {
+            mismatch.not_finite.extend(file.not_finite()?);
         }
         match mismatch.is_empty() {
             true => Ok(()),
             false => Err(WeightError::Mismatch(mismatch)),
         }
     }
-
-    /// Size of the file that [`Self::chunks`] makes.
-    pub fn n_bytes(&self) -> u64 {
-        self.file.n_bytes
-    }
-
-    /// The new `weights.safetensors` from its first byte to its last: the header, then a tensor at a time.
-    pub fn chunks(&self) -> impl Iterator<Item = Result<Vec<u8>, WeightError>> {
-        let header = std::iter::once_with(|| Ok(self.file.header.clone()));
-        let tensors = self.tensors.iter().map(|planned| {
-            let (bytes, _, _) = planned.read()?.into_parts();
-            Ok(bytes.to_vec())
-        });
-        header.chain(tensors)
-    }
 }
 
-impl Planned<'_> {
-    fn read(&self) -> Result<TensorData, WeightError> {
-        match &self.from {
-            Origin::Drawn(data) => {
-                let dtype = burn::tensor::FloatDType::from(self.precision).into();
-                Ok(data.clone().convert_dtype(dtype))
-            }
-            Origin::Stored {
-                files,
-                name,
-                n_rows,
-            } => {
-                let data = files.read(name, Some(self.precision))?;
-                Ok(match n_rows {
-                    Some(n_rows) => resized(data, *n_rows),
-                    None => data,
-                })
-            }
-        }
-    }
-}
-
-/// A table with another number of rows: the first ones, or all and as many times their mean.
-///
-/// transformers draws new rows around the mean with a billionth of the rows' covariance; here they are the mean, so that
-/// an import needs no chance.
-fn resized(table: TensorData, n_rows: usize) -> TensorData {
-    let [rows, width] = table.shape().dims();
-    let dtype = table.dtype();
-    let (bytes, _, _) = table.into_parts();
-    let row_bytes = width * dtype.size();
-    let mut resized = bytes[..n_rows.min(rows) * row_bytes].to_vec();
-    if n_rows > rows {
-        let values = TensorData::from_bytes(bytes, [rows, width], dtype).convert::<f32>();
-        let values = values.as_slice::<f32>().expect("converted to f32");
-        let mut mean = vec![0f64; width];
-        for row in values.chunks_exact(width.max(1)) {
-            for (sum, value) in mean.iter_mut().zip(row) {
-                *sum += f64::from(*value);
-            }
-        }
-        let mean: Vec<f32> = mean.iter().map(|sum| (sum / rows as f64) as f32).collect();
-        let row = TensorData::new(mean, [1, width]).convert_dtype(dtype);
-        for _ in rows..n_rows {
-            resized.extend_from_slice(row.as_bytes());
-        }
-    }
-    TensorData::from_bytes_vec(resized, [n_rows, width], dtype)
-}
-
-fn file_dtype(precision: Precision) -> Dtype {
-    match precision {
-        Precision::F32 => Dtype::F32,
-        Precision::Bf16 => Dtype::BF16,
+/// Number format and shape of a tensor of floats, or the format that is none.
+fn stored(files: &TensorFiles, name: &str) -> Result<(DType, Vec<usize>), String> {
+    let entry = files.entry(name).expect("named by the files themselves");
+    match float_dtype(entry.dtype) {
+        Some(dtype) => Ok((dtype, entry.shape.clone())),
+        None => Err(format!("{:?}", entry.dtype)),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use burn::tensor::DType;
-
-    #[test]
-    fn a_table_is_cut_to_its_first_rows_or_grown_by_their_mean() {
-        let table = || TensorData::new(vec![1.0f32, 10.0, 3.0, 30.0], [2, 2]);
-        assert_eq!(
-            resized(table(), 1),
-            TensorData::new(vec![1.0f32, 10.0], [1, 2])
-        );
-        let grown = resized(table(), 4);
-        let expected = vec![1.0f32, 10.0, 3.0, 30.0, 2.0, 20.0, 2.0, 20.0];
-        assert_eq!(grown, TensorData::new(expected, [4, 2]));
-        let half = resized(table().convert_dtype(DType::BF16), 3);
-        assert_eq!(half.dtype(), DType::BF16);
-        assert_eq!(half.shape().as_slice(), [3, 2]);
-    }
 
     #[test]
     fn names_of_both_layouts_mean_the_same() {
         let meaning = |name: &str| match of_qwen2_vl(name) {
             Meaning::Parameter(name) => name,
-            Meaning::Unused => panic!("{name}"),
+            Meaning::Carried(_) | Meaning::Unused => panic!("{name}"),
         };
         for (old, new) in [
             (

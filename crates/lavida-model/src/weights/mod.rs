@@ -4,6 +4,7 @@
 //! tensor that is missing, left over, of another shape or not finite is listed by name, and nothing is loaded.
 
 mod burnpack;
+mod carried;
 mod error;
 mod files;
 pub mod import;
@@ -14,6 +15,7 @@ mod shards;
 mod torch_file;
 
 pub use burnpack::write_burnpack;
+pub use carried::{CARRIED, read_carried};
 pub use error::{WeightError, WeightMismatch};
 pub use files::TensorFiles;
 pub use safetensors::{read_safetensors, write_safetensors};

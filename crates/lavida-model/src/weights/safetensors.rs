@@ -128,7 +128,8 @@ pub fn read_safetensors(bytes: &[u8]) -> Result<Tensors, WeightError> {
     Ok(tensors)
 }
 
-fn file_dtype(dtype: DType) -> Option<Dtype> {
+/// How safetensors calls a number format.
+pub(super) fn file_dtype(dtype: DType) -> Option<Dtype> {
     Some(match dtype {
         DType::F64 => Dtype::F64,
         DType::F32 => Dtype::F32,

@@ -1,4 +1,4 @@
-//! A module as safetensors files: one, or several with an index as transformers writes them.
+//! A module as safetensors files: one, or several with an index as transformers writes them. What is only carried goes with it.
 //!
 //! Where each value will lie follows from names and shapes alone, so tensors are written where they belong as the walk
 //! comes by them, and no more than one is held beside the module.
@@ -10,15 +10,15 @@ use std::path::{Path, PathBuf};
 
 use ::safetensors::Dtype;
 use burn::module::Module;
-use burn::tensor::FloatDType;
+use burn::tensor::{DType, FloatDType};
 use serde_json::json;
 
-use super::files::{INDEX, SINGLE, size_of};
-use super::safetensors::FilePlan;
-use super::{WeightError, parameters, try_each};
+use super::files::{INDEX, SINGLE, in_format, size_of};
+use super::safetensors::{FilePlan, file_dtype};
+use super::{Tensors, WeightError, parameters, try_each};
 use crate::precision::Precision;
 
-/// Writes every parameter of `module` into `folder`: `model.safetensors`, or, where that would be larger than
+/// Writes every parameter of `module` and, as they are, the `carried` tensors into `folder`: `model.safetensors`, or, where that would be larger than
 /// `max_bytes`, `model-00001-of-0000N.safetensors` and so on with `model.safetensors.index.json`. A tensor larger than
 /// that gets a file of its own. Says the files' names.
 ///
@@ -27,18 +27,28 @@ use crate::precision::Precision;
 /// [`WeightError::Write`] when a file cannot be written; none is left then.
 pub fn write_shards<M: Module>(
     module: &M,
+    carried: &Tensors,
     folder: &Path,
     precision: Precision,
     max_bytes: u64,
 ) -> Result<Vec<String>, WeightError> {
-    let dtype = match precision {
-        Precision::F32 => Dtype::F32,
-        Precision::Bf16 => Dtype::BF16,
+    let wanted: DType = FloatDType::from(precision).into();
+    let listed = |name: String, dtype: DType, shape: Vec<usize>| match file_dtype(dtype) {
+        Some(dtype) => Ok((name, dtype, shape)),
+        None => {
+            let found = format!("{dtype:?}");
+            Err(WeightError::Dtype { name, found })
+        }
     };
-    let mut tensors: Vec<_> = parameters(module)
-        .into_iter()
-        .map(|p| (p.name, dtype, p.shape))
-        .collect();
+    let parameters = parameters(module).into_iter();
+    let mut tensors = parameters
+        .map(|p| listed(p.name, wanted, p.shape))
+        .chain(
+            carried
+                .iter()
+                .map(|(name, data)| listed(name.clone(), data.dtype(), data.shape().to_vec())),
+        )
+        .collect::<Result<Vec<_>, _>>()?;
     tensors.sort_by(|a, b| a.0.cmp(&b.0));
     let shards = split(tensors, max_bytes);
     let n_shards = shards.len();
@@ -57,15 +67,14 @@ pub fn write_shards<M: Module>(
         total_bytes += plan.n_bytes - plan.header.len() as u64;
         files.push(PartialFile::create(&folder.join(name(shard)), &plan)?);
     }
-    let wanted = FloatDType::from(precision).into();
     try_each(module, |tensor, data| {
         let (shard, start) = places[tensor];
-        let data = match data.dtype() == wanted {
-            true => data,
-            false => data.convert_dtype(wanted),
-        };
-        files[shard].write_at(start, data.as_bytes())
+        files[shard].write_at(start, in_format(data, wanted).as_bytes())
     })?;
+    for (tensor, data) in carried {
+        let (shard, start) = places[tensor];
+        files[shard].write_at(start, data.as_bytes())?;
+    }
     let mut written = Vec::new();
     for (shard, file) in files.into_iter().enumerate() {
         file.finish()?;

@@ -229,7 +229,7 @@ mod tests {
             let shape: Vec<usize> = serde_json::from_value(case["shape"].clone()).unwrap();
             assert_eq!(files.shape(name), Some(&*shape), "{name}");
             if name == "ints" {
-                let error = files.read(name, None).unwrap_err();
+                let error = files.read_stored(name).unwrap_err();
                 assert!(
                     error.to_string().ends_with("expected floats, found I64"),
                     "{error}"
@@ -237,7 +237,7 @@ mod tests {
                 continue;
             }
             let values: Vec<f32> = serde_json::from_value(case["values"].clone()).unwrap();
-            let read = files.read(name, None).unwrap().convert::<f32>();
+            let read = files.read_stored(name).unwrap().convert::<f32>();
             assert_eq!(read.as_slice::<f32>().unwrap(), values, "{name}");
         }
     }

@@ -52,6 +52,7 @@ pub fn trainer(
                 optimizer: part(parts, "optimizer.safetensors"),
             },
         },
+        carried: None,
     };
     Trainer::new(parts, &Device::flex()).expect("settings and weights fit each other")
 }

@@ -8,7 +8,7 @@ use anyhow::Context;
 use lavida_data::Error;
 use lavida_model::{
     precision::Precision,
-    weights::{write_burnpack, write_shards},
+    weights::{Tensors, write_burnpack, write_shards},
 };
 use lavida_train::{
     checkpoint::{CLIP_TOKENIZER, SETTINGS, TOKENIZER},
@@ -61,30 +61,42 @@ pub async fn run(args: cli::Export) -> anyhow::Result<()> {
     };
     free(&args.out)?;
     let model = Model::open(&args.checkpoint, &args.set).await?;
-    for file in export_as(&model, &args.out, packing)? {
+    let carried = model.carried().await?;
+    if carried.is_empty() {
+        eprintln!(
+            "export: no SAM2 memory: the model was not imported with it, so the reference's classes will report those tensors as missing"
+        );
+    }
+    for file in export_as(&model, &carried, &args.out, packing)? {
         eprintln!("{}  {} ({} bytes)", file.sha256, file.name, file.bytes);
     }
     Ok(())
 }
 
-/// Writes the export as one safetensors file in f32.
+/// Writes the export of a model that was never imported as one safetensors file in f32.
 pub fn export(model: &Model, out: &Path) -> anyhow::Result<Vec<ExportedFile>> {
-    export_as(model, out, Packing::default())
+    export_as(model, &Tensors::new(), out, Packing::default())
 }
 
-/// Writes the export; `SHA256SUMS` last, so that a folder without one is no export.
-pub fn export_as(model: &Model, out: &Path, packing: Packing) -> anyhow::Result<Vec<ExportedFile>> {
+/// Writes the export, with what the model carries; `SHA256SUMS` last, so that a folder without one is no export.
+pub fn export_as(
+    model: &Model,
+    carried: &Tensors,
+    out: &Path,
+    packing: Packing,
+) -> anyhow::Result<Vec<ExportedFile>> {
     free(out)?;
     std::fs::create_dir_all(out).with_context(|| out.display().to_string())?;
     let weights = model.scorer.model();
     let mut names = match packing.format {
-        cli::Format::Burnpack => write_burnpack(weights, out, packing.precision),
+        cli::Format::Burnpack => write_burnpack(weights, carried, out, packing.precision),
         cli::Format::Safetensors => {
-            write_shards(weights, out, packing.precision, packing.max_shard_bytes)
+            let max_bytes = packing.max_shard_bytes;
+            write_shards(weights, carried, out, packing.precision, max_bytes)
         }
     }
     .map_err(weight_error)?;
-    let serving = serving::document(model, packing, &names)?;
+    let serving = serving::document(model, carried, packing, &names)?;
     let files = [
         (CONFIG, serde_json::to_vec_pretty(&config(model))?),
         (SERVING, serde_json::to_vec_pretty(&serving)?),

@@ -13,11 +13,11 @@ use lavida_model::{
     precision::Precision,
     weights::{
         TensorFiles, WeightError,
-        import::{ImportPlan, Sources},
+        import::{ImportPlan, PlannedFile, Sources},
     },
 };
 use lavida_train::{
-    checkpoint::{CLIP_TOKENIZER, SETTINGS, TOKENIZER, TrainState, WEIGHTS},
+    checkpoint::{CARRIED, CLIP_TOKENIZER, SETTINGS, TOKENIZER, TrainState, WEIGHTS},
     scorer::undrawn,
     settings::Settings,
 };
@@ -60,7 +60,7 @@ pub async fn run(args: cli::Import) -> anyhow::Result<()> {
     let uri = write(writer, &plan, &settings, &tokenizers).await?;
     eprintln!(
         "import: weights of {} bytes in {uri}; train from it with --set train.initial={uri}",
-        plan.n_bytes()
+        plan.weights.n_bytes()
     );
     Ok(())
 }
@@ -255,6 +255,14 @@ fn tell(plan: &ImportPlan<'_>) {
             beginnings(names, 1)
         );
     }
+    if let Some(carried) = &plan.carried {
+        let names: Vec<String> = carried.names().map(str::to_owned).collect();
+        eprintln!(
+            "import: {} carried along and never read: {}",
+            count(&names),
+            beginnings(&names, 2)
+        );
+    }
     for (table, before, after) in &plan.resized {
         let how = match after > before {
             true => "new rows are the mean of the others",
@@ -283,6 +291,7 @@ fn count(names: &[String]) -> String {
 fn beginnings(names: &[String], n_parts: usize) -> String {
     let beginning = |name: &String| name.split('.').take(n_parts).collect::<Vec<_>>().join(".");
     let mut beginnings: Vec<String> = names.iter().map(beginning).collect();
+    beginnings.sort();
     beginnings.dedup();
     beginnings.join(", ")
 }
@@ -293,14 +302,19 @@ async fn write(
     settings: &Settings,
     tokenizers: &Tokenizers,
 ) -> Result<String> {
-    let pieces = plan
-        .chunks()
-        .map(|piece| piece.map(Bytes::from).map_err(weight_error));
-    writer.stream(WEIGHTS, pieces).await?;
+    writer.stream(WEIGHTS, pieces(&plan.weights)).await?;
+    if let Some(carried) = &plan.carried {
+        writer.stream(CARRIED, pieces(carried)).await?;
+    }
     writer.put(SETTINGS, settings.to_toml()).await?;
     writer.put(TOKENIZER, tokenizers.prompt_json()?).await?;
     writer
         .put(CLIP_TOKENIZER, tokenizers.category_json()?)
         .await?;
     writer.commit().await
+}
+
+fn pieces(file: &PlannedFile<'_>) -> impl Iterator<Item = Result<Bytes>> {
+    file.chunks()
+        .map(|piece| piece.map(Bytes::from).map_err(weight_error))
 }

@@ -7,7 +7,7 @@ use lavida_data::{
     prompt::Prompt,
     tokenizer::SEG_TOKEN,
 };
-use lavida_model::precision::Precision;
+use lavida_model::{lavida::UNUSED_TENSORS, precision::Precision, weights::Tensors};
 use serde_json::{Value, json};
 
 use super::Packing;
@@ -19,7 +19,12 @@ const MAX_CATEGORIES: usize = 30;
 const GATED: f32 = -1024.0;
 
 /// The whole document.
-pub fn document(model: &Model, packing: Packing, weights: &[String]) -> anyhow::Result<Value> {
+pub fn document(
+    model: &Model,
+    carried: &Tensors,
+    packing: Packing,
+    weights: &[String],
+) -> anyhow::Result<Value> {
     let settings = &model.settings;
     let (m, s) = (&settings.model, &settings.sampler);
     let special = model.tokenizers.special();
@@ -43,6 +48,11 @@ pub fn document(model: &Model, packing: Packing, weights: &[String]) -> anyhow::
         "format": "lavida/serving",
         "version": 1,
         "weights": { "files": weights, "format": format, "dtype": dtype, "names": names },
+        "carried": {
+            "n_tensors": carried.len(),
+            "prefixes": UNUSED_TENSORS,
+            "is": "SAM2's memory, which no output depends on: among the weights in safetensors, in carried.safetensors beside burnpack; in the number format it came in",
+        },
         "step": model.step,
         "axes": {
             "B": "clips of a batch", "N": "frames of all clips", "P": "patches of all clips", "W": "ids of the longest chat",
