@@ -1,4 +1,5 @@
-//! Token compression against its equations on the host in f64, for any size, with copies and ties.
+//! Token compression against its equations on the host in f64, for any size, with copies and ties: the kernels of every
+//! device that the features chosen give, and the plain version.
 
 #![allow(
     clippy::unwrap_used,
@@ -7,9 +8,13 @@
 
 use burn::tensor::{Device, Tensor, TensorData};
 use lavida_kernels::compression::{
-    CompressionConfig, CompressionError, Density, compress, compress_batch,
+    CompressionConfig, CompressionError, Density, compress, compress_samples, plain,
 };
 use proptest::prelude::*;
+
+mod devices;
+
+use devices::devices;
 
 /// Tokens of one sample on the host.
 type Rows = Vec<Vec<f32>>;
@@ -32,15 +37,50 @@ fn indices(data: TensorData) -> Vec<usize> {
     data.iter::<i64>().map(|index| index as usize).collect()
 }
 
-fn run(rows: &Rows, config: &CompressionConfig) -> Found {
-    let found = compress(to_tensor(rows, &Device::flex()), config).unwrap();
-    let values: Vec<f32> = found.tokens.into_data().try_to_vec().unwrap();
+fn found(
+    tokens: Tensor<2>,
+    kept: TensorData,
+    assignment: TensorData,
+    density: TensorData,
+) -> Found {
+    let [_, d_token] = tokens.dims();
+    let values: Vec<f32> = tokens.into_data().try_to_vec().unwrap();
     Found {
-        tokens: values.chunks(rows[0].len()).map(<[f32]>::to_vec).collect(),
-        kept: indices(found.kept.into_data()),
-        assignment: indices(found.assignment.into_data()),
-        density: found.density.into_data().iter::<f64>().collect(),
+        tokens: values.chunks(d_token).map(<[f32]>::to_vec).collect(),
+        kept: indices(kept),
+        assignment: indices(assignment),
+        density: density.iter::<f64>().collect(),
     }
+}
+
+fn run(rows: &Rows, config: &CompressionConfig, device: &Device) -> Found {
+    let samples = compress(to_tensor(rows, device), config).unwrap();
+    found(
+        samples.tokens,
+        samples.kept.into_data(),
+        samples.assignment.into_data(),
+        samples.density.into_data(),
+    )
+}
+
+fn run_plain(rows: &Rows, config: &CompressionConfig) -> Found {
+    let tokens = to_tensor(rows, &Device::flex()).unsqueeze_dim(0);
+    let batch = plain::compress_batch(tokens, config).unwrap();
+    found(
+        batch.tokens.squeeze_dim(0),
+        batch.kept.into_data(),
+        batch.assignment.into_data(),
+        batch.density.into_data(),
+    )
+}
+
+/// What every path gives, by name.
+fn every_run(rows: &Rows, config: &CompressionConfig) -> Vec<(&'static str, Found)> {
+    let mut runs = vec![("plain", run_plain(rows, config))];
+    for (name, device) in devices() {
+        runs.push((name, run(rows, config, &device)));
+    }
+    runs
 }
 
 fn squared_distance(a: &[f32], b: &[f32]) -> f64 {
@@ -133,9 +173,14 @@ fn to_f64(rows: &Rows) -> Vec<Vec<f64>> {
     rows.iter().map(row).collect()
 }
 
-/// Every step equals its equation in f64, as far as f32 can tell.
 fn check(rows: &Rows, config: &CompressionConfig) {
-    let found = run(rows, config);
+    for (path, found) in every_run(rows, config) {
+        check_one(path, &found, rows, config);
+    }
+}
+
+/// Every step equals its equation in f64, as far as f32 can tell.
+fn check_one(path: &str, found: &Found, rows: &Rows, config: &CompressionConfig) {
     let n_kept = config.n_kept(rows.len());
 
     let expected = density(rows, config);
@@ -143,14 +188,14 @@ fn check(rows: &Rows, config: &CompressionConfig) {
         let tolerance = 1e-5 * expected.abs();
         assert!(
             (found - expected).abs() <= tolerance,
-            "density {found}, expected {expected}"
+            "{path}: density {found}, expected {expected}"
         );
     }
 
     assert_eq!(found.kept.len(), n_kept);
     assert!(
         found.kept.is_sorted_by(|a, b| a < b),
-        "kept {:?}",
+        "{path}: kept {:?}",
         found.kept
     );
     let sparsest_kept = found
@@ -161,7 +206,7 @@ fn check(rows: &Rows, config: &CompressionConfig) {
     for dropped in (0..rows.len()).filter(|i| !found.kept.contains(i)) {
         assert!(
             expected[dropped] <= sparsest_kept * (1.0 + 1e-5),
-            "token {dropped} of density {} was dropped, one of {sparsest_kept} kept",
+            "{path}: token {dropped} of density {} was dropped, one of {sparsest_kept} kept",
             expected[dropped]
         );
     }
@@ -176,11 +221,14 @@ fn check(rows: &Rows, config: &CompressionConfig) {
         let shortest = squared_distance(&rows[token], &rows[found.kept[nearest[token]]]);
         assert!(
             distance == shortest,
-            "token {token} is {distance} from its centre, {shortest} from another"
+            "{path}: token {token} is {distance} from its centre, {shortest} from another"
         );
     }
     for (row, token) in found.kept.iter().enumerate() {
-        assert_eq!(found.assignment[*token], row, "a centre belongs to itself");
+        assert_eq!(
+            found.assignment[*token], row,
+            "{path}: a centre belongs to itself"
+        );
     }
 
     let expected = merge(&to_f64(rows), &found.kept, &found.assignment);
@@ -240,76 +288,152 @@ proptest! {
     #[test]
     fn of_equals_the_lower_index_comes_first(rows in crowded_tokens(), config in any_config()) {
         let config = CompressionConfig { density: Density::Knn, ..config };
-        let found = run(&rows, &config);
         let kept = densest(&density(&rows, &config), config.n_kept(rows.len()));
-        prop_assert_eq!(&found.assignment, &nearest_background(&rows, &kept));
-        prop_assert_eq!(found.kept, kept);
+        for (path, found) in every_run(&rows, &config) {
+            prop_assert_eq!(&found.assignment, &nearest_background(&rows, &kept), "{}", path);
+            prop_assert_eq!(&found.kept, &kept, "{}", path);
+        }
     }
 
     #[test]
     fn keeping_all_tokens_changes_none(rows in crowded_tokens(), config in any_config()) {
         let config = CompressionConfig { keep_ratio: 1.0, ..config };
-        let found = run(&rows, &config);
-        prop_assert_eq!(found.kept, (0..rows.len()).collect::<Vec<_>>());
-        prop_assert_eq!(found.tokens, rows);
+        for (path, found) in every_run(&rows, &config) {
+            prop_assert_eq!(found.kept, (0..rows.len()).collect::<Vec<_>>(), "{}", path);
+            prop_assert_eq!(&found.tokens, &rows, "{}", path);
+        }
     }
 
     #[test]
-    fn a_batch_is_its_samples(
-        first in proptest::collection::vec(proptest::collection::vec(-2.0f32..2.0, 5), 9),
-        second in proptest::collection::vec(proptest::collection::vec(-2.0f32..2.0, 5), 9),
+    fn samples_of_any_lengths_are_compressed_each_alone(
+        samples in proptest::collection::vec(
+            proptest::collection::vec(proptest::collection::vec(-2.0f32..2.0, 5), 1..30),
+            1..4,
+        ),
         config in any_config(),
     ) {
-        let device = Device::flex();
-        let samples = [to_tensor(&first, &device), to_tensor(&second, &device)];
-        let batch = compress_batch(Tensor::stack(samples.to_vec(), 0), &config).unwrap();
-        for (i, sample) in samples.into_iter().enumerate() {
-            let alone = compress(sample, &config).unwrap();
-            let row = |data: TensorData| data.iter::<f64>().collect::<Vec<_>>();
-            let kept = batch.kept.clone().narrow(0, i, 1);
-            prop_assert_eq!(row(kept.into_data()), row(alone.kept.into_data()));
-            let tokens = batch.tokens.clone().narrow(0, i, 1);
-            prop_assert_eq!(row(tokens.into_data()), row(alone.tokens.into_data()));
+        for (path, device) in devices() {
+            let lengths: Vec<usize> = samples.iter().map(Vec::len).collect();
+            let all = to_tensor(&samples.concat(), &device);
+            let together = compress_samples(all, &lengths, &config).unwrap();
+            let alone: Vec<Found> = samples.iter().map(|rows| run(rows, &config, &device)).collect();
+            let n_kept: Vec<usize> = alone.iter().map(|found| found.kept.len()).collect();
+            prop_assert_eq!(&together.n_kept, &n_kept, "{}", path);
+            let together = found(
+                together.tokens,
+                together.kept.into_data(),
+                together.assignment.into_data(),
+                together.density.into_data(),
+            );
+            prop_assert_eq!(together.tokens, alone.iter().flat_map(|f| f.tokens.clone()).collect::<Rows>(), "{}", path);
+            prop_assert_eq!(together.kept, alone.iter().flat_map(|f| f.kept.clone()).collect::<Vec<_>>(), "{}", path);
+            prop_assert_eq!(together.assignment, alone.iter().flat_map(|f| f.assignment.clone()).collect::<Vec<_>>(), "{}", path);
+            prop_assert_eq!(together.density, alone.iter().flat_map(|f| f.density.clone()).collect::<Vec<_>>(), "{}", path);
         }
     }
 
     // Central differences of the merge in f64, kept and assignment held fixed.
     #[test]
     fn the_gradient_is_the_merges(rows in spread_tokens(), config in any_config()) {
-        let device = Device::flex();
-        let tokens = to_tensor(&rows, &device).autodiff().require_grad();
-        let found = compress(tokens.clone(), &config).unwrap();
-        let [n_kept, d_token] = found.tokens.dims();
-        let weight = |row: usize, column: usize| ((row * d_token + column) as f64 * 0.7).sin();
-        let weights: Vec<f32> = (0..n_kept * d_token)
-            .map(|i| weight(i / d_token, i % d_token) as f32)
-            .collect();
-        let weights = Tensor::<2>::from_data(TensorData::new(weights, [n_kept, d_token]), &device);
-        let kept = indices(found.kept.into_data());
-        let assignment = indices(found.assignment.into_data());
-        let gradients = (found.tokens * weights.autodiff()).sum().backward();
-        let gradient: Vec<f32> = tokens.grad(&gradients).unwrap().into_data().try_to_vec().unwrap();
-
-        let mut moved = to_f64(&rows);
-        let value = |rows: &[Vec<f64>]| {
-            let merged = merge(rows, &kept, &assignment);
-            let terms = merged.iter().enumerate().flat_map(|(row, token)| {
-                token.iter().enumerate().map(move |(column, v)| v * weight(row, column))
-            });
-            terms.sum::<f64>()
-        };
-        let step = 1e-5;
-        for (i, found) in gradient.iter().enumerate() {
-            let (row, column) = (i / d_token, i % d_token);
-            let at = moved[row][column];
-            moved[row][column] = at + step;
-            let above = value(&moved);
-            moved[row][column] = at - step;
-            let below = value(&moved);
-            moved[row][column] = at;
-            let expected = (above - below) / (2.0 * step);
-            prop_assert!((f64::from(*found) - expected).abs() < 1e-4, "{i}: {found}, expected {expected}");
+        for (path, device) in devices() {
+            check_gradient(path, &device, &rows, &config);
         }
+    }
+}
+
+fn check_gradient(path: &str, device: &Device, rows: &Rows, config: &CompressionConfig) {
+    let tokens = to_tensor(rows, device).autodiff().require_grad();
+    let found = compress(tokens.clone(), config).unwrap();
+    let [n_kept, d_token] = found.tokens.dims();
+    let weight = |row: usize, column: usize| ((row * d_token + column) as f64 * 0.7).sin();
+    let weights: Vec<f32> = (0..n_kept * d_token)
+        .map(|i| weight(i / d_token, i % d_token) as f32)
+        .collect();
+    let weights = Tensor::<2>::from_data(TensorData::new(weights, [n_kept, d_token]), device);
+    let (kept, assignment) = (found.kept.clone(), found.assignment.clone());
+    let gradients = (found.tokens * weights.clone().autodiff()).sum().backward();
+    let gradient: Vec<f32> = tokens
+        .grad(&gradients)
+        .unwrap()
+        .into_data()
+        .try_to_vec()
+        .unwrap();
+
+    // The plain version's, for the same background and clusters.
+    let copies = to_tensor(rows, device).autodiff().require_grad();
+    let merged = plain::reverse_attention(
+        copies.clone().unsqueeze_dim(0),
+        kept.clone().unsqueeze_dim(0),
+        assignment.clone().unsqueeze_dim(0),
+    );
+    let gradients = (merged.squeeze_dim::<2>(0) * weights.autodiff())
+        .sum()
+        .backward();
+    let of_plain: Vec<f32> = copies
+        .grad(&gradients)
+        .unwrap()
+        .into_data()
+        .try_to_vec()
+        .unwrap();
+    for (i, (found, expected)) in gradient.iter().zip(&of_plain).enumerate() {
+        assert!(
+            (found - expected).abs() < 2e-4,
+            "{path}: {i}: {found}, plain {expected}"
+        );
+    }
+
+    // Central differences of the merge in f64.
+    let (kept, assignment) = (indices(kept.into_data()), indices(assignment.into_data()));
+    let mut moved = to_f64(rows);
+    let value = |rows: &[Vec<f64>]| {
+        let merged = merge(rows, &kept, &assignment);
+        let terms = merged.iter().enumerate().flat_map(|(row, token)| {
+            token
+                .iter()
+                .enumerate()
+                .map(move |(column, v)| v * weight(row, column))
+        });
+        terms.sum::<f64>()
+    };
+    let step = 1e-5;
+    for (i, found) in gradient.iter().enumerate() {
+        let (row, column) = (i / d_token, i % d_token);
+        let at = moved[row][column];
+        moved[row][column] = at + step;
+        let above = value(&moved);
+        moved[row][column] = at - step;
+        let below = value(&moved);
+        moved[row][column] = at;
+        let expected = (above - below) / (2.0 * step);
+        assert!(
+            (f64::from(*found) - expected).abs() < 1e-4,
+            "{path}: {i}: {found}, expected {expected}"
+        );
+    }
+}
+
+#[test]
+fn frozen_tokens_leave_nothing_on_the_tape() {
+    let rows: Rows = (0..20)
+        .map(|i| vec![i as f32, (i * i % 7) as f32])
+        .collect();
+    for (path, device) in devices() {
+        let config = CompressionConfig::default();
+        let tokens = to_tensor(&rows, &device).autodiff(); // a tape, but nothing to learn
+        let merged = compress(tokens.clone(), &config).unwrap().tokens;
+        let learned = Tensor::<2>::ones(merged.dims(), &device)
+            .autodiff()
+            .require_grad();
+        let gradients = (merged.clone() * learned.clone()).sum().backward();
+        assert!(tokens.grad(&gradients).is_none(), "{path}");
+        let expected = run(&rows, &config, &device).tokens.concat();
+        let gradient: Vec<f32> = learned
+            .grad(&gradients)
+            .unwrap()
+            .into_data()
+            .try_to_vec()
+            .unwrap();
+        assert_eq!(gradient, expected, "{path}");
     }
 }
 
@@ -321,9 +445,10 @@ fn equal_tokens_keep_the_first_ones() {
             density,
             ..CompressionConfig::default()
         };
-        let found = run(&rows, &config);
-        assert_eq!(found.kept, [0, 1, 2]);
-        assert_eq!(found.assignment, [0, 1, 2, 0, 0, 0, 0]);
+        for (path, found) in every_run(&rows, &config) {
+            assert_eq!(found.kept, [0, 1, 2], "{path}");
+            assert_eq!(found.assignment, [0, 1, 2, 0, 0, 0, 0], "{path}");
+        }
     }
 }
 
@@ -334,8 +459,9 @@ fn a_single_token_passes_unchanged() {
         keep_ratio: 0.001,
         ..CompressionConfig::default()
     };
-    let found = run(&rows, &config);
-    assert_eq!((found.tokens, found.kept), (rows, vec![0]));
+    for (path, found) in every_run(&rows, &config) {
+        assert_eq!((&found.tokens, found.kept), (&rows, vec![0]), "{path}");
+    }
 }
 
 #[test]
@@ -344,12 +470,20 @@ fn the_first_bad_token_is_named() {
         let mut rows = vec![vec![1.0, 2.0]; 5];
         rows[3][1] = bad;
         rows[4][0] = bad;
-        let tokens = to_tensor(&rows, &Device::flex());
-        match compress(tokens, &CompressionConfig::default()) {
-            Err(CompressionError::NotFinite {
-                sample: 0, row: 3, ..
-            }) => {}
-            other => panic!("{bad}: {other:?}"),
+        for (path, device) in devices() {
+            let tokens = to_tensor(&rows, &device);
+            match compress(tokens.clone(), &CompressionConfig::default()) {
+                Err(CompressionError::NotFinite {
+                    sample: 0, row: 3, ..
+                }) => {}
+                other => panic!("{path}, {bad}: {other:?}"),
+            }
+            match compress_samples(tokens, &[2, 3], &CompressionConfig::default()) {
+                Err(CompressionError::NotFinite {
+                    sample: 1, row: 1, ..
+                }) => {}
+                other => panic!("{path}, {bad}: {other:?}"),
+            }
         }
     }
 }

@@ -19,7 +19,7 @@ use burn::tensor::activation::log_softmax;
 use burn::tensor::{Device, FloatDType, Int, Tensor, TensorData};
 
 use crate::attention::{MASKED_SCORE, additive_mask, causal_keep};
-use crate::compression::{CompressionConfig, CompressionError, compress, compress_batch};
+use crate::compression::{CompressionConfig, CompressionError, compress_samples};
 use crate::config::{LanguageConfig, Positions, VisionConfig};
 use crate::error::{Error, Result};
 use crate::initial::normal_linear;
@@ -289,36 +289,18 @@ fn reduce_tokens(
     prompts: &mut [Prompt],
     config: &CompressionConfig,
 ) -> Result<Tensor<2>> {
-    config
-        .check()
-        .map_err(|error| compression_error(error, 0))?;
+    config.check().map_err(compression_error)?;
     if config.keep_ratio >= 1.0 {
         return Ok(visual);
     }
-    let [n_visual, width] = visual.dims();
-    let n_samples = prompts.len();
-    let per_sample = prompts[0].n_visual();
-    if prompts.iter().all(|prompt| prompt.n_visual() == per_sample) {
-        let batch = compress_batch(visual.reshape([n_samples, per_sample, width]), config)
-            .map_err(|error| compression_error(error, 0))?;
-        for (sample, prompt) in prompts.iter_mut().enumerate() {
-            let kept = batch.kept.clone().narrow(0, sample, 1).flatten(0, 1);
-            keep_tokens(prompt, kept);
-        }
-        return Ok(batch.tokens.flatten(0, 1));
-    }
-    let mut merged = Vec::with_capacity(n_samples);
+    let n_tokens: Vec<usize> = prompts.iter().map(Prompt::n_visual).collect();
+    let samples = compress_samples(visual, &n_tokens, config).map_err(compression_error)?;
     let mut start = 0;
-    for (sample, prompt) in prompts.iter_mut().enumerate() {
-        let n_tokens = prompt.n_visual();
-        let compressed = compress(visual.clone().narrow(0, start, n_tokens), config)
-            .map_err(|error| compression_error(error, sample))?;
-        keep_tokens(prompt, compressed.kept);
-        merged.push(compressed.tokens);
-        start += n_tokens;
+    for (prompt, n_kept) in prompts.iter_mut().zip(samples.n_kept) {
+        keep_tokens(prompt, samples.kept.clone().narrow(0, start, n_kept));
+        start += n_kept;
     }
-    debug_assert_eq!(start, n_visual, "every visual token belongs to a sample");
-    Ok(Tensor::cat(merged, 0))
+    Ok(samples.tokens)
 }
 
 /// Reads which tokens were kept only where positions depend on it: it waits for the device.
@@ -333,10 +315,10 @@ fn keep_tokens(prompt: &mut Prompt, kept: Tensor<1, Int>) {
     prompt.keep_visual(&kept);
 }
 
-fn compression_error(error: CompressionError, first_sample: usize) -> Error {
+fn compression_error(error: CompressionError) -> Error {
     let what = match &error {
         CompressionError::NotFinite { sample, .. } => {
-            format!("visual tokens of sample {}", first_sample + sample)
+            format!("visual tokens of sample {sample}")
         }
         _ => "token compression".to_owned(),
     };

@@ -61,7 +61,7 @@ pub(super) fn choose(tokens: FlexTensor, n_tokens: &[usize], config: &Compressio
         squared_lengths,
     } = choice;
     let indices = |indices: Vec<u32>| {
-        let indices: Vec<i64> = indices.into_iter().map(i64::from).collect();
+        let indices: Vec<i32> = indices.into_iter().map(|index| index as i32).collect();
         let shape = [indices.len()];
         FlexTensor::from_data(TensorData::new(indices, shape))
     };
