@@ -160,12 +160,13 @@ pub struct TrainSettings {
     pub side_by_side: usize,
     /// What backward computes again instead of keeping it: `none`, or `blocks` (the language model's layers, the
     /// Q-Former, SAM2's mask decoder). Not a bit of the result depends on it. `blocks` keeps of each block only what
-    /// goes in, and costs one more forward of these blocks: about a third of a step.
+    /// goes in, and costs one more forward of these blocks: a fifth of a step's time where everything trains, two
+    /// fifths with LoRA (docs/benchmarks.md).
     #[serde(default)]
     pub recompute: Recompute,
     /// Number format of the weights that forward reads: `f32`, or `bf16`, which halves weights and activations and
-    /// rounds to three digits; what trains is kept in f32 beside it. Faster on a GPU, several times slower on a CPU,
-    /// which emulates it.
+    /// rounds to three digits; what trains is kept in f32 beside it, so a run that trains everything saves little. Made
+    /// for GPUs; a CPU emulates it and takes a fifth longer.
     #[serde(default)]
     pub precision: Precision,
     /// Checkpoint whose weights the run starts from (URI of a run or of one checkpoint); from random weights without.
