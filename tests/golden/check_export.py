@@ -2,8 +2,7 @@
 
     venv/bin/python tests/golden/check_export.py EXPORTED_FOLDER      (the venv of make_import_fixtures.py)
 
-Works on any export in safetensors of a LAVIDA whose SAM2 has the sizes of `small_sam2` there. What the export lacks is
-SAM2's memory, which LAVIDA does not have (docs/deviations.md), and that alone.
+Works on any export in safetensors of a LAVIDA that was imported and whose SAM2 has the sizes of `small_sam2` there.
 """
 
 import json
@@ -15,8 +14,6 @@ from safetensors.torch import load_file
 from transformers import CLIPTextConfig, CLIPTextModel, Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
 from make_import_fixtures import small_sam2
-
-MEMORY = ("mask_downsample.", "maskmem_", "memory_", "no_mem_pos_enc", "no_obj_", "obj_ptr_")
 
 
 def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
@@ -31,11 +28,9 @@ def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def check(what: str, module: torch.nn.Module, tensors: dict, may_lack: tuple[str, ...] = ()) -> None:
+def check(what: str, module: torch.nn.Module, tensors: dict) -> None:
     missing, unexpected = module.load_state_dict(tensors, strict=False)
-    lacks = [name for name in missing if name.startswith(may_lack)] if may_lack else []
-    missing = [name for name in missing if name not in lacks]
-    print(f"{what}: {len(tensors)} tensors, missing {missing}, unexpected {unexpected}, memory left out {len(lacks)}")
+    print(f"{what}: {len(tensors)} tensors, missing {missing}, unexpected {unexpected}")
     assert not missing and not unexpected
 
 
@@ -58,7 +53,7 @@ def main() -> None:
     )
     clip = CLIPTextConfig(**{n: text[n] for n in [*names, "vocab_size", "max_position_embeddings"]})
     projector = below("seg_model.multi_scale_projector.")
-    check("SAM2", small_sam2(), below("seg_model."), MEMORY)
+    check("SAM2", small_sam2(), below("seg_model."))
     check("CLIP", CLIPTextModel(clip), below("assist_clf."))
     model = Qwen2VLForConditionalGeneration(qwen2_vl)
     check("Qwen2-VL", model, dict(tensors))

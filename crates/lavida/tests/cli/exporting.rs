@@ -6,7 +6,7 @@ use lavida_model::weights::read_safetensors;
 use serde_json::Value;
 
 use crate::{
-    importing::{Towers, fixture, weights},
+    importing::{Towers, carried, fixture, published, weights},
     support::{World, finish, names, run_in},
 };
 
@@ -91,6 +91,17 @@ fn an_export_scores_as_the_checkpoint_did_to_the_bit_with_adapters_merged() {
         let settings = std::fs::read_to_string(folder.join("settings.toml")).unwrap();
         assert!(!settings.contains("\"lora\""), "{settings}");
         assert_eq!(scores(world.path(), out), expected, "{out}");
+        // The memory that came in with SAM2 is there as it was, and is read by none of this.
+        let memory = carried(world.path(), "first");
+        let mut published = published(&folder);
+        if out == "burnpack" {
+            assert_eq!(published, memory); // beside model.bpk
+        } else {
+            let n_weights = trained.len() - adapters;
+            assert_eq!(published.len(), n_weights + memory.len());
+            published.retain(|name, _| memory.contains_key(name));
+            assert_eq!(published, memory, "{out}");
+        }
         // An export of an export is the same files.
         let again = export(world.path(), out, &format!("{out}-again"), packing);
         let sums = |folder: &Path| std::fs::read_to_string(folder.join("SHA256SUMS")).unwrap();
@@ -109,8 +120,10 @@ fn an_import_of_an_export_is_the_checkpoint_to_the_byte() {
         Towers::default()
             .import(folder, &first, &["--dtype", dtype])
             .succeeded();
-        let bytes =
-            |out: &str| std::fs::read(folder.join(out).join("g0-weights.safetensors")).unwrap();
+        let bytes = |out: &str| {
+            ["g0-weights.safetensors", "g0-carried.safetensors"]
+                .map(|part| std::fs::read(folder.join(out).join(part)).unwrap())
+        };
         for (packed, packing) in PACKINGS {
             let exported = format!("{packed}-{dtype}");
             export(
@@ -173,11 +186,12 @@ fn shards_are_named_and_indexed_as_transformers_does() {
         n_tensors += tensors.len();
     }
     assert_eq!(index["metadata"]["total_size"], total);
-    assert_eq!(
-        (map.len(), weights(folder, "first").len()),
-        (n_tensors, n_tensors)
-    );
-    // bf16 is half of it.
+    let memory = carried(folder, "first");
+    let expected = weights(folder, "first").len() + memory.len();
+    assert_eq!((map.len(), n_tensors), (expected, expected));
+    // bf16 is half of it, but for the memory, which stays as it is.
+    let memory: usize = memory.values().map(|data| data.as_bytes().len()).sum();
+    let total = total + memory;
     let half = export(folder, "first", "half", &["--dtype", "bf16"]);
     let size = std::fs::metadata(half.join("model.safetensors"))
         .unwrap()
@@ -186,6 +200,37 @@ fn shards_are_named_and_indexed_as_transformers_does() {
         (total / 2..total / 2 + 60_000).contains(&size),
         "{size} of {total}"
     );
+}
+
+#[test]
+fn an_export_of_a_model_that_was_never_imported_has_no_memory_and_says_so() {
+    let world = World::new();
+    let args = ["export", "--checkpoint", world.trained(), "--out", "out"];
+    let ran = world.run(&args).succeeded();
+    assert!(ran.stderr().contains("no SAM2 memory"), "{}", ran.stderr());
+    let tensors = published(&world.join("out"));
+    assert!(tensors.len() > 100);
+    let memory = |name: &String| name.starts_with("seg_model.mem");
+    assert!(!tensors.keys().any(memory));
+    // Nor has what is made of it.
+    let args = ["import", "--lavida", "out", "--out", "back"];
+    world.run(&args).succeeded();
+    assert!(!world.join("back/g0-carried.safetensors").exists());
+}
+
+#[test]
+fn a_carried_part_that_is_cut_is_refused_where_it_is_needed() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    Towers::default().import(folder, "first", &[]).succeeded();
+    let part = folder.join("first/g0-carried.safetensors");
+    let bytes = std::fs::read(&part).unwrap();
+    std::fs::write(&part, &bytes[..bytes.len() / 2]).unwrap();
+    let args = ["export", "--checkpoint", "first", "--out", "out"];
+    run_in(folder, &args).refused(3, &["g0-carried.safetensors", "bytes"]);
+    assert!(!folder.join("out").exists());
+    // Who only scores has no need of it.
+    scores(folder, "first");
 }
 
 #[test]

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::TensorData;
 use half::bf16;
+use lavida_model::weights::{read_safetensors, write_safetensors};
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 use crate::{
     importing::{Towers, changed, fixture},
@@ -341,4 +343,40 @@ fn a_checkpoint_or_a_run_is_never_written_over() {
         std::fs::read(folder.path().join("first/manifest.json")).unwrap(),
         manifest
     );
+}
+
+#[test]
+fn a_tensor_that_is_only_carried_and_is_no_number_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    Towers::default().import(folder, "first", &[]).succeeded();
+    run_in(
+        folder,
+        &["export", "--checkpoint", "first", "--out", "exported"],
+    )
+    .succeeded();
+    // Somebody changed a value, and the sums with it.
+    let file = folder.join("exported/model.safetensors");
+    let mut tensors = read_safetensors(&std::fs::read(&file).unwrap()).unwrap();
+    let pointer = TensorData::new(vec![f32::NAN; 16], [1, 16]);
+    let earlier = tensors.insert("seg_model.no_obj_ptr".into(), pointer);
+    assert_eq!(earlier.unwrap().shape().as_slice(), [1, 16]);
+    let bytes = write_safetensors(&tensors, None).unwrap();
+    let sum: String = Sha256::digest(&bytes)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    std::fs::write(file, bytes).unwrap();
+    std::fs::write(
+        folder.join("exported/SHA256SUMS"),
+        format!("{sum}  model.safetensors\n"),
+    )
+    .unwrap();
+    let import = ["import", "--lavida", "exported", "--out", "back"];
+    let words = [
+        "1 tensor",
+        "seg_model.no_obj_ptr: expected finite values, found NaN",
+    ];
+    run_in(folder, &import).refused(3, &words);
+    assert!(!folder.join("back").exists());
 }
