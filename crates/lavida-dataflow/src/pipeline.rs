@@ -13,7 +13,7 @@ use std::{ops::Range, sync::Arc, time::Duration};
 
 use lavida_data::{Error, Result};
 use lavida_store::Store;
-use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
+use ractor::{Actor, ActorProcessingErr, ActorRef, Message, SupervisionEvent};
 use tokio::sync::mpsc;
 
 use crate::{
@@ -100,7 +100,7 @@ impl<D: Drawer> Pipeline<D> {
 
     async fn spawn(
         self,
-        supervisor: &ActorRef<()>,
+        supervisor: &ActorRef<NoMessage>,
         outcome: mpsc::UnboundedSender<Outcome>,
     ) -> Result<ActorRef<trainer::Msg>> {
         let cell = || supervisor.get_cell();
@@ -176,18 +176,27 @@ struct Supervisor {
     failed: mpsc::UnboundedSender<Error>,
 }
 
+/// It only watches. (`()` would do, but ractor_cluster would let peers send that.)
+enum NoMessage {}
+
+impl Message for NoMessage {}
+
 impl Actor for Supervisor {
-    type Msg = ();
+    type Msg = NoMessage;
     type State = ();
     type Arguments = ();
 
-    async fn pre_start(&self, _: ActorRef<()>, (): ()) -> Result<(), ActorProcessingErr> {
+    async fn pre_start(
+        &self,
+        _: ActorRef<NoMessage>,
+        (): (),
+    ) -> Result<(), ActorProcessingErr> {
         Ok(())
     }
 
     async fn handle_supervisor_evt(
         &self,
-        _: ActorRef<()>,
+        _: ActorRef<NoMessage>,
         event: SupervisionEvent,
         (): &mut (),
     ) -> Result<(), ActorProcessingErr> {
