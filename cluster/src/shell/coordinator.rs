@@ -1,0 +1,278 @@
+//! The task that runs a [`Coordinator`]: messages, ticks and the store's answers in, its actions out.
+
+use std::{net::SocketAddr, time::Duration};
+
+use lavida_store::{Error, Result, Store};
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, watch},
+    task::JoinHandle,
+    time::{Instant, MissedTickBehavior, interval, timeout},
+};
+
+use super::{
+    Refusals, Security,
+    gate::{check_address, listen},
+    node::{Arrival, MAX_WAITING, Node},
+    record::Record,
+};
+use crate::control::{
+    Action, Answer, Coordinator, CoordinatorSettings, Event, Generation, MemberFrame, Outcome,
+    decode, encode, ledger::Fact,
+};
+
+const TICK: Duration = Duration::from_millis(200);
+/// A store that has not answered for this long has not answered: the write is repeated.
+const STORE_PATIENCE: Duration = Duration::from_secs(10);
+
+/// A run as its coordinator sees it now.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RunStatus {
+    /// The newest generation.
+    pub generation: Generation,
+    /// Ranks of the world at work; 0 when none works.
+    pub n_ranks: usize,
+    /// Members that take part or wait to.
+    pub n_members: usize,
+    /// Steps that the slowest rank has learned.
+    pub step: u64,
+    /// The newest committed step.
+    pub committed: u64,
+}
+
+/// A coordinator that runs.
+pub struct CoordinatorHandle {
+    /// Where members reach it.
+    pub address: SocketAddr,
+    /// What is going on, as it changes.
+    pub status: watch::Receiver<RunStatus>,
+    /// Who was turned away.
+    pub refusals: Refusals,
+    events: mpsc::Sender<Result<Event>>,
+    task: JoinHandle<Result<Outcome>>,
+    gate: JoinHandle<()>,
+}
+
+impl CoordinatorHandle {
+    /// Asks the run to end after what is under way.
+    pub async fn stop(&self) {
+        // An error means that it has ended already.
+        let _ = self.events.send(Ok(Event::Stop)).await;
+    }
+
+    /// Waits for the end of the run.
+    ///
+    /// # Errors
+    /// [`Error::Fenced`] when another coordinator owns the run, [`Error::Corrupt`] when the ledger is damaged,
+    /// [`Error::Internal`] for a bug.
+    pub async fn outcome(mut self) -> Result<Outcome> {
+        let joined = (&mut self.task).await;
+        joined.map_err(|error| Error::Internal(format!("coordinator: {error}")))?
+    }
+}
+
+impl Drop for CoordinatorHandle {
+    fn drop(&mut self) {
+        self.gate.abort();
+        self.task.abort();
+    }
+}
+
+/// Listens for members and coordinates the run whose store this is.
+///
+/// # Errors
+/// [`Error::Invalid`] for an address off loopback without certificates, or one that cannot be listened at.
+pub async fn coordinate(
+    settings: CoordinatorSettings,
+    at: SocketAddr,
+    security: &Security,
+    run: Store,
+) -> Result<CoordinatorHandle> {
+    check_address("listening at", at.ip(), security)?;
+    let unusable = |error| Error::invalid(at, "an address to listen at", error);
+    let listener = TcpListener::bind(at).await.map_err(unusable)?;
+    let address = listener.local_addr().map_err(unusable)?;
+    let acceptor = match &security.certificates {
+        Some(certificates) => Some(certificates.acceptor()?),
+        None => None,
+    };
+    let refusals = Refusals::default();
+    let (node, arrivals) = Node::of_coordinator(security, refusals.clone()).await?;
+    let gate = listen(listener, acceptor, node.server.clone(), refusals.clone());
+    let gate = tokio::spawn(gate);
+    let (events, from_outside) = mpsc::channel(MAX_WAITING);
+    let (tell, status) = watch::channel(RunStatus::default());
+    let shell = Shell {
+        machine: Coordinator::new(settings),
+        node,
+        record: Record::new(run),
+        events: events.clone(),
+        reading: None,
+        began: Instant::now(),
+        status: tell,
+        malformed: 0,
+    };
+    let task = tokio::spawn(shell.run(arrivals, from_outside));
+    Ok(CoordinatorHandle {
+        address,
+        status,
+        refusals,
+        events,
+        task,
+        gate,
+    })
+}
+
+struct Shell {
+    machine: Coordinator,
+    node: Node,
+    record: Record,
+    /// For the answers of the store; an error is one that no later try can mend.
+    events: mpsc::Sender<Result<Event>>,
+    reading: Option<JoinHandle<()>>,
+    began: Instant,
+    status: watch::Sender<RunStatus>,
+    malformed: u64,
+}
+
+impl Shell {
+    async fn run(
+        mut self,
+        mut arrivals: mpsc::Receiver<Arrival>,
+        mut events: mpsc::Receiver<Result<Event>>,
+    ) -> Result<Outcome> {
+        let mut ticks = interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        loop {
+            let event = tokio::select! {
+                _ = ticks.tick() => Some(Event::Tick),
+                Some(event) = events.recv() => Some(event?),
+                Some(arrival) = arrivals.recv() => self.arrived(arrival),
+            };
+            let Some(event) = event else { continue };
+            for action in self.machine.step(event, self.began.elapsed()) {
+                if let Some(outcome) = self.act(action) {
+                    // What was just sent is still on its way through the sessions.
+                    tokio::time::sleep(TICK).await;
+                    return match outcome {
+                        Outcome::Fenced { by } => Err(Error::Fenced {
+                            what: "run".to_owned(),
+                            ours: self.machine.generation().0,
+                            theirs: by.0,
+                        }),
+                        Outcome::Damaged { reason } => {
+                            Err(Error::corrupt("ledger", "entries in order", reason))
+                        }
+                        outcome => Ok(outcome),
+                    };
+                }
+            }
+            self.tell();
+        }
+    }
+
+    fn arrived(&mut self, arrival: Arrival) -> Option<Event> {
+        match arrival {
+            Arrival::Frame(bytes) => match decode::<MemberFrame>(&bytes) {
+                Ok(frame) => Some(Event::Message(frame)),
+                Err(error) => {
+                    // It came from a peer with cookie and certificate: a bug or another build, said once.
+                    self.malformed += 1;
+                    if self.malformed == 1 {
+                        tracing::warn!("a message of a member was not understood: {error}");
+                    }
+                    None
+                }
+            },
+            Arrival::PeerGone(name) => {
+                let member = Node::member_named(&name)?;
+                Some(Event::Disconnected(member))
+            }
+            Arrival::PeerReady | Arrival::TurnedAway => None,
+        }
+    }
+
+    /// Does it; what takes time is done aside and answers with an event.
+    fn act(&mut self, action: Action) -> Option<Outcome> {
+        let (record, events) = (self.record.clone(), self.events.clone());
+        match action {
+            Action::Send(frame) => match encode(&frame) {
+                Ok(bytes) => {
+                    // To one that is not connected: it will be found silent.
+                    self.node.send_to_member(frame.member, bytes);
+                }
+                Err(error) => tracing::error!("a message to {} is not sent: {error}", frame.member),
+            },
+            Action::ReadLedger => {
+                // It is asked again while the store is slow: one read at a time is enough.
+                if self.reading.as_ref().is_none_or(JoinHandle::is_finished) {
+                    self.reading = Some(tokio::spawn(async move {
+                        let event = match record.read().await {
+                            Ok((entries, published)) => {
+                                Ok(Event::LedgerRead { entries, published })
+                            }
+                            Err(error @ Error::Unavailable { .. }) => {
+                                return tracing::warn!("ledger: {error}; trying again");
+                            }
+                            Err(error) => Err(error),
+                        };
+                        let _ = events.send(event).await; // Nobody listens once the run has ended.
+                    }));
+                }
+            }
+            Action::Append { index, entry } => {
+                tokio::spawn(async move {
+                    let append = timeout(STORE_PATIENCE, record.append(index, &entry)).await;
+                    let answer = append.unwrap_or(Ok(Answer::Unavailable));
+                    let event = answer.map(|answer| Event::Appended { index, answer });
+                    let _ = events.send(event).await;
+                });
+            }
+            Action::Publish(entry) => {
+                let Fact::Committed { step, .. } = entry.fact else {
+                    return None; // The machine publishes nothing else.
+                };
+                tokio::spawn(async move {
+                    let publish = timeout(STORE_PATIENCE, record.publish(&entry)).await;
+                    let answer = publish.unwrap_or(Ok(Answer::Unavailable));
+                    let event = answer.map(|answer| Event::Published { step, answer });
+                    let _ = events.send(event).await;
+                });
+            }
+            Action::Probe { index } => {
+                tokio::spawn(async move {
+                    let probe = timeout(STORE_PATIENCE, record.entry(index)).await;
+                    let found = match probe {
+                        Ok(Ok(found)) => Ok(found.map(Box::new)),
+                        Err(_) | Ok(Err(Error::Unavailable { .. })) => Ok(None),
+                        Ok(Err(error)) => Err(error),
+                    };
+                    let event = found.map(|found| Event::Probed { index, found });
+                    let _ = events.send(event).await;
+                });
+            }
+            Action::Log(notice) => tracing::info!("{notice}"),
+            Action::End(outcome) => return Some(outcome),
+        }
+        None
+    }
+
+    fn tell(&self) {
+        let world = self.machine.world();
+        let in_world = |id| world.is_some_and(|world| world.rank_of(id).is_some());
+        let steps = self.machine.members().filter(|(id, ..)| in_world(*id));
+        let steps = steps.filter_map(|(.., status)| status.map(|status| status.step));
+        let status = RunStatus {
+            generation: self.machine.generation(),
+            n_ranks: world.map_or(0, |world| world.size()),
+            n_members: self.machine.members().count(),
+            step: steps.min().unwrap_or(0),
+            committed: self.machine.committed(),
+        };
+        self.status.send_if_modified(|known| {
+            let changed = *known != status;
+            *known = status;
+            changed
+        });
+    }
+}

@@ -1,0 +1,269 @@
+//! The task that runs a [`Member`], and the handle through which a trainer takes part.
+
+use std::time::Duration;
+
+use lavida_store::{Error, Result};
+use tokio::{
+    sync::mpsc,
+    task::JoinHandle,
+    time::{Instant, MissedTickBehavior, interval},
+};
+
+use super::{
+    Security,
+    gate::dial,
+    node::{Arrival, MAX_WAITING, Node},
+};
+use crate::control::{
+    CoordinatorFrame, FromMember, Generation, Join, Member, MemberAction, MemberEvent, MemberId,
+    Written, decode, encode,
+};
+
+const TICK: Duration = Duration::from_millis(100);
+/// A connection over which so many requests to join went unanswered is made anew.
+const UNANSWERED: u32 = 3;
+
+/// A worker's place in a run: what it is told, and what it tells.
+pub struct MemberHandle {
+    /// Who it is.
+    pub id: MemberId,
+    work: mpsc::Receiver<MemberAction>,
+    events: mpsc::Sender<MemberEvent>,
+    task: JoinHandle<Result<()>>,
+}
+
+/// What a worker says from any thread; see [`MemberHandle::teller`].
+#[derive(Clone)]
+pub struct Teller(mpsc::Sender<MemberEvent>);
+
+impl Teller {
+    async fn tell(&self, event: MemberEvent) {
+        // An error means that the member has ended; the trainer learns it from its work.
+        let _ = self.0.send(event).await;
+    }
+
+    /// This step is learned.
+    pub async fn learned(&self, generation: Generation, step: u64) {
+        self.tell(MemberEvent::Learned { generation, step }).await;
+    }
+
+    /// This rank's parts of a checkpoint are in the store.
+    pub async fn wrote(&self, generation: Generation, written: Written) {
+        let event = MemberEvent::Wrote {
+            generation,
+            written,
+        };
+        self.tell(event).await;
+    }
+
+    /// It waits at its next barrier, until [`MemberAction::Passed`].
+    pub async fn arrived(&self, generation: Generation) {
+        self.tell(MemberEvent::Arrived { generation }).await;
+    }
+
+    /// Nothing of this generation works here any more: asked to end it, or unable to go on.
+    pub async fn stopped(&self, generation: Generation) {
+        self.tell(MemberEvent::Stopped { generation }).await;
+    }
+
+    /// An entry by which the other ranks' engines find this one.
+    pub async fn offer(&self, generation: Generation, key: String, value: Vec<u8>) {
+        let event = MemberEvent::Offer {
+            generation,
+            key,
+            value,
+        };
+        self.tell(event).await;
+    }
+
+    /// Asks for another rank's entry, which comes as [`MemberAction::Found`].
+    pub async fn need(&self, generation: Generation, key: String) {
+        self.tell(MemberEvent::Need { generation, key }).await;
+    }
+}
+
+impl MemberHandle {
+    /// The next thing to do: begin a world, go on to a step, take a snapshot, abort. `None` when the member has ended.
+    pub async fn next(&mut self) -> Option<MemberAction> {
+        self.work.recv().await
+    }
+
+    /// For telling what was done.
+    pub fn teller(&self) -> Teller {
+        Teller(self.events.clone())
+    }
+
+    /// Leaves the run for good and waits until that is said.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] for a bug.
+    pub async fn leave(mut self) -> Result<()> {
+        let _ = self.events.send(MemberEvent::Leave).await;
+        let joined = (&mut self.task).await;
+        joined.map_err(|error| Error::Internal(format!("member: {error}")))?
+    }
+}
+
+impl Drop for MemberHandle {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Takes part in the run whose coordinator listens at `host:port`. Returns at once; the member goes on trying to reach
+/// it. `window` is the number of steps of work that there is room for.
+///
+/// # Errors
+/// [`Error::Internal`] when the node cannot start.
+pub async fn join(
+    id: MemberId,
+    join: Join,
+    address: String,
+    security: Security,
+    window: u64,
+) -> Result<MemberHandle> {
+    let (node, arrivals) = Node::of_member(id, &security).await?;
+    let (events, from_trainer) = mpsc::channel(MAX_WAITING);
+    let (work, to_do) = mpsc::channel(MAX_WAITING);
+    let shell = Shell {
+        machine: Member::new(id, join, window),
+        node,
+        address,
+        security,
+        work,
+        began: Instant::now(),
+        dialling: None,
+        unanswered: 0,
+        complaint: None,
+    };
+    let task = tokio::spawn(shell.run(arrivals, from_trainer));
+    Ok(MemberHandle {
+        id,
+        work: to_do,
+        events,
+        task,
+    })
+}
+
+struct Shell {
+    machine: Member,
+    node: Node,
+    address: String,
+    security: Security,
+    work: mpsc::Sender<MemberAction>,
+    began: Instant,
+    dialling: Option<JoinHandle<Result<()>>>,
+    unanswered: u32,
+    /// The last reason for not reaching the coordinator: the same is not logged again.
+    complaint: Option<String>,
+}
+
+impl Shell {
+    async fn run(
+        mut self,
+        mut arrivals: mpsc::Receiver<Arrival>,
+        mut events: mpsc::Receiver<MemberEvent>,
+    ) -> Result<()> {
+        let mut ticks = interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        loop {
+            let event = tokio::select! {
+                _ = ticks.tick() => Some(MemberEvent::Tick),
+                Some(event) = events.recv() => Some(event),
+                Some(arrival) = arrivals.recv() => self.arrived(arrival),
+            };
+            self.dialled().await?;
+            let Some(event) = event else { continue };
+            let leaving = event == MemberEvent::Leave;
+            for action in self.machine.step(event, self.began.elapsed()) {
+                let last = matches!(action, MemberAction::End(_) | MemberAction::Refused(_));
+                if let MemberAction::Send(frame) = action {
+                    let joins = matches!(frame.message, FromMember::Join(_));
+                    match encode(&frame) {
+                        Ok(bytes) => self.send(bytes, joins),
+                        Err(error) => return Err(Error::Internal(format!("member: {error}"))),
+                    }
+                } else if self.work.send(action).await.is_err() {
+                    return Ok(()); // The trainer is gone.
+                }
+                if last {
+                    return Ok(());
+                }
+            }
+            if leaving {
+                // What was just sent is still on its way through the session.
+                tokio::time::sleep(TICK).await;
+                return Ok(());
+            }
+        }
+    }
+
+    fn arrived(&mut self, arrival: Arrival) -> Option<MemberEvent> {
+        match arrival {
+            Arrival::Frame(bytes) => match decode::<CoordinatorFrame>(&bytes) {
+                Ok(frame) => {
+                    self.unanswered = 0;
+                    self.complaint = None;
+                    Some(MemberEvent::Message(frame))
+                }
+                Err(error) => {
+                    self.complain(format!("a message was not understood: {error}"));
+                    None
+                }
+            },
+            Arrival::PeerReady => Some(MemberEvent::Tick),
+            Arrival::PeerGone(_) => {
+                self.complain("the connection to the coordinator ended".to_owned());
+                Some(MemberEvent::Disconnected)
+            }
+            Arrival::TurnedAway => {
+                let why = "ended the connection at once: is the cookie the same?";
+                self.complain(format!("the coordinator at {} {why}", self.address));
+                None
+            }
+        }
+    }
+
+    /// Takes in how dialling went. What a later try may mend is logged; what it cannot ends the member.
+    async fn dialled(&mut self) -> Result<()> {
+        if !self.dialling.as_ref().is_some_and(JoinHandle::is_finished) {
+            return Ok(());
+        }
+        let Some(dialling) = self.dialling.take() else {
+            return Ok(());
+        };
+        match dialling.await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error @ Error::Unavailable { .. })) => {
+                self.complain(format!("{error}; trying again"));
+                Ok(())
+            }
+            Ok(Err(error)) => Err(error),
+            Err(error) => Err(Error::Internal(format!("dialling: {error}"))),
+        }
+    }
+
+    fn complain(&mut self, what: String) {
+        if self.complaint.as_ref() != Some(&what) {
+            tracing::warn!("{what}");
+            self.complaint = Some(what);
+        }
+    }
+
+    fn send(&mut self, bytes: Vec<u8>, joins: bool) {
+        if joins {
+            self.unanswered += 1;
+            if self.unanswered > UNANSWERED {
+                self.unanswered = 0;
+                self.node.end_sessions();
+            }
+        }
+        if !self.node.send_to_coordinator(bytes) && joins && self.dialling.is_none() {
+            let (address, security) = (self.address.clone(), self.security.clone());
+            let server = self.node.server.clone();
+            self.dialling = Some(tokio::spawn(async move {
+                dial(&address, &security, &server).await
+            }));
+        }
+    }
+}
