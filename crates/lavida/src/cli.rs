@@ -40,6 +40,8 @@ pub enum Command {
     Inspect(Inspect),
     /// Check settings without training: sizes, what trains, memory per device
     Check(Check),
+    /// Prepare the machines of a cluster
+    Cluster(Cluster),
 }
 
 #[derive(Debug, Args)]
@@ -280,4 +282,34 @@ pub struct Check {
     /// Print one JSON document on standard output
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Cluster {
+    #[command(subcommand)]
+    pub command: ClusterCommand,
+}
+
+/// What to prepare.
+#[derive(Debug, Subcommand)]
+pub enum ClusterCommand {
+    /// Write an authority and a folder of certificates for each machine, for connections off loopback
+    ///
+    /// DIR/authority (ca.pem, ca-key.pem, cookie) stays where it is: whoever has ca-key.pem can let anybody in. Each other
+    /// folder (ca.pem, node.pem, node-key.pem, cookie) goes to its machine. The command again, with further names, uses
+    /// the authority that is there. Nothing is overwritten.
+    Certs(ClusterCerts),
+}
+
+#[derive(Debug, Args)]
+pub struct ClusterCerts {
+    /// Folder for the authority and one folder for each machine
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Host name or address under which others reach a machine, or several separated by commas; once for each machine
+    #[arg(long, value_name = "HOST", required = true)]
+    pub name: Vec<String>,
+    /// Days from now for which the certificates count
+    #[arg(long, value_name = "N", default_value_t = 365)]
+    pub days: u32,
 }

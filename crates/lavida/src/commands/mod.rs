@@ -1,6 +1,7 @@
 //! The commands, one file each.
 
 pub mod check;
+pub mod cluster;
 pub mod demo;
 pub mod eval;
 pub mod export;
