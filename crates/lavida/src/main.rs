@@ -18,10 +18,13 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// Exit code of an error that is nobody's fault we know of.
 const FAILED: u8 = 1;
 
+/// What is logged unless `LAVIDA_LOG` says otherwise. ractor_cluster warns of every connection that ends; ours says it once.
+const LOG: &str = "warn,lavida_cluster=info,ractor_cluster=error";
+
 fn main() -> ExitCode {
     let cli = Cli::parse(); // wrong arguments end here with exit code 2
     let filter = tracing_subscriber::EnvFilter::try_from_env("LAVIDA_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(LOG));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
@@ -49,6 +52,7 @@ fn run(command: Command) -> anyhow::Result<()> {
             Command::Export(args) => commands::export::run(args).await,
             Command::Inspect(args) => commands::inspect::run(args).await,
             Command::Check(args) => commands::check::run(args).await,
+            Command::Cluster(args) => commands::cluster::run(&args),
         }
     })
 }

@@ -1,0 +1,76 @@
+//! `lavida cluster certs`: an authority, and a folder of certificates for each machine of a cluster.
+
+use std::path::{Path, PathBuf};
+
+use lavida_cluster::shell::Authority;
+use lavida_data::{Error, Result};
+use lavida_dataflow::clock::{Clock, SystemClock};
+
+use crate::cli::{self, ClusterCommand};
+
+/// The authority's folder below `--out`.
+const AUTHORITY: &str = "authority";
+
+pub fn run(args: &cli::Cluster) -> anyhow::Result<()> {
+    match &args.command {
+        ClusterCommand::Certs(args) => certs(args)?,
+    }
+    Ok(())
+}
+
+fn certs(args: &cli::ClusterCerts) -> Result<()> {
+    let now = SystemClock::default().wall();
+    let machines = machines(&args.out, &args.name)?;
+    let folder = args.out.join(AUTHORITY);
+    let is_new = !folder.exists();
+    let authority = if is_new {
+        Authority::new(now, args.days)?
+    } else {
+        Authority::read(&folder, now, args.days)?
+    };
+    // All that can be refused is refused before the first file is written.
+    let certificates: Vec<_> = machines
+        .iter()
+        .map(|(_, names)| authority.certify(names))
+        .collect::<Result<_>>()?;
+    if is_new {
+        authority.write(&folder)?;
+    }
+    let whose = if is_new {
+        "new"
+    } else {
+        "the one that was there"
+    };
+    let at = folder.display();
+    eprintln!("authority: {at} ({whose}); keep it here, ca-key.pem lets anybody in");
+    for ((folder, names), files) in machines.iter().zip(certificates) {
+        files.write(folder)?;
+        let at = folder.display();
+        let (copy, reached) = (&names[0], names.join(", "));
+        eprintln!("{at}: copy the folder to {copy}; certificate for {reached}");
+    }
+    eprintln!("the certificates count for {} days from now", args.days);
+    Ok(())
+}
+
+/// The folder and the names of each machine.
+fn machines(out: &Path, names: &[String]) -> Result<Vec<(PathBuf, Vec<String>)>> {
+    let mut machines: Vec<(PathBuf, Vec<String>)> = Vec::new();
+    for names in names {
+        let names: Vec<String> = names
+            .split(',')
+            .map(|name| name.trim().to_owned())
+            .collect();
+        let folder = out.join(&names[0]);
+        if names[0] == AUTHORITY || machines.iter().any(|(other, _)| *other == folder) {
+            let expected = format!("a folder for each machine, and none called {AUTHORITY}");
+            return Err(Error::invalid("--name", expected, &names[0]));
+        }
+        if folder.exists() && !names[0].is_empty() {
+            let what = folder.display().to_string();
+            return Err(Error::Exists { what });
+        }
+        machines.push((folder, names));
+    }
+    Ok(machines)
+}
