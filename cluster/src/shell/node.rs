@@ -1,8 +1,10 @@
 //! The ractor_cluster node of a process: its server, the actor that takes messages in, and the way to others' actors.
 //!
 //! A *doorway* is the one actor of a process that peers may write to. It hands bytes on and never decodes, waits or
-//! fails, and it is found under a group named after its node, so that several nodes in one process (tests; a coordinator
-//! beside a worker) are told apart although ractor keeps groups in one table for the process.
+//! fails, and it is found under a group named after its node.
+//!
+//! One node a process: ractor keeps one table of groups and actors for the process, and numbers remote actors by
+//! session, so the peers of two nodes in one process can be taken for each other.
 
 use std::{
     collections::BTreeMap,
