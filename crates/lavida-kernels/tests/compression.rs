@@ -6,7 +6,7 @@
     reason = "a test may fail where it stands; clippy sees only its #[test] functions as tests"
 )]
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, FloatDType, Int, Tensor, TensorData};
 use lavida_kernels::compression::{
     CompressionConfig, CompressionError, Density, compress, compress_samples, plain,
 };
@@ -332,12 +332,67 @@ proptest! {
         }
     }
 
+    // The values fit into both formats, so that only the outputs are rounded.
+    #[test]
+    fn half_precision_tokens_are_their_values(rows in spread_tokens(), config in any_config()) {
+        for (path, device) in devices() {
+            let of_f32 = in_format(FloatDType::F32, &rows, &config, &device);
+            for (dtype, step) in [(FloatDType::F16, 1.0 / 1024.0), (FloatDType::BF16, 1.0 / 128.0)] {
+                if !device.supports_dtype(dtype) {
+                    continue;
+                }
+                let (found, gradient) = in_format(dtype, &rows, &config, &device);
+                prop_assert_eq!(&found.kept, &of_f32.0.kept, "{} {:?}", path, dtype);
+                prop_assert_eq!(&found.assignment, &of_f32.0.assignment, "{} {:?}", path, dtype);
+                prop_assert_eq!(&found.density, &of_f32.0.density, "{} {:?}", path, dtype);
+                assert_near(path, &found.tokens.concat(), &of_f32.0.tokens.concat(), step);
+                assert_near(path, &gradient, &of_f32.1, 4.0 * step); // its own gradient is rounded too
+            }
+        }
+    }
+
     // Central differences of the merge in f64, kept and assignment held fixed.
     #[test]
     fn the_gradient_is_the_merges(rows in spread_tokens(), config in any_config()) {
         for (path, device) in devices() {
             check_gradient(path, &device, &rows, &config);
         }
+    }
+}
+
+/// What tokens of a number format become, and the gradient of a weighted sum of them.
+fn in_format(
+    dtype: FloatDType,
+    rows: &Rows,
+    config: &CompressionConfig,
+    device: &Device,
+) -> (Found, Vec<f32>) {
+    let tokens = to_tensor(rows, device).autodiff().require_grad();
+    let samples = compress(tokens.clone().cast(dtype), config).unwrap();
+    let merged = samples.tokens.cast(FloatDType::F32);
+    let [n_kept, d_token] = merged.dims();
+    let weights = (0..n_kept * d_token).map(|i| (i as f32 * 0.7).sin());
+    let weights = TensorData::new(weights.collect::<Vec<_>>(), [n_kept, d_token]);
+    let weights = Tensor::<2>::from_data(weights, device).autodiff();
+    let gradients = (merged.clone() * weights).sum().backward();
+    let gradient = tokens.grad(&gradients).unwrap().into_data();
+    let found = found(
+        merged,
+        samples.kept.into_data(),
+        samples.assignment.into_data(),
+        samples.density.into_data(),
+    );
+    (found, gradient.try_to_vec().unwrap())
+}
+
+/// Fails unless values differ by at most `step` of the largest one expected.
+fn assert_near(path: &str, found: &[f32], expected: &[f32], step: f32) {
+    let largest = expected.iter().fold(0f32, |a, b| a.max(b.abs()));
+    for (found, expected) in found.iter().zip(expected) {
+        assert!(
+            (found - expected).abs() <= step * largest,
+            "{path}: {found}, expected {expected} of at most {largest}"
+        );
     }
 }
 
@@ -359,12 +414,16 @@ fn check_gradient(path: &str, device: &Device, rows: &Rows, config: &Compression
         .try_to_vec()
         .unwrap();
 
-    // The plain version's, for the same background and clusters.
-    let copies = to_tensor(rows, device).autodiff().require_grad();
+    // The plain version's, on Flex, for the same background and clusters.
+    let on_flex = |indices: Tensor<1, Int>| {
+        Tensor::<1, Int>::from_data(indices.into_data(), &Device::flex()).unsqueeze_dim::<2>(0)
+    };
+    let weights = Tensor::<2>::from_data(weights.into_data(), &Device::flex());
+    let copies = to_tensor(rows, &Device::flex()).autodiff().require_grad();
     let merged = plain::reverse_attention(
         copies.clone().unsqueeze_dim(0),
-        kept.clone().unsqueeze_dim(0),
-        assignment.clone().unsqueeze_dim(0),
+        on_flex(kept.clone()),
+        on_flex(assignment.clone()),
     );
     let gradients = (merged.squeeze_dim::<2>(0) * weights.autodiff())
         .sum()

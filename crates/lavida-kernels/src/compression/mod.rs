@@ -17,6 +17,8 @@
 //! Shapes: `B` samples · `L` visual tokens before, `L_r` after · `D` width of a token · `k` neighbours · `N` tokens of
 //! all samples, `N_r` after.
 
+#[cfg(feature = "cube")]
+mod cube;
 mod flex;
 mod ops;
 pub mod plain;

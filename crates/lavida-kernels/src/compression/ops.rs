@@ -9,6 +9,8 @@ use burn::backend::autodiff::ops::{Backward, Ops, OpsKind, unary};
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Autodiff, AutodiffBackend, Backend, ExtensionType, Flex, backend_extension};
 
+#[cfg(feature = "cube")]
+use super::cube;
 use super::{CompressionConfig, CompressionError, flex};
 
 /// Sizes of the samples of one call.
@@ -67,7 +69,7 @@ pub struct Background<B: Backend> {
 }
 
 /// Choice and merge for every backend.
-#[backend_extension(Autodiff, Flex)]
+#[backend_extension(Autodiff, Flex, Cube: cfg(feature = "cube"))]
 pub trait CompressionOps: Backend {
     /// Densities, background tokens and clusters of the samples of `tokens` `[N, D]`; not differentiable.
     fn choose_background(
@@ -133,6 +135,42 @@ impl CompressionOps for Flex {
     ) -> FloatTensor<Self> {
         let (n_tokens, n_kept) = (samples.n_tokens(), samples.n_kept());
         flex::merge_backward(tokens, kept, assignment, gradient, n_tokens, n_kept)
+    }
+}
+
+#[cfg(feature = "cube")]
+impl CompressionOps for burn_cubecl::CubeBackend {
+    fn choose_background(
+        tokens: FloatTensor<Self>,
+        samples: Samples,
+        config: CompressionConfig,
+    ) -> Background<Self> {
+        let choice = cube::choose(tokens, &samples, &config);
+        Background {
+            kept: choice.kept,
+            assignment: choice.assignment,
+            density: choice.density,
+            squared_lengths: choice.squared_lengths,
+        }
+    }
+
+    fn merge_clusters(
+        tokens: FloatTensor<Self>,
+        kept: IntTensor<Self>,
+        assignment: IntTensor<Self>,
+        samples: Samples,
+    ) -> FloatTensor<Self> {
+        cube::merge(tokens, kept, assignment, &samples)
+    }
+
+    fn merge_clusters_backward(
+        tokens: FloatTensor<Self>,
+        kept: IntTensor<Self>,
+        assignment: IntTensor<Self>,
+        gradient: FloatTensor<Self>,
+        samples: Samples,
+    ) -> FloatTensor<Self> {
+        cube::merge_backward(tokens, kept, assignment, gradient, &samples)
     }
 }
 
