@@ -474,3 +474,6 @@ pub(super) fn merge_backward(
     );
     moved
 }
+
+#[cfg(all(test, feature = "ptx"))]
+mod ptx;
