@@ -19,7 +19,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         "lavida-dataflow",
         &["lavida-train", "lavida-data", "lavida-store"],
     ),
-    ("lavida-cluster", &["lavida-store"]),
+    ("lavida-cluster", &["lavida-dataflow", "lavida-store"]),
     (
         "lavida-dataset-builder",
         &["lavida-data", "lavida-store", "lavida-report"],

@@ -1,7 +1,9 @@
 //! Token compression, both densities, against `LavidaForCausalLM.visual_token_sampling`.
 
 use burn::tensor::{Device, Int, Tensor};
-use lavida_kernels::compression::{CompressionConfig, Density, compress, reverse_attention};
+use lavida_kernels::compression::{
+    CompressedTokens, CompressionConfig, Density, compress, plain, reverse_attention,
+};
 
 use crate::support::{Fixture, assert_close, assert_close_values};
 
@@ -25,6 +27,18 @@ fn cases(fixture: &Fixture) -> Vec<(String, CompressionConfig)> {
         .collect()
 }
 
+/// What the kernels of Flex and the plain version give.
+fn both(tokens: Tensor<2>, config: &CompressionConfig) -> [CompressedTokens; 2] {
+    let batch = plain::compress_batch(tokens.clone().unsqueeze_dim(0), config).unwrap();
+    let plain = CompressedTokens {
+        tokens: batch.tokens.squeeze_dim(0),
+        kept: batch.kept.squeeze_dim(0),
+        assignment: batch.assignment.squeeze_dim(0),
+        density: batch.density.squeeze_dim(0),
+    };
+    [compress(tokens, config).unwrap(), plain]
+}
+
 /// Where duplicates tie, the reference averages all tokens for a centre that lost its tie.
 fn has_duplicates(fixture: &Fixture, case: &str) -> bool {
     let pointer = format!("/cases/{case}/rows_equal_to_mean_of_all_tokens");
@@ -41,11 +55,12 @@ fn reachability_equals_the_reference() {
             continue;
         }
         let tokens = inputs.floats::<2>(&format!("{case}.tokens"), &device);
-        let found = compress(tokens, &config).unwrap();
-        outputs.assert_same(&format!("{case}.centres"), found.kept);
-        outputs.assert_same(&format!("{case}.assign"), found.assignment);
-        outputs.assert_close(&format!("{case}.lrd_f64"), found.density);
-        outputs.assert_close(&format!("{case}.merged"), found.tokens);
+        for found in both(tokens, &config) {
+            outputs.assert_same(&format!("{case}.centres"), found.kept);
+            outputs.assert_same(&format!("{case}.assign"), found.assignment);
+            outputs.assert_close(&format!("{case}.lrd_f64"), found.density);
+            outputs.assert_close(&format!("{case}.merged"), found.tokens);
+        }
     }
 }
 
@@ -64,10 +79,11 @@ fn knn_equals_the_papers_equation() {
             density: Density::Knn,
             ..config
         };
-        let found = compress(tokens, &config).unwrap();
-        expected.assert_close(&format!("{case}.rho"), found.density);
-        expected.assert_same(&format!("{case}.centres"), found.kept);
-        expected.assert_close(&format!("{case}.merged"), found.tokens);
+        for found in both(tokens, &config) {
+            expected.assert_close(&format!("{case}.rho"), found.density);
+            expected.assert_same(&format!("{case}.centres"), found.kept);
+            expected.assert_close(&format!("{case}.merged"), found.tokens);
+        }
     }
 }
 

@@ -7,6 +7,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
+mod worlds;
+
 use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use lavida_data::{
@@ -59,34 +61,44 @@ async fn shards(folder: &Path) -> Arc<Catalog> {
     Arc::new(Catalog::open(&data, Purpose::Training).await.unwrap())
 }
 
-/// Twenty steps of four clips.
-async fn curve(catalog: &Arc<Catalog>, stage: &str, side_by_side: usize) -> Curve {
-    let overrides = [
-        format!("train.stage={stage}"),
+/// A run of twenty steps of four clips, in a store of that name.
+fn run(catalog: &Arc<Catalog>, name: &str, overrides: &[String]) -> Run {
+    let common = [
         "train.steps=20".into(),
         "train.global_batch=4".into(),
-        "train.microbatch=2".into(),
-        format!("train.side_by_side={side_by_side}"),
         "optimizer.warmup_steps=5".into(),
         format!("seed={SEED}"),
     ];
-    let settings = Settings::load(Path::new(CONFIG), &overrides).unwrap();
+    let settings = Settings::load(Path::new(CONFIG), &[&common, overrides].concat()).unwrap();
     let tokenizers = Arc::new(settings.tokenizers(Path::new("")).unwrap());
-    let store = Store::open(&format!("memory://losses-{stage}-{side_by_side}")).unwrap();
-    let run = Run {
+    Run {
         settings,
         tokenizers,
         catalog: catalog.clone(),
         initial: None,
-        store: store.clone(),
+        store: Store::open(&format!("memory://losses-{name}")).unwrap(),
         label: "test".into(),
         clock: Arc::new(SteppingClock::new(Duration::from_millis(1))),
-    };
-    run.execute(std::future::pending()).await.unwrap();
+    }
+}
+
+async fn records(store: &Store) -> Vec<StepRecord> {
     let rows = store.get("metrics.jsonl").await.unwrap();
     let rows = std::str::from_utf8(&rows).unwrap().lines();
-    let records = rows.map(|row| serde_json::from_str::<StepRecord>(row).unwrap());
-    records.map(|record| record.losses).collect()
+    rows.map(|row| serde_json::from_str(row).unwrap()).collect()
+}
+
+async fn curve(catalog: &Arc<Catalog>, stage: &str, side_by_side: usize) -> Curve {
+    let overrides = [
+        format!("train.stage={stage}"),
+        "train.microbatch=2".into(),
+        format!("train.side_by_side={side_by_side}"),
+    ];
+    let run = run(catalog, &format!("{stage}-{side_by_side}"), &overrides);
+    let store = run.store.clone();
+    run.execute(std::future::pending()).await.unwrap();
+    let records = records(&store).await;
+    records.iter().map(|record| record.losses).collect()
 }
 
 fn bits(curve: &Curve) -> Vec<(&'static str, u32)> {

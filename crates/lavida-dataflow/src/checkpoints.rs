@@ -57,23 +57,13 @@ pub struct Checkpoint {
 pub async fn commit(run: &Store, snapshot: Snapshot, keep_last: usize) -> Result<()> {
     let Snapshot { state, parts } = snapshot;
     let (step, generation) = (state.step, state.generation);
-    let place = place(run, step);
     let writes = parts.into_iter().map(|(name, bytes)| {
-        let key = format!("g{generation}-{name}");
-        let part = Part {
-            bytes: bytes.len() as u64,
-            blake3: blake3::hash(&bytes).to_hex().to_string(),
-            name,
-            key,
-        };
-        let place = place.clone();
-        async move {
-            place.put(&part.key, bytes).await?;
-            Ok::<_, Error>(part)
-        }
+        let run = run.clone();
+        async move { put_part(&run, step, generation, name, bytes).await }
     });
     let parts = try_join_all(writes).await?;
     let body = CheckpointManifest { state, parts };
+    let place = place(run, step);
     match manifest::commit(&place, MANIFEST, &body).await {
         Err(Error::Exists { what }) => {
             let theirs = manifest::read::<CheckpointManifest>(&place, MANIFEST).await?;
@@ -85,6 +75,36 @@ pub async fn commit(run: &Store, snapshot: Snapshot, keep_last: usize) -> Result
         }
         other => other?,
     }
+    retire_all_but(run, keep_last).await
+}
+
+/// Writes one part of the checkpoint of `step`. Generations do not write over each other's parts; the part counts when
+/// a manifest names it.
+///
+/// # Errors
+/// [`Error::Unavailable`] when the store fails.
+pub async fn put_part(
+    run: &Store,
+    step: u64,
+    generation: u64,
+    name: String,
+    bytes: Bytes,
+) -> Result<Part> {
+    let part = Part {
+        key: format!("g{generation}-{name}"),
+        bytes: bytes.len() as u64,
+        blake3: blake3::hash(&bytes).to_hex().to_string(),
+        name,
+    };
+    place(run, step).put(&part.key, bytes).await?;
+    Ok(part)
+}
+
+/// Deletes all checkpoints but the newest `keep_last`.
+///
+/// # Errors
+/// [`Error::Unavailable`] when the store fails.
+pub async fn retire_all_but(run: &Store, keep_last: usize) -> Result<()> {
     for retired in committed(run).await?.into_iter().rev().skip(keep_last) {
         retire(run, retired).await?;
     }
@@ -112,6 +132,16 @@ pub async fn newest(run: &Store) -> Result<Option<Checkpoint>> {
         Some(step) => Checkpoint::read(place(run, *step)).await,
         None => Ok(None),
     }
+}
+
+/// The committed checkpoint of a step.
+///
+/// # Errors
+/// [`Error::Corrupt`] when there is none.
+pub async fn at_step(run: &Store, step: u64) -> Result<Checkpoint> {
+    let place = place(run, step);
+    let missing = || Error::corrupt(place.full(MANIFEST), "a committed checkpoint", "no file");
+    Checkpoint::read(place.clone()).await?.ok_or_else(missing)
 }
 
 /// Opens `uri`: one checkpoint, or a run, whose newest committed checkpoint it is.

@@ -17,16 +17,18 @@ pub fn named(name: &str) -> Result<Device> {
 }
 
 /// Microbatches that are computed at once: as the settings say, else one for each core where the cores are the device, and
-/// one on any other, which a single one fills. Never more than a step has.
-pub fn side_by_side(settings: &Settings) -> usize {
+/// one on any other, which a single one fills. Never more than the worker's `accumulation`; workers of one machine share
+/// its cores.
+pub fn side_by_side(settings: &Settings, accumulation: usize, n_on_machine: usize) -> usize {
     let n = match settings.train.side_by_side {
         0 if matches!(settings.device.as_str(), "cpu" | "flex") => {
-            std::thread::available_parallelism().map_or(1, usize::from)
+            let n_cores = std::thread::available_parallelism().map_or(1, usize::from);
+            (n_cores / n_on_machine.max(1)).max(1)
         }
         0 => 1,
         n => n,
     };
-    n.min(settings.accumulation())
+    n.min(accumulation)
 }
 
 fn devices_of_this_build() -> &'static str {

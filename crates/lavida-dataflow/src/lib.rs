@@ -10,3 +10,4 @@ pub mod run;
 pub mod stages;
 pub mod telemetry;
 pub mod training_data;
+pub mod worker;

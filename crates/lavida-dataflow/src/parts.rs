@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use lavida_data::{Result, batch::HostBatch, clip::Clip};
+pub use lavida_train::{checkpoint::Snapshot, reduce::GradientReducer};
 use lavida_train::{
-    checkpoint::Snapshot,
+    reduce::StepShare,
     step::LossTerms,
     trainer::{Trainer, UpdateReport},
 };
@@ -45,8 +46,9 @@ pub trait Learner {
     /// Forward and backward of microbatches, side by side where that is faster; what comes out does not depend on it.
     /// Gradients add up in their order until [`Learner::update`].
     fn microbatches(&mut self, batches: &[HostBatch]) -> Result<Vec<LossTerms>>;
-    /// One optimizer update with the mean of the gradients since the last.
-    fn update(&mut self) -> Result<UpdateReport>;
+    /// One optimizer update with the mean over all workers of the gradients since the last; `share` is what this worker
+    /// has to say of the step.
+    fn update(&mut self, share: &StepShare) -> Result<UpdateReport>;
     /// Everything a checkpoint holds, as of the last update; `position` is the next sample's.
     fn snapshot(&mut self, position: u64) -> Result<Snapshot>;
 }
@@ -59,8 +61,8 @@ impl Learner for Trainer {
         Trainer::microbatches(self, batches)
     }
 
-    fn update(&mut self) -> Result<UpdateReport> {
-        Trainer::update(self)
+    fn update(&mut self, share: &StepShare) -> Result<UpdateReport> {
+        Trainer::update(self, share)
     }
 
     fn snapshot(&mut self, position: u64) -> Result<Snapshot> {

@@ -12,9 +12,8 @@
 use std::{ops::Range, sync::Arc, time::Duration};
 
 use lavida_data::{Error, Result};
-use lavida_store::Store;
 use ractor::{Actor, ActorProcessingErr, ActorRef, Message, SupervisionEvent};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::{
     clock::Clock,
@@ -27,6 +26,7 @@ use crate::{
         trainer::{self, Outcome, Trainer},
     },
     telemetry::{MetricsLog, progress::Progress},
+    worker::{Committer, Orders, Slice},
 };
 
 /// How long a stage that died at the start has to say why.
@@ -40,24 +40,30 @@ pub struct Pipeline<D: Drawer> {
     pub drawer: Arc<D>,
     /// Makes the learner on the device's thread.
     pub learner: MakeLearner,
-    /// Where the run's state lives.
-    pub run: Store,
     /// Updates already made, and updates in all.
     pub steps: Range<u64>,
-    /// Position of the first sample.
-    pub position: u64,
+    /// Which positions are this worker's.
+    pub slice: Slice,
+    /// Workers of a step.
+    pub world_size: usize,
+    /// Membership generation.
+    pub generation: u64,
     /// Clips a microbatch.
     pub microbatch: usize,
-    /// Microbatches a step.
+    /// Microbatches of this worker a step.
     pub accumulation: usize,
     /// Microbatches on the device at once.
     pub side_by_side: usize,
     /// Steps between checkpoints.
     pub checkpoint_every: u64,
-    /// Checkpoints that are kept.
-    pub keep_last: usize,
-    /// Log of steps.
-    pub log: MetricsLog,
+    /// What becomes of snapshots; without one none are taken.
+    pub committer: Option<Arc<dyn Committer>>,
+    /// What this worker is told, where somebody tells it.
+    pub orders: Option<watch::Receiver<Orders>>,
+    /// Told of each step.
+    pub learned: Option<mpsc::UnboundedSender<u64>>,
+    /// Log of steps, where this worker writes it.
+    pub log: Option<MetricsLog>,
     /// Shows them.
     pub progress: Progress,
     /// Time.
@@ -72,6 +78,7 @@ impl<D: Drawer> Pipeline<D> {
         let (supervisor, supervision) = Actor::spawn(None, Supervisor { failed }, ())
             .await
             .map_err(internal)?;
+        let orders = self.orders.clone();
         let stages = self.spawn(&supervisor, outcome).await;
         let result = match stages {
             // A stage that died while the others were being spawned has told the supervisor why.
@@ -80,16 +87,19 @@ impl<D: Drawer> Pipeline<D> {
                 _ => Err(error),
             },
             Ok(trainer) => {
+                let told = trainer.clone();
                 let stopper = tokio::spawn(async move {
                     stop.await;
-                    let _ = trainer.cast(trainer::Msg::Stop); // a run that just ended needs no stop
+                    let _ = told.cast(trainer::Msg::Stop); // a run that just ended needs no stop
                 });
+                let teller = tokio::spawn(hand_on(orders, trainer));
                 let result = tokio::select! {
                     biased;
                     Some(error) = failure.recv() => Err(error),
                     Some(outcome) = outcomes.recv() => Ok(outcome),
                 };
                 stopper.abort();
+                teller.abort();
                 result
             }
         };
@@ -104,29 +114,37 @@ impl<D: Drawer> Pipeline<D> {
         outcome: mpsc::UnboundedSender<Outcome>,
     ) -> Result<ActorRef<trainer::Msg>> {
         let cell = || supervisor.get_cell();
-        let per_step = (self.microbatch * self.accumulation) as u64;
         let n_steps_left = self.steps.end.saturating_sub(self.steps.start);
-        let positions = self.position..self.position + n_steps_left * per_step;
+        let positions = self.slice.positions(n_steps_left);
 
-        let checkpointer = Checkpointer {
-            run: self.run,
-            keep_last: self.keep_last,
+        let checkpointer = match self.committer {
+            None => None,
+            Some(committer) => {
+                let checkpointer = Checkpointer { committer };
+                let (checkpointer, _) = Actor::spawn_linked(None, checkpointer, (), cell())
+                    .await
+                    .map_err(internal)?;
+                Some(checkpointer)
+            }
         };
-        let (checkpointer, _) = Actor::spawn_linked(None, checkpointer, (), cell())
-            .await
-            .map_err(internal)?;
         let trainer = Trainer {
             n_steps: self.steps.end,
             accumulation: self.accumulation,
             side_by_side: self.side_by_side,
             checkpoint_every: self.checkpoint_every,
             checkpointer,
+            slice: self.slice.clone(),
+            world_size: self.world_size,
+            generation: self.generation,
+            learned: self.learned,
             clock: self.clock,
             outcome,
         };
         let start = trainer::Start {
             step: self.steps.start,
-            position: self.position,
+            orders: self
+                .orders
+                .map_or_else(Orders::default, |told| *told.borrow()),
             learner: self.learner,
             log: self.log,
             progress: self.progress,
@@ -137,9 +155,10 @@ impl<D: Drawer> Pipeline<D> {
         let batcher = Batcher {
             drawer: self.drawer.clone(),
             microbatch: self.microbatch,
+            slice: self.slice,
             trainer: trainer.clone(),
         };
-        let (batcher, _) = Actor::spawn_linked(None, batcher, self.position, cell())
+        let (batcher, _) = Actor::spawn_linked(None, batcher, (), cell())
             .await
             .map_err(internal)?;
         let sampler = Sampler {
@@ -171,6 +190,18 @@ impl<D: Drawer> Pipeline<D> {
     }
 }
 
+/// Hands on what the worker is told, as it changes, for as long as somebody tells it.
+async fn hand_on(orders: Option<watch::Receiver<Orders>>, trainer: ActorRef<trainer::Msg>) {
+    let Some(mut orders) = orders else { return };
+    orders.mark_changed();
+    while orders.changed().await.is_ok() {
+        let told = *orders.borrow_and_update();
+        if trainer.cast(trainer::Msg::Orders(told)).is_err() {
+            return;
+        }
+    }
+}
+
 /// Watches the stages and passes the first failure on.
 struct Supervisor {
     failed: mpsc::UnboundedSender<Error>,
@@ -186,11 +217,7 @@ impl Actor for Supervisor {
     type State = ();
     type Arguments = ();
 
-    async fn pre_start(
-        &self,
-        _: ActorRef<NoMessage>,
-        (): (),
-    ) -> Result<(), ActorProcessingErr> {
+    async fn pre_start(&self, _: ActorRef<NoMessage>, (): ()) -> Result<(), ActorProcessingErr> {
         Ok(())
     }
 

@@ -1,4 +1,5 @@
-//! One training run: from settings and data to committed checkpoints, or on from the newest of them.
+//! One training run: from settings and data to committed checkpoints, or on from the newest of them. Each of its workers
+//! executes it, in its own place.
 //!
 //! The same command resumes. Settings that decide what is learned must then be the same, and the data
 //! too; device, checkpoint cadence and the number of steps may change.
@@ -24,9 +25,11 @@ use crate::{
     stages::trainer::Outcome,
     telemetry::{MetricsLog, progress::Progress},
     training_data::{CatalogSource, TrainingDrawer},
+    worker::{Slice, Worker},
 };
 
 /// Everything a run needs.
+#[derive(Clone)]
 pub struct Run {
     /// What is run.
     pub settings: Settings,
@@ -57,13 +60,35 @@ pub enum RunOutcome {
 }
 
 impl Run {
-    /// Runs to the last step, or until `stop` resolves; what was done is committed either way.
+    /// Runs to the last step as its only worker, or until `stop` resolves; what was done is committed either way.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when the run began with other settings or data; what reading, learning and committing fail with.
     pub async fn execute(
         self,
         stop: impl Future<Output = ()> + Send + 'static,
     ) -> Result<RunOutcome> {
+        let worker = Worker::alone(&self.store, &self.settings);
+        self.execute_as(worker, stop).await
+    }
+
+    /// Runs as one of several workers.
+    ///
+    /// # Errors
+    /// As [`Run::execute`]; [`Error::Unavailable`] when another worker is lost or the generation has ended.
+    pub async fn execute_as(
+        self,
+        worker: Worker,
+        stop: impl Future<Output = ()> + Send + 'static,
+    ) -> Result<RunOutcome> {
         let settings = self.settings.clone();
-        let resumed = checkpoints::newest(&self.store).await?;
+        let (rank, world_size) = (worker.reducer.rank(), worker.reducer.size());
+        let accumulation = Worker::accumulation(&settings, world_size)?;
+        let resumed = match worker.resume_from {
+            None => checkpoints::newest(&self.store).await?,
+            Some(0) => None,
+            Some(step) => Some(checkpoints::at_step(&self.store, step).await?),
+        };
         let state = match &resumed {
             Some(checkpoint) => {
                 self.check_resumable(checkpoint).await?;
@@ -71,10 +96,18 @@ impl Run {
             }
             None => self.first_state(),
         };
+        let state = TrainState {
+            world_size,
+            generation: worker.generation,
+            ..state
+        };
         if state.step >= settings.train.steps {
             return Ok(RunOutcome::AlreadyDone { step: state.step });
         }
-        if resumed.is_none() && self.store.try_get("metrics.jsonl").await?.is_none() {
+        if worker.reports
+            && resumed.is_none()
+            && self.store.try_get("metrics.jsonl").await?.is_none()
+        {
             let toml = Bytes::from(settings.to_toml());
             self.store.put(checkpoint::SETTINGS, toml).await?;
         }
@@ -92,20 +125,26 @@ impl Run {
             Some(checkpoint) => checkpoint.part_if_any(checkpoint::CARRIED).await?,
             None => None,
         };
-        let progress = Progress::new(
-            &self.label,
-            state.step,
-            settings.train.steps,
-            settings.train.global_batch,
-            self.clock.clone(),
-        );
+        let progress = match worker.reports {
+            false => Progress::silent(self.clock.clone()),
+            true => Progress::new(
+                &self.label,
+                state.step,
+                settings.train.steps,
+                settings.train.global_batch,
+                self.clock.clone(),
+            ),
+        };
         if resumed.is_some() {
             progress.line(&format!(
                 "going on from the checkpoint of step {}",
                 state.step
             ));
         }
-        let log = MetricsLog::open(&self.store, state.step, self.clock.clone()).await?;
+        let log = match worker.reports {
+            false => None,
+            true => Some(MetricsLog::open(&self.store, state.step, self.clock.clone()).await?),
+        };
         let drawer = TrainingDrawer {
             sampler: settings.exposure_sampler(&self.catalog)?,
             batcher: settings.batcher(self.tokenizers.clone(), Phase::Training)?,
@@ -121,21 +160,26 @@ impl Run {
             state: state.clone(),
             weights,
             carried,
+            reducer: worker.reducer,
         };
+        let batch = settings.train.global_batch;
         let pipeline = Pipeline {
             source: Arc::new(CatalogSource::new(self.catalog.clone(), settings.seed)),
             drawer: Arc::new(drawer),
             learner: Box::new(move || {
                 Ok(Box::new(Trainer::new(parts, &device)?) as Box<dyn Learner>)
             }),
-            run: self.store,
             steps: state.step..settings.train.steps,
-            position: state.position,
+            slice: Slice::new(state.position, batch, rank, world_size),
+            world_size,
+            generation: worker.generation,
             microbatch: settings.train.microbatch,
-            accumulation: settings.accumulation(),
-            side_by_side: device::side_by_side(&settings),
+            accumulation,
+            side_by_side: device::side_by_side(&settings, accumulation, worker.n_on_machine),
             checkpoint_every: settings.checkpoint.every,
-            keep_last: settings.checkpoint.keep_last,
+            committer: worker.committer,
+            orders: worker.orders,
+            learned: worker.learned,
             log,
             progress,
             clock: self.clock,

@@ -18,7 +18,9 @@ use lavida_model::{
     lavida::{Lavida, Mode},
     qwen2_vl::MllmSettings,
 };
-use lavida_train::{model_input::model_input, settings::Settings, trainer::special_tokens};
+use lavida_train::{
+    model_input::model_input, reduce::StepShare, settings::Settings, trainer::special_tokens,
+};
 
 #[path = "../tests/support/mod.rs"]
 mod support;
@@ -170,11 +172,11 @@ fn measure(case: &Case) {
             let batches = [batch];
             // The first step is not measured: from it on every buffer exists. Its loss is the same model's in every case.
             let loss = trainer.microbatches(&batches).unwrap()[0].loss;
-            trainer.update().unwrap();
+            trainer.update(&StepShare::default()).unwrap();
             let begin = Begin::now();
             for _ in 0..case.n_runs {
                 trainer.microbatches(&batches).unwrap();
-                trainer.update().unwrap();
+                trainer.update(&StepShare::default()).unwrap();
             }
             (at_rest, loss, begin)
         }

@@ -19,7 +19,7 @@ use burn::{
 };
 use lavida_data::{Error, Result};
 
-use crate::settings::OptimizerSettings;
+use crate::{reduce::GradientReducer, settings::OptimizerSettings};
 
 /// Values of a bucket, unless one parameter alone is larger: 25 MB in f32.
 pub const BUCKET_VALUES: usize = 25_000_000 / 4;
@@ -174,6 +174,49 @@ impl AdamW {
             buckets: buckets.collect(),
             reached,
         }
+    }
+
+    /// Whether each parameter was reached, in the order of the buckets: the same order in every process.
+    pub fn reached(&self, gradients: &FlatGradients) -> Vec<bool> {
+        let slots = self.buckets.iter().flat_map(|bucket| &bucket.slots);
+        slots
+            .map(|slot| gradients.reached.contains(&slot.id))
+            .collect()
+    }
+
+    /// The sums of all workers in the place of this one's gradients. `reached` says of each parameter whether it took
+    /// part in the loss of some worker, as in [`AdamW::reached`].
+    ///
+    /// # Errors
+    /// As [`GradientReducer::all_reduce`].
+    pub fn reduce(
+        &self,
+        gradients: FlatGradients,
+        reached: &[bool],
+        reducer: &dyn GradientReducer,
+    ) -> Result<FlatGradients> {
+        if reducer.size() == 1 {
+            return Ok(gradients);
+        }
+        let buckets = gradients.buckets.into_iter().map(|bucket| {
+            let device = bucket.device();
+            let mut values = bucket
+                .into_data()
+                .try_into_vec::<f32>()
+                .map_err(|e| Error::Internal(format!("gradients are no f32: {e:?}")))?;
+            reducer.all_reduce(&mut values)?;
+            Ok(Tensor::from_data(
+                TensorData::from(values.as_slice()),
+                &device,
+            ))
+        });
+        let buckets = buckets.collect::<Result<_>>()?;
+        let slots = self.buckets.iter().flat_map(|bucket| &bucket.slots);
+        let reached = slots.zip(reached).filter(|(_, reached)| **reached);
+        Ok(FlatGradients {
+            buckets,
+            reached: reached.map(|(slot, _)| slot.id).collect(),
+        })
     }
 
     /// One update with learning rate `lr`, and the global norm of the gradient before clipping.

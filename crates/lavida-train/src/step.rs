@@ -51,22 +51,44 @@ impl LossTerms {
             .filter_map(|(name, value)| value.map(|value| (name, value)))
     }
 
-    /// The mean over microbatches; a term counts over those that have it.
-    pub fn mean(terms: &[Self]) -> Self {
-        let mean = |pick: fn(&Self) -> Option<f32>| {
+    /// Number of terms.
+    pub const N_TERMS: usize = 9;
+
+    /// Sum of each term over microbatches, and how many have it: what means are made of.
+    pub fn sums(terms: &[Self]) -> [(f32, f32); Self::N_TERMS] {
+        let sum = |pick: fn(&Self) -> Option<f32>| {
             let values: Vec<f32> = terms.iter().filter_map(pick).collect();
-            (!values.is_empty()).then(|| values.iter().sum::<f32>() / values.len() as f32)
+            (values.iter().sum::<f32>(), values.len() as f32)
         };
+        [
+            sum(|t| Some(t.loss)),
+            sum(|t| t.language_loss),
+            sum(|t| t.mask_focal_loss),
+            sum(|t| t.dice_loss),
+            sum(|t| t.iou_loss),
+            sum(|t| t.object_loss),
+            sum(|t| t.grounding_present_loss),
+            sum(|t| t.grounding_absent_loss),
+            sum(|t| t.grounding_scale_loss),
+        ]
+    }
+
+    /// The means, from [`LossTerms::sums`]; a term counts over the microbatches that have it.
+    pub fn from_sums(sums: impl IntoIterator<Item = (f32, f32)>) -> Self {
+        let mut means = sums
+            .into_iter()
+            .map(|(sum, count)| (count > 0.0).then(|| sum / count));
+        let mut next = || means.next().flatten();
         Self {
-            loss: mean(|t| Some(t.loss)).unwrap_or_default(),
-            language_loss: mean(|t| t.language_loss),
-            mask_focal_loss: mean(|t| t.mask_focal_loss),
-            dice_loss: mean(|t| t.dice_loss),
-            iou_loss: mean(|t| t.iou_loss),
-            object_loss: mean(|t| t.object_loss),
-            grounding_present_loss: mean(|t| t.grounding_present_loss),
-            grounding_absent_loss: mean(|t| t.grounding_absent_loss),
-            grounding_scale_loss: mean(|t| t.grounding_scale_loss),
+            loss: next().unwrap_or_default(),
+            language_loss: next(),
+            mask_focal_loss: next(),
+            dice_loss: next(),
+            iou_loss: next(),
+            object_loss: next(),
+            grounding_present_loss: next(),
+            grounding_absent_loss: next(),
+            grounding_scale_loss: next(),
         }
     }
 }
@@ -85,7 +107,7 @@ pub struct StepRecord {
     pub lr: f64,
     /// Global norm of the gradient before clipping.
     pub grad_norm: f64,
-    /// Hash of the ids of the global batch, in order.
+    /// [`SampleDigest`] of the global batch.
     pub sample_digest: String,
     /// Categories of the global batch that CLIP's positions did not hold whole.
     #[serde(default)]
@@ -100,14 +122,47 @@ pub struct StepRecord {
     pub data_seconds: f64,
 }
 
-/// Hash of sample ids in order: equal digests mean equal batches.
-pub fn sample_digest<'a>(ids: impl IntoIterator<Item = &'a str>) -> String {
-    let mut hasher = blake3::Hasher::new();
-    for id in ids {
-        hasher.update(&(id.len() as u64).to_le_bytes());
+/// What a step learned from: equal digests mean equal samples at equal positions of the run's order.
+///
+/// A sum over samples, so it does not know in which slices or in which order they were learned, and a sample that is
+/// missing or seen twice changes it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SampleDigest([u16; SampleDigest::N_LANES]);
+
+impl SampleDigest {
+    /// Numbers it is made of: 16 bits each, so that sums over many workers are exact in f32.
+    pub const N_LANES: usize = 4;
+
+    /// Adds the sample at `position` of the run's order.
+    pub fn add(&mut self, position: u64, id: &str) {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&position.to_le_bytes());
         hasher.update(id.as_bytes());
+        let hash = hasher.finalize();
+        for (lane, bytes) in self.0.iter_mut().zip(hash.as_bytes().as_chunks::<2>().0) {
+            *lane = lane.wrapping_add(u16::from_le_bytes(*bytes));
+        }
     }
-    hasher.finalize().to_hex()[..16].to_owned()
+
+    /// The numbers, for a sum over workers (at most 256 of them).
+    pub fn lanes(&self) -> impl Iterator<Item = f32> + use<> {
+        self.0.into_iter().map(f32::from)
+    }
+
+    /// The digest of what several workers learned from, from the sums of their lanes.
+    pub fn from_lanes(sums: &[f32]) -> Self {
+        let mut lanes = [0; Self::N_LANES];
+        for (lane, sum) in lanes.iter_mut().zip(sums) {
+            *lane = *sum as u32 as u16; // modulo 2¹⁶
+        }
+        Self(lanes)
+    }
+}
+
+impl std::fmt::Display for SampleDigest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.iter().try_for_each(|lane| write!(f, "{lane:04x}"))
+    }
 }
 
 #[cfg(test)]
@@ -126,7 +181,7 @@ mod tests {
                 losses: LossTerms { loss, dice_loss: Some(loss / 3.0), ..LossTerms::default() },
                 lr,
                 grad_norm: lr / 7.0,
-                sample_digest: sample_digest(["a", "b"]),
+                sample_digest: digest(&[(0, "a"), (1, "b")]).to_string(),
                 truncated_categories: 2,
                 world_size: 1,
                 generation: 0,
@@ -140,9 +195,39 @@ mod tests {
         }
     }
 
+    fn digest(samples: &[(u64, &str)]) -> SampleDigest {
+        let mut digest = SampleDigest::default();
+        for (position, id) in samples {
+            digest.add(*position, id);
+        }
+        digest
+    }
+
     #[test]
-    fn ids_do_not_run_into_one_another() {
-        assert_ne!(sample_digest(["ab", "c"]), sample_digest(["a", "bc"]));
-        assert_ne!(sample_digest(["a", "b"]), sample_digest(["b", "a"]));
+    fn a_digest_tells_samples_and_their_positions_apart_but_not_the_order_of_learning() {
+        let ab = digest(&[(0, "a"), (1, "b")]);
+        assert_eq!(ab, digest(&[(1, "b"), (0, "a")]));
+        for other in [
+            &[(0, "b"), (1, "a")][..],
+            &[(0, "a")],
+            &[(0, "a"), (1, "b"), (1, "b")],
+            &[(2, "a"), (3, "b")],
+        ] {
+            assert_ne!(ab, digest(other));
+        }
+        assert_eq!(ab.to_string().len(), 16);
+    }
+
+    #[test]
+    fn digests_of_many_workers_add_up_exactly() {
+        let all: Vec<(u64, String)> = (0..512).map(|i| (i, format!("clip {i}"))).collect();
+        let borrowed: Vec<(u64, &str)> = all.iter().map(|(i, id)| (*i, id.as_str())).collect();
+        let mut sums = [0.0f32; SampleDigest::N_LANES];
+        for of_worker in borrowed.chunks(2) {
+            for (sum, lane) in sums.iter_mut().zip(digest(of_worker).lanes()) {
+                *sum += lane;
+            }
+        }
+        assert_eq!(SampleDigest::from_lanes(&sums), digest(&borrowed));
     }
 }

@@ -22,6 +22,7 @@ use crate::{
     },
     model_input::{grounding_targets, layout, model_input, pixel_targets, rows},
     optimizer::{AdamW, FlatGradients, TrainableParameter},
+    reduce::{GradientReducer, StepShare, StepTotal},
     schedule::learning_rate_factor,
     settings::{Policy, Settings, Stage},
     step::LossTerms,
@@ -54,6 +55,8 @@ pub struct TrainerParts {
     pub weights: InitialWeights,
     /// `carried.safetensors` of the checkpoint that the weights are from, handed on with every snapshot.
     pub carried: Option<Bytes>,
+    /// The other workers.
+    pub reducer: Box<dyn GradientReducer>,
 }
 
 /// Model, optimizer and position of one worker.
@@ -65,13 +68,16 @@ pub struct Trainer {
     device: Device,
     model: Option<Lavida>,
     optimizer: AdamW,
+    reducer: Box<dyn GradientReducer>,
     gradients: Option<FlatGradients>,
     n_microbatches: usize,
 }
 
-/// Learning rate and gradient norm of an update.
+/// What an update was made of.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct UpdateReport {
+    /// The step over all workers.
+    pub total: StepTotal,
     /// Learning rate used.
     pub lr: f64,
     /// Global norm of the mean gradient before clipping.
@@ -91,6 +97,7 @@ impl Trainer {
             state,
             weights: initial,
             carried,
+            reducer,
         } = parts;
         settings.check_vocabularies(&tokenizers)?;
         let taped = device.clone().autodiff();
@@ -149,6 +156,7 @@ impl Trainer {
             device: device.clone(),
             model: Some(model),
             optimizer,
+            reducer,
             gradients: None,
             n_microbatches: 0,
         })
@@ -214,16 +222,21 @@ impl Trainer {
         Ok((self.optimizer.flatten(model, &mut gradients), terms))
     }
 
-    /// One optimizer update with the mean of the gradients since the last one.
+    /// One optimizer update with the mean over all workers of the gradients since the last one. `share` is what this
+    /// worker has to say of the step.
     ///
     /// # Errors
-    /// [`Error::Internal`] when there was no microbatch.
-    pub fn update(&mut self) -> Result<UpdateReport> {
+    /// [`Error::Internal`] when there was no microbatch; as [`GradientReducer::all_reduce`].
+    pub fn update(&mut self, share: &StepShare) -> Result<UpdateReport> {
         let (Some(gradients), Some(model)) = (self.gradients.take(), self.model.take()) else {
             return Err(Error::Internal("an update without a microbatch".into()));
         };
-        let gradients = gradients.scale(1.0 / self.n_microbatches as f64);
-        self.n_microbatches = 0;
+        let mut reached = self.optimizer.reached(&gradients);
+        let n_microbatches = std::mem::take(&mut self.n_microbatches);
+        let reducer = self.reducer.as_ref();
+        let (total, n_microbatches) = share.exchange(n_microbatches, &mut reached, reducer)?;
+        let gradients = self.optimizer.reduce(gradients, &reached, reducer)?;
+        let gradients = gradients.scale(1.0 / n_microbatches as f64);
         let o = &self.settings.optimizer;
         let n_steps = self.settings.train.steps;
         let factor = learning_rate_factor(o.decay, self.state.step, o.warmup_steps, n_steps);
@@ -231,7 +244,11 @@ impl Trainer {
         let (model, grad_norm) = self.optimizer.step(model, gradients, lr);
         self.model = Some(model);
         self.state.step += 1;
-        Ok(UpdateReport { lr, grad_norm })
+        Ok(UpdateReport {
+            total,
+            lr,
+            grad_norm,
+        })
     }
 
     /// Everything a checkpoint holds, as of the last update.

@@ -13,6 +13,7 @@ use lavida_model::lavida::{Lavida, Mode, ModelOutput};
 use lavida_model::weights;
 use lavida_train::{
     model_input::model_input,
+    reduce::StepShare,
     settings::Settings,
     step::LossTerms,
     trainer::{Trainer, load_weights, special_tokens},
@@ -48,7 +49,7 @@ fn go_on(trainer: &mut Trainer, settings: &Settings, from: u64, to: u64) -> Vec<
     for step in from..to {
         let batches = [2 * step, 2 * step + 1].map(|seed| batch(settings, 2, SIDE_PX, seed + 1));
         losses.extend(trainer.microbatches(&batches).unwrap());
-        trainer.update().unwrap();
+        trainer.update(&StepShare::default()).unwrap();
     }
     losses
 }

@@ -40,6 +40,8 @@ pub enum Command {
     Inspect(Inspect),
     /// Check settings without training: sizes, what trains, memory per device
     Check(Check),
+    /// Measure on this machine: time and memory, as a table and a plot
+    Bench(Bench),
     /// Prepare the machines of a cluster
     Cluster(Cluster),
 }
@@ -71,6 +73,9 @@ pub struct Train {
     /// Override a setting, as `section.key=value`; may be repeated
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub set: Vec<String>,
+    /// Train with so many workers on this machine; the same run as with one, up to the rounding of sums
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = at_least(1))]
+    pub local: usize,
 }
 
 #[derive(Debug, Args)]
@@ -312,4 +317,95 @@ pub struct ClusterCerts {
     /// Days from now for which the certificates count
     #[arg(long, value_name = "N", default_value_t = 365)]
     pub days: u32,
+}
+
+#[derive(Debug, Args)]
+pub struct Bench {
+    #[command(subcommand)]
+    pub what: BenchWhat,
+}
+
+/// What to measure.
+#[derive(Debug, Subcommand)]
+pub enum BenchWhat {
+    /// Step time and peak memory of the language model against the keep ratio (the shape of the paper's Fig. 7b)
+    ///
+    /// A step is compression, forward, loss and all gradients of the language model on one made-up clip, on the CPU. Each
+    /// point runs in a process of its own; its peak is that process's most resident memory.
+    Compression(BenchCompression),
+    /// One point, for `bench compression`
+    #[command(hide = true)]
+    CompressionPoint(BenchCompressionPoint),
+}
+
+#[derive(Debug, Args)]
+pub struct BenchCompression {
+    /// Folder for compression.md, compression.json and compression.svg
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Models to measure, separated by commas
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [BenchModel::Tiny, BenchModel::Medium])]
+    pub models: Vec<BenchModel>,
+    /// Keep ratios to measure, separated by commas
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_values_t = [1.0, 0.5, 0.2, 0.1])]
+    pub keep_ratios: Vec<f64>,
+    /// Visual tokens of the clip before compression; the default is a training clip of the paper
+    #[arg(long, value_name = "N", default_value_t = 1564, value_parser = at_least(1))]
+    pub visual_tokens: usize,
+    /// Words of the prompt and its answer, at least 3
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = at_least(3))]
+    pub text_tokens: usize,
+    /// Steps to measure after the first; their median counts
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = at_least(1))]
+    pub steps: usize,
+    /// Print one JSON document on standard output
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct BenchCompressionPoint {
+    #[arg(long, value_enum)]
+    pub model: BenchModel,
+    #[arg(long)]
+    pub keep_ratio: f64,
+    #[arg(long, value_parser = at_least(1))]
+    pub visual_tokens: usize,
+    #[arg(long, value_parser = at_least(3))]
+    pub text_tokens: usize,
+    #[arg(long, value_parser = at_least(1))]
+    pub steps: usize,
+}
+
+/// Language models to measure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum BenchModel {
+    /// That of tiny.toml: width 64, 2 layers
+    Tiny,
+    /// Width 768, 8 layers
+    Medium,
+}
+
+impl BenchModel {
+    /// As the command line writes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Tiny => "tiny",
+            Self::Medium => "medium",
+        }
+    }
+}
+
+impl std::fmt::Display for BenchModel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Reads a whole number of at least `least`.
+fn at_least(least: usize) -> impl Fn(&str) -> Result<usize, String> + Clone {
+    move |text| match text.parse::<usize>() {
+        Ok(number) if number >= least => Ok(number),
+        _ => Err(format!("expected a whole number of at least {least}")),
+    }
 }

@@ -1,7 +1,7 @@
 //! Third stage: puts samples back into the run's order and joins them into microbatches.
 //!
-//! Reads and draws finish in any order; a batch is always the next `microbatch` positions, so the
-//! stream of batches is the same however the work was scheduled.
+//! Reads and draws finish in any order; a batch is always the next `microbatch` positions of this
+//! worker, so the stream of batches is the same however the work was scheduled.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -9,7 +9,7 @@ use lavida_data::{Result, batch::HostBatch};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use super::{guarded, sampler, trainer};
-use crate::parts::Drawer;
+use crate::{parts::Drawer, worker::Slice};
 
 /// A batch and its place in the order of samples. Batches are joined on a pool and may overtake one another.
 pub struct PlacedBatch {
@@ -19,7 +19,7 @@ pub struct PlacedBatch {
     pub batch: HostBatch,
     /// Pass over its dataset of the batch's last sample.
     pub epoch: u64,
-    /// Position after the batch's last sample.
+    /// Position of this worker's sample after the batch's last.
     pub next_position: u64,
 }
 
@@ -39,6 +39,8 @@ pub struct Batcher<D: Drawer> {
     pub drawer: Arc<D>,
     /// Samples of a batch.
     pub microbatch: usize,
+    /// Which positions are this worker's.
+    pub slice: Slice,
     /// Who gets the batches.
     pub trainer: ActorRef<trainer::Msg>,
 }
@@ -53,16 +55,12 @@ pub struct State<D: Drawer> {
 impl<D: Drawer> Actor for Batcher<D> {
     type Msg = Msg<D>;
     type State = State<D>;
-    type Arguments = u64;
+    type Arguments = ();
 
-    async fn pre_start(
-        &self,
-        _: ActorRef<Msg<D>>,
-        next_position: u64,
-    ) -> Result<State<D>, ActorProcessingErr> {
+    async fn pre_start(&self, _: ActorRef<Msg<D>>, (): ()) -> Result<State<D>, ActorProcessingErr> {
         Ok(State {
             upstream: None,
-            next_position,
+            next_position: self.slice.first(),
             waiting: BTreeMap::new(),
         })
     }
@@ -82,7 +80,10 @@ impl<D: Drawer> Actor for Batcher<D> {
             Msg::Sample(position, epoch, sample) => {
                 state.waiting.insert(position, (epoch, sample?));
                 while let Some(samples) = state.take_batch(self.microbatch) {
-                    self.join(samples, state.next_position);
+                    let first_position = state.next_position;
+                    let end = first_position + self.microbatch as u64;
+                    state.next_position = self.slice.after(end);
+                    self.join(samples, first_position, state.next_position);
                 }
             }
         }
@@ -91,10 +92,9 @@ impl<D: Drawer> Actor for Batcher<D> {
 }
 
 impl<D: Drawer> Batcher<D> {
-    fn join(&self, samples: Vec<(u64, D::Sample)>, next_position: u64) {
+    fn join(&self, samples: Vec<(u64, D::Sample)>, first_position: u64, next_position: u64) {
         let (drawer, trainer) = (self.drawer.clone(), self.trainer.clone());
         tokio::task::spawn_blocking(move || {
-            let first_position = next_position - samples.len() as u64;
             let epoch = samples.last().map_or(0, |(epoch, _)| *epoch);
             let samples = samples.into_iter().map(|(_, sample)| sample).collect();
             let batch = guarded(|| drawer.collate(samples)).map(|batch| PlacedBatch {
@@ -117,7 +117,6 @@ impl<D: Drawer> State<D> {
         }
         let rest = self.waiting.split_off(&end);
         let batch = std::mem::replace(&mut self.waiting, rest);
-        self.next_position = end;
         Some(batch.into_values().collect())
     }
 }

@@ -1,11 +1,12 @@
-//! Last stage: commits snapshots to the store while training goes on.
+//! Last stage: commits snapshots while training goes on.
 
-use lavida_store::Store;
+use std::sync::Arc;
+
 use lavida_train::checkpoint::Snapshot;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use super::trainer;
-use crate::checkpoints;
+use crate::worker::Committer;
 
 /// What the checkpointer understands.
 pub enum Msg {
@@ -15,10 +16,8 @@ pub enum Msg {
 
 /// Commits the run's checkpoints.
 pub struct Checkpointer {
-    /// The run.
-    pub run: Store,
-    /// Checkpoints that are kept.
-    pub keep_last: usize,
+    /// How.
+    pub committer: Arc<dyn Committer>,
 }
 
 impl Actor for Checkpointer {
@@ -37,7 +36,7 @@ impl Actor for Checkpointer {
         (): &mut (),
     ) -> Result<(), ActorProcessingErr> {
         let step = snapshot.state.step;
-        checkpoints::commit(&self.run, *snapshot, self.keep_last).await?;
+        self.committer.commit(*snapshot).await?;
         trainer.cast(trainer::Msg::Committed(step))?;
         Ok(())
     }

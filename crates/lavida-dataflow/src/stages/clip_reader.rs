@@ -1,12 +1,15 @@
 //! First stage: reads clips from the store in the run's order, as many at once as were granted.
 
-use std::{ops::Range, panic::AssertUnwindSafe, sync::Arc};
+use std::{panic::AssertUnwindSafe, sync::Arc};
 
 use futures::FutureExt;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use super::{panicked, sampler};
-use crate::parts::{ClipSource, Drawer};
+use crate::{
+    parts::{ClipSource, Drawer},
+    worker::Positions,
+};
 
 /// What the reader understands.
 pub enum Msg {
@@ -24,14 +27,14 @@ pub struct ClipReader<D: Drawer> {
 
 impl<D: Drawer> Actor for ClipReader<D> {
     type Msg = Msg;
-    type State = Range<u64>;
-    type Arguments = Range<u64>;
+    type State = Positions;
+    type Arguments = Positions;
 
     async fn pre_start(
         &self,
         _: ActorRef<Msg>,
-        positions: Range<u64>,
-    ) -> Result<Range<u64>, ActorProcessingErr> {
+        positions: Positions,
+    ) -> Result<Positions, ActorProcessingErr> {
         Ok(positions)
     }
 
@@ -39,7 +42,7 @@ impl<D: Drawer> Actor for ClipReader<D> {
         &self,
         _: ActorRef<Msg>,
         Msg::Demand(granted): Msg,
-        positions: &mut Range<u64>,
+        positions: &mut Positions,
     ) -> Result<(), ActorProcessingErr> {
         for position in positions.take(granted) {
             let (source, sampler) = (self.source.clone(), self.sampler.clone());

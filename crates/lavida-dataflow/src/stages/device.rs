@@ -3,7 +3,9 @@
 use std::sync::mpsc;
 
 use lavida_data::{Result, batch::HostBatch};
-use lavida_train::{checkpoint::Snapshot, step::LossTerms, trainer::UpdateReport};
+use lavida_train::{
+    checkpoint::Snapshot, reduce::StepShare, step::LossTerms, trainer::UpdateReport,
+};
 use ractor::ActorRef;
 
 use super::{guarded, trainer};
@@ -13,8 +15,8 @@ use crate::parts::{Learner, MakeLearner};
 pub enum Job {
     /// Forward and backward of microbatches.
     Microbatches(Vec<HostBatch>),
-    /// One optimizer update.
-    Update,
+    /// One optimizer update, to which this worker brings this.
+    Update(StepShare),
     /// State of the run whose next sample is at this position.
     Snapshot(u64),
 }
@@ -67,7 +69,7 @@ pub fn spawn(
 fn run(learner: &mut dyn Learner, job: Job) -> Result<Done> {
     Ok(match job {
         Job::Microbatches(batches) => Done::Microbatches(learner.microbatches(&batches)?),
-        Job::Update => Done::Update(learner.update()?),
+        Job::Update(share) => Done::Update(learner.update(&share)?),
         Job::Snapshot(position) => Done::Snapshot(Box::new(learner.snapshot(position)?)),
     })
 }

@@ -1,6 +1,6 @@
 //! Fourth stage: feeds the device, counts steps, logs them, asks for checkpoints.
 //!
-//! A step is `accumulation` microbatches and one update; up to `side_by_side` of them are on the device at once. Twice as
+//! A step is `accumulation` microbatches of this worker and one update that all make; up to `side_by_side` of them are on the device at once. Twice as
 //! many are granted: those on the device and those ready to follow. A checkpoint is taken between two steps; its upload
 //! overlaps the steps that follow, and the next checkpoint waits for it.
 
@@ -10,11 +10,8 @@ use std::{
     time::Duration,
 };
 
-use lavida_data::{Result, batch::HostBatch};
-use lavida_train::{
-    step::{LossTerms, StepRecord, sample_digest},
-    trainer::UpdateReport,
-};
+use lavida_data::{Error, Result, batch::HostBatch};
+use lavida_train::{reduce::StepShare, step::StepRecord, trainer::UpdateReport};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::mpsc as tokio_mpsc;
 
@@ -27,6 +24,7 @@ use crate::{
     clock::Clock,
     parts::MakeLearner,
     telemetry::{MetricsLog, progress::Progress},
+    worker::{Orders, Slice},
 };
 
 /// Asks upstream for microbatches.
@@ -44,6 +42,8 @@ pub enum Msg {
     Committed(u64),
     /// Finish the step, commit, end.
     Stop,
+    /// What this worker may do from now on.
+    Orders(Orders),
 }
 
 /// How a run went.
@@ -67,8 +67,16 @@ pub struct Trainer {
     pub side_by_side: usize,
     /// Steps between checkpoints.
     pub checkpoint_every: u64,
-    /// Who commits.
-    pub checkpointer: ActorRef<checkpointer::Msg>,
+    /// Who commits, where this worker takes snapshots.
+    pub checkpointer: Option<ActorRef<checkpointer::Msg>>,
+    /// Which positions are this worker's.
+    pub slice: Slice,
+    /// Workers of a step.
+    pub world_size: usize,
+    /// Membership generation.
+    pub generation: u64,
+    /// Told of each step.
+    pub learned: Option<tokio_mpsc::UnboundedSender<u64>>,
     /// Time.
     pub clock: Arc<dyn Clock>,
     /// Gets the outcome.
@@ -79,12 +87,12 @@ pub struct Trainer {
 pub struct Start {
     /// Updates made before.
     pub step: u64,
-    /// Position of the first sample.
-    pub position: u64,
+    /// What this worker may do at first.
+    pub orders: Orders,
     /// Makes the learner.
     pub learner: MakeLearner,
-    /// Log of steps.
-    pub log: MetricsLog,
+    /// Log of steps, where this worker writes it.
+    pub log: Option<MetricsLog>,
     /// Shows them.
     pub progress: Progress,
 }
@@ -96,16 +104,15 @@ pub struct State {
     step: u64,
     next_position: u64,
     epoch: u64,
-    in_step: Vec<LossTerms>,
-    ids: Vec<String>,
-    truncated_categories: usize,
+    share: StepShare,
+    orders: Orders,
     batches: BTreeMap<u64, Box<PlacedBatch>>,
     on_device: bool,
     ready: bool,
     committing: bool,
     snapshot_step: u64,
     stopping: bool,
-    log: MetricsLog,
+    log: Option<MetricsLog>,
     progress: Progress,
     step_began: Duration,
     waiting_since: Option<Duration>,
@@ -128,11 +135,10 @@ impl Actor for Trainer {
             demand: None,
             device: device::spawn(start.learner, myself)?,
             step: start.step,
-            next_position: start.position,
+            next_position: self.slice.first(),
             epoch: 0,
-            in_step: Vec::new(),
-            ids: Vec::new(),
-            truncated_categories: 0,
+            share: StepShare::default(),
+            orders: start.orders,
             batches: BTreeMap::new(),
             on_device: false,
             ready: false,
@@ -169,12 +175,19 @@ impl Actor for Trainer {
             Msg::Device(done) => self.device_done(done?, &myself, state)?,
             Msg::Committed(step) => {
                 state.committing = false;
-                state.log.flush().await?;
+                if let Some(log) = &mut state.log {
+                    log.flush().await?;
+                }
                 state
                     .progress
                     .line(&format!("checkpoint of step {step} committed"));
             }
-            Msg::Stop => state.stopping = true,
+            Msg::Stop => {
+                state.share.stop = true;
+                state.stopping = self.world_size == 1; // others must hear of it first
+            }
+            Msg::Orders(orders) if orders.abort => return Err(aborted().into()),
+            Msg::Orders(orders) => state.orders = orders,
         }
         self.advance(&myself, state)
     }
@@ -197,13 +210,16 @@ impl Trainer {
                 if let Some(demand) = &state.demand {
                     demand(losses.len())?;
                 }
-                state.in_step.extend(losses);
+                state.share.losses.extend(losses);
             }
             Done::Update(update) => self.finish_step(update, state)?,
             Done::Snapshot(snapshot) => {
                 state.committing = true;
                 let commit = checkpointer::Msg::Commit(snapshot, myself.clone());
-                self.checkpointer.cast(commit)?;
+                let checkpointer = self.checkpointer.as_ref();
+                checkpointer
+                    .ok_or("a snapshot that nobody commits")?
+                    .cast(commit)?;
             }
         }
         Ok(())
@@ -219,23 +235,33 @@ impl Trainer {
         let record = StepRecord {
             step: state.step,
             epoch: state.epoch,
-            losses: LossTerms::mean(&state.in_step),
+            losses: update.total.losses,
             lr: update.lr,
             grad_norm: update.grad_norm,
-            sample_digest: sample_digest(state.ids.iter().map(String::as_str)),
-            truncated_categories: std::mem::take(&mut state.truncated_categories),
-            world_size: 1,
-            generation: 0,
+            sample_digest: update.total.samples.to_string(),
+            truncated_categories: update.total.truncated_categories,
+            world_size: self.world_size,
+            generation: self.generation,
             seconds: (now - state.step_began).as_secs_f64(),
             data_seconds: state.waited.as_secs_f64(),
         };
-        state.log.record(&record)?;
+        if let Some(log) = &mut state.log {
+            log.record(&record)?;
+        }
         state.progress.step(&record);
         state.step_began = now;
         state.waited = Duration::ZERO;
-        state.in_step.clear();
-        state.ids.clear();
+        // Asked while the update was under way: the others hear of it with the next.
+        let stop = state.share.stop;
+        state.share = StepShare {
+            stop,
+            ..StepShare::default()
+        };
+        state.stopping = update.total.stop || (stop && self.world_size == 1);
         state.last = Some(record);
+        if let Some(learned) = &self.learned {
+            let _ = learned.send(state.step); // nobody listening any more is fine
+        }
         Ok(())
     }
 
@@ -244,24 +270,25 @@ impl Trainer {
         if !state.ready || state.on_device || state.finished {
             return Ok(());
         }
-        let between_steps = state.in_step.is_empty();
-        let job = if state.in_step.len() == self.accumulation {
-            Job::Update
+        let n_done = state.share.losses.len();
+        let between_steps = n_done == 0;
+        let job = if n_done == self.accumulation {
+            Job::Update(state.share.clone())
         } else if between_steps && self.snapshot_is_due(state) {
             if state.committing {
                 return Ok(()); // one upload at a time
             }
             state.snapshot_step = state.step;
-            Job::Snapshot(state.next_position)
+            Job::Snapshot(self.slice.step_of(state.next_position))
         } else if between_steps && self.at_end(state) {
             if !state.committing {
                 self.end(myself, state);
             }
             return Ok(());
-        } else if let Some(batches) = state.take(
-            self.side_by_side
-                .min(self.accumulation - state.in_step.len()),
-        ) {
+        } else if between_steps && state.step >= state.orders.until {
+            return Ok(()); // until more is leased
+        } else if let Some(batches) = state.take(self.side_by_side.min(self.accumulation - n_done))
+        {
             if let Some(since) = state.waiting_since.take() {
                 state.waited += self.clock.monotonic() - since;
             }
@@ -279,15 +306,20 @@ impl Trainer {
         Ok(())
     }
 
+    fn last_step(&self, state: &State) -> u64 {
+        self.n_steps.min(state.orders.end)
+    }
+
     fn snapshot_is_due(&self, state: &State) -> bool {
-        state.step > state.snapshot_step
+        self.checkpointer.is_some()
+            && state.step > state.snapshot_step
             && (state.step.is_multiple_of(self.checkpoint_every) || self.at_end(state))
     }
 
     /// Whether no further step is to be made. A stop before the first step of a run still makes one, so that there is
     /// something to commit.
     fn at_end(&self, state: &State) -> bool {
-        state.step >= self.n_steps || (state.stopping && state.last.is_some())
+        state.step >= self.last_step(state) || (state.stopping && state.last.is_some())
     }
 
     fn end(&self, myself: &ActorRef<Msg>, state: &mut State) {
@@ -302,6 +334,13 @@ impl Trainer {
     }
 }
 
+fn aborted() -> Error {
+    Error::Unavailable {
+        what: "this generation of workers".into(),
+        reason: "it has ended".into(),
+    }
+}
+
 impl State {
     /// The next `n` microbatches, when all are there.
     fn take(&mut self, n: usize) -> Option<Vec<HostBatch>> {
@@ -313,8 +352,10 @@ impl State {
             let placed = self.batches.remove(&self.next_position)?;
             self.next_position = placed.next_position;
             self.epoch = placed.epoch;
-            self.ids.extend(placed.batch.clip_ids.iter().cloned());
-            self.truncated_categories += placed.batch.n_truncated_categories;
+            for (position, id) in (placed.first_position..).zip(&placed.batch.clip_ids) {
+                self.share.samples.add(position, id);
+            }
+            self.share.truncated_categories += placed.batch.n_truncated_categories;
             Some(placed.batch)
         });
         next.take(n).collect()

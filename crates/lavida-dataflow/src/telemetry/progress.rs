@@ -14,6 +14,7 @@ const LINE_INTERVAL: Duration = Duration::from_secs(10);
 pub struct Progress {
     clock: Arc<dyn Clock>,
     bar: Option<ProgressBar>,
+    silent: bool,
     label: String,
     n_steps: u64,
     clips_per_step: usize,
@@ -62,6 +63,7 @@ impl Progress {
         Self {
             clock,
             bar,
+            silent: false,
             label: label.to_owned(),
             n_steps,
             clips_per_step,
@@ -70,8 +72,25 @@ impl Progress {
         }
     }
 
+    /// Shows nothing: another worker does.
+    pub fn silent(clock: Arc<dyn Clock>) -> Self {
+        Self {
+            clock,
+            bar: None,
+            silent: true,
+            label: String::new(),
+            n_steps: 0,
+            clips_per_step: 0,
+            rate: Rate::default(),
+            last_line: None,
+        }
+    }
+
     /// Shows a finished step.
     pub fn step(&mut self, record: &StepRecord) {
+        if self.silent {
+            return;
+        }
         let mean = self.rate.add(record.seconds);
         let left =
             Duration::from_secs_f64(mean * (self.n_steps - record.step.min(self.n_steps)) as f64);
@@ -101,6 +120,9 @@ impl Progress {
 
     /// Says something between steps.
     pub fn line(&self, text: &str) {
+        if self.silent {
+            return;
+        }
         let text = format!("{}: {text}", self.label);
         match &self.bar {
             Some(bar) => bar.println(text),

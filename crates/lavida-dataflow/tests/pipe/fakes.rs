@@ -21,15 +21,17 @@ use lavida_dataflow::{
     pipeline::Pipeline,
     stages::trainer::Outcome,
     telemetry::{MetricsLog, progress::Progress},
+    worker::{Orders, Slice, StoreCommitter},
 };
 use lavida_store::Store;
 use lavida_train::{
     checkpoint::{Snapshot, TrainState},
+    reduce::{Alone, StepShare},
     settings::Stage,
     step::LossTerms,
     trainer::UpdateReport,
 };
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot, watch};
 
 /// A pipe that does not end within this is taken to hang.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -79,6 +81,10 @@ pub struct Case {
     pub fault: Option<Fault>,
     /// The microbatch during which a stop is asked for; `Some(0)` for one before the run begins.
     pub stop_at: Option<usize>,
+    /// What the worker is told.
+    pub orders: Option<watch::Receiver<Orders>>,
+    /// Told of each step.
+    pub learned: Option<mpsc::UnboundedSender<u64>>,
     pub run: Store,
 }
 
@@ -95,6 +101,8 @@ impl Case {
             delays: 0,
             fault: None,
             stop_at: None,
+            orders: None,
+            learned: None,
             run: fresh_store(),
         }
     }
@@ -140,15 +148,21 @@ impl Case {
                 fail(fault, Fault::Make)?;
                 Ok(Box::new(learner) as Box<dyn Learner>)
             }),
-            run: self.run.clone(),
             steps: self.steps.clone(),
-            position: self.position,
+            slice: Slice::new(self.position, per_step, 0, 1),
+            world_size: 1,
+            generation: 0,
             microbatch: self.microbatch,
             accumulation: self.accumulation,
             side_by_side: self.side_by_side,
             checkpoint_every: self.checkpoint_every,
-            keep_last: self.keep_last,
-            log,
+            committer: Some(Arc::new(StoreCommitter {
+                run: self.run.clone(),
+                keep_last: self.keep_last,
+            })),
+            orders: self.orders.clone(),
+            learned: self.learned.clone(),
+            log: Some(log),
             progress: Progress::new(
                 "test",
                 self.steps.start,
@@ -320,11 +334,13 @@ impl Learner for FakeLearner {
         batches.iter().map(|batch| self.microbatch(batch)).collect()
     }
 
-    fn update(&mut self) -> Result<UpdateReport> {
+    fn update(&mut self, share: &StepShare) -> Result<UpdateReport> {
         fail(self.fault, Fault::Update)?;
         self.step += 1;
         self.note(Event::Update);
+        let (total, _) = share.exchange(share.losses.len(), &mut [], &Alone)?;
         Ok(UpdateReport {
+            total,
             lr: 0.5,
             grad_norm: 1.0,
         })

@@ -6,10 +6,11 @@ mod fakes;
 
 use fakes::{Case, Event, Fault, How, Ran, loss_of, state};
 use lavida_data::Error;
-use lavida_dataflow::checkpoints;
+use lavida_dataflow::{checkpoints, worker::Orders};
 use lavida_store::Store;
 use lavida_train::{checkpoint::Snapshot, step::StepRecord};
 use proptest::prelude::*;
+use tokio::sync::{mpsc, watch};
 
 async fn records(run: &Store) -> Vec<StepRecord> {
     let rows = run.get("metrics.jsonl").await.unwrap();
@@ -125,8 +126,9 @@ async fn a_record_says_which_samples_and_which_pass_its_step_was() {
     case.run().await.outcome.unwrap();
     let records = records(&case.run).await;
     let digest = |step: u64| {
-        let ids: Vec<String> = (4 * (step - 1)..4 * step).map(|p| p.to_string()).collect();
-        lavida_train::step::sample_digest(ids.iter().map(String::as_str))
+        let mut digest = lavida_train::step::SampleDigest::default();
+        (4 * (step - 1)..4 * step).for_each(|p| digest.add(p, &p.to_string()));
+        digest.to_string()
     };
     for (i, record) in records.iter().enumerate() {
         assert_eq!(record.step, i as u64 + 1);
@@ -255,4 +257,61 @@ async fn a_commit_that_another_worker_made_first_ends_the_run_as_fenced() {
     );
     let newest = checkpoints::newest(&case.run).await.unwrap().unwrap();
     assert_eq!(newest.manifest.state.generation, 9);
+}
+
+#[tokio::test]
+async fn a_worker_learns_no_further_than_it_is_leased_and_ends_where_it_is_told_to() {
+    let (tell, told) = watch::channel(Orders {
+        until: 2,
+        ..Orders::default()
+    });
+    let (learned, mut steps) = mpsc::unbounded_channel();
+    let case = Case {
+        orders: Some(told),
+        learned: Some(learned),
+        ..Case::new(9)
+    };
+    let leading = async {
+        let mut last = 0;
+        while last < 2 {
+            last = steps.recv().await.unwrap();
+        }
+        // It would go on now, if it went on without a lease: there are samples for nine steps.
+        for _ in 0..1000 {
+            tokio::task::yield_now().await;
+        }
+        assert!(steps.try_recv().is_err(), "a step that was not leased");
+        tell.send_modify(|orders| (orders.until, orders.end) = (9, 5));
+        while last < 5 {
+            last = steps.recv().await.unwrap();
+        }
+        tell
+    };
+    let (ran, _tell) = tokio::join!(case.run(), leading);
+    assert_eq!(ran.outcome.as_ref().unwrap().step, 5);
+    assert_eq!(checkpoints::committed(&case.run).await.unwrap(), [5]);
+    assert_eq!(ran.positions().len() as u64, 5 * case.per_step());
+}
+
+#[tokio::test]
+async fn a_worker_whose_generation_ends_stops_and_commits_nothing() {
+    let (tell, told) = watch::channel(Orders {
+        until: 1,
+        ..Orders::default()
+    });
+    let (learned, mut steps) = mpsc::unbounded_channel();
+    let case = Case {
+        orders: Some(told),
+        learned: Some(learned),
+        ..Case::new(9)
+    };
+    let leading = async {
+        assert_eq!(steps.recv().await, Some(1));
+        tell.send_modify(|orders| orders.abort = true);
+        tell
+    };
+    let (ran, _tell) = tokio::join!(case.run(), leading);
+    let error = ran.outcome.unwrap_err();
+    assert!(matches!(error, Error::Unavailable { .. }), "{error}");
+    assert!(checkpoints::committed(&case.run).await.unwrap().is_empty());
 }

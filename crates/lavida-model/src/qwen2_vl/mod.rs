@@ -8,6 +8,7 @@
 //! compression · `D` width of the language model · `A` answer tokens of all samples · `V` vocabulary.
 
 pub mod language;
+pub mod language_step;
 pub mod rope;
 pub mod sequence;
 pub mod vision;
@@ -152,7 +153,12 @@ impl Qwen2Vl {
     ///
     /// A prompt does not fit its clip or has no single `<SEG>`; visual tokens are not finite.
     pub fn forward(&self, input: &MllmInput, settings: &MllmSettings) -> Result<MllmOutput> {
-        let EmbeddedSequences { embeds, layout } = self.embed(input, settings)?;
+        Ok(self.read(self.embed(input, settings)?))
+    }
+
+    /// The language model's half of [`Qwen2Vl::forward`].
+    fn read(&self, sequences: EmbeddedSequences) -> MllmOutput {
+        let EmbeddedSequences { embeds, layout } = sequences;
         let rotary = self.rotary(&layout, &embeds.device());
         let mask = attention_mask(&layout, &embeds.device());
         let hidden_last = self.model.forward(embeds, &rotary, mask);
@@ -165,12 +171,12 @@ impl Qwen2Vl {
                 .cast(FloatDType::F32),
             targets: int_tensor(&layout.answer_ids, &rows.device()),
         });
-        Ok(MllmOutput {
+        MllmOutput {
             hidden_last,
             semantic_feature,
             answer,
             layout,
-        })
+        }
     }
 
     /// Logits at every position.
@@ -207,6 +213,16 @@ impl Qwen2Vl {
         } else {
             self.visual.forward(patches, &input.grids)
         }; // [L, D]
+        self.place(visual, prompts, settings)
+    }
+
+    /// Compresses visual tokens `[L, D]` of all samples and places them between the words.
+    fn place(
+        &self,
+        visual: Tensor<2>,
+        mut prompts: Vec<Prompt>,
+        settings: &MllmSettings,
+    ) -> Result<EmbeddedSequences> {
         let dtype = visual.dtype();
         let visual = reduce_tokens(
             visual.cast(FloatDType::F32),

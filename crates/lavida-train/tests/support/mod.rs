@@ -13,6 +13,7 @@ use lavida_data::{
 use lavida_train::{
     assembly::Phase,
     checkpoint::TrainState,
+    reduce::Alone,
     settings::Settings,
     trainer::{InitialWeights, Trainer, TrainerParts},
 };
@@ -53,6 +54,7 @@ pub fn trainer(
             },
         },
         carried: None,
+        reducer: Box::new(Alone),
     };
     Trainer::new(parts, &Device::flex()).expect("settings and weights fit each other")
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::Context;
+use lavida_cluster::training::threads;
 use lavida_data::{
     catalog::{Catalog, DataSource},
     manifest::Purpose,
@@ -18,7 +19,11 @@ use crate::{cli, config};
 
 pub async fn run(args: cli::Train) -> anyhow::Result<()> {
     let loaded = config::load(&args.config, &args.set)?;
-    let outcome = train(&loaded, &args.data, &args.out, "train", interrupted()).await?;
+    let run = prepare(&loaded, &args.data, &args.out, "train").await?;
+    let outcome = match args.local {
+        1 => run.execute(interrupted()).await?,
+        n => threads::train(run, n, interrupted()).await?,
+    };
     match outcome {
         RunOutcome::AlreadyDone { step } => {
             eprintln!(
@@ -41,7 +46,7 @@ pub async fn run(args: cli::Train) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// One run, to its end or until `stop`.
+/// One run by one worker, to its end or until `stop`.
 pub async fn train(
     loaded: &config::Loaded,
     data: &[String],
@@ -49,6 +54,17 @@ pub async fn train(
     label: &str,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> anyhow::Result<RunOutcome> {
+    let run = prepare(loaded, data, out, label).await?;
+    Ok(run.execute(stop).await?)
+}
+
+/// Everything that a run needs, opened.
+async fn prepare(
+    loaded: &config::Loaded,
+    data: &[String],
+    out: &str,
+    label: &str,
+) -> anyhow::Result<Run> {
     let settings = loaded.settings.clone();
     let catalog = Arc::new(open_catalog(data, &settings.sampler.weights).await?);
     let tokenizers = Arc::new(settings.tokenizers(&loaded.folder)?);
@@ -56,7 +72,7 @@ pub async fn train(
         Some(uri) => Some(checkpoints::open(uri).await.context("train.initial")?),
         None => None,
     };
-    let run = Run {
+    Ok(Run {
         settings,
         tokenizers,
         catalog,
@@ -64,8 +80,7 @@ pub async fn train(
         store: Store::open(out)?,
         label: label.to_owned(),
         clock: Arc::new(SystemClock::default()),
-    };
-    Ok(run.execute(stop).await?)
+    })
 }
 
 /// Opens training datasets with the mixing weights of the settings.

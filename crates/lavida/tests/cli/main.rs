@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
 mod bad_input;
+mod bench;
 mod cluster;
 mod exporting;
 mod import_refused;

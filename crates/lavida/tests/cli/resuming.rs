@@ -130,3 +130,25 @@ fn check_interruptions(stage: &str) {
     );
     assert_eq!(ended(&world, "killed"), whole);
 }
+
+#[test]
+fn two_workers_of_one_machine_learn_from_the_same_samples_as_one() {
+    let world = World::new();
+    let train = |out: &str, n_workers: &str| {
+        let mut command = world.train(out, &["train.microbatch=1"]);
+        command.args(["--local", n_workers]);
+        finish(command)
+    };
+    let digests = |out: &str| -> Vec<Value> {
+        let rows = std::fs::read_to_string(world.join(out).join("metrics.jsonl")).unwrap();
+        let rows = rows
+            .lines()
+            .map(|row| serde_json::from_str::<Value>(row).unwrap());
+        rows.map(|row| row["sample_digest"].clone()).collect()
+    };
+    train("one", "1").succeeded();
+    train("two", "2").succeeded();
+    assert_eq!(digests("one"), digests("two"));
+    assert_eq!(digests("one").len(), 6);
+    train("three", "3").refused(2, &["number of workers", "a divisor of 4", "found 3"]);
+}

@@ -1,0 +1,9 @@
+//! A run of training by several workers: what joins [`lavida_dataflow`]'s pipe to collectives.
+//!
+//! Every worker executes the same [`Run`](lavida_dataflow::run::Run) in its own place: its slice of each batch, its rank
+//! of the engine. [`threads`] are workers of one process, which live and die together and need no coordinator.
+
+mod reducer;
+pub mod threads;
+
+pub use reducer::EngineReducer;

@@ -1,0 +1,288 @@
+//! `lavida bench compression`: step time and peak memory of the language model against `keep_ratio` (the shape of the
+//! paper's Fig. 7b).
+//!
+//! Every point runs in a process of its own, this program started again, so that one point's peak is not another's.
+
+mod measure;
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, bail};
+use lavida_report::plot::{LinePlot, Series};
+use serde_json::{Value, json};
+
+use super::predict::write;
+use crate::cli;
+
+/// One keep ratio of one model, as its process measured it.
+#[derive(Clone, Debug, PartialEq)]
+struct Point {
+    model: String,
+    parameters: usize,
+    keep_ratio: f64,
+    /// Visual tokens before compression.
+    visual_tokens: usize,
+    /// Words and visual tokens that the language model read.
+    positions: usize,
+    /// Median wall time of a step.
+    seconds: f64,
+    /// CPU time of a step, all threads; none where the system does not say.
+    cpu_seconds: Option<f64>,
+    /// Most resident memory of the process; none where the system does not say.
+    peak_bytes: Option<u64>,
+    /// Resident memory before the first step: program and weights.
+    at_rest_bytes: Option<u64>,
+    loss: f64,
+}
+
+impl Point {
+    fn document(&self) -> Value {
+        json!({
+            "model": self.model,
+            "parameters": self.parameters,
+            "keep_ratio": self.keep_ratio,
+            "visual_tokens": self.visual_tokens,
+            "positions": self.positions,
+            "seconds": self.seconds,
+            "cpu_seconds": self.cpu_seconds,
+            "peak_bytes": self.peak_bytes,
+            "at_rest_bytes": self.at_rest_bytes,
+            "loss": self.loss,
+        })
+    }
+
+    /// Reads what [`Point::document`] wrote; none if something is missing.
+    fn read(document: &Value) -> Option<Self> {
+        let count = |name: &str| usize::try_from(document[name].as_u64()?).ok();
+        Some(Self {
+            model: document["model"].as_str()?.to_owned(),
+            parameters: count("parameters")?,
+            keep_ratio: document["keep_ratio"].as_f64()?,
+            visual_tokens: count("visual_tokens")?,
+            positions: count("positions")?,
+            seconds: document["seconds"].as_f64()?,
+            cpu_seconds: document["cpu_seconds"].as_f64(),
+            peak_bytes: document["peak_bytes"].as_u64(),
+            at_rest_bytes: document["at_rest_bytes"].as_u64(),
+            loss: document["loss"].as_f64()?,
+        })
+    }
+}
+
+pub fn run(args: &cli::Bench) -> anyhow::Result<()> {
+    match &args.what {
+        cli::BenchWhat::Compression(args) => compression(args),
+        cli::BenchWhat::CompressionPoint(args) => {
+            crate::print_document(&measure::point(args)?.document().to_string())
+        }
+    }
+}
+
+fn compression(args: &cli::BenchCompression) -> anyhow::Result<()> {
+    for keep_ratio in &args.keep_ratios {
+        measure::check_ratio(*keep_ratio)?;
+    }
+    std::fs::create_dir_all(&args.out).with_context(|| args.out.display().to_string())?;
+    let mut points = Vec::new();
+    for model in &args.models {
+        for keep_ratio in &args.keep_ratios {
+            let point = in_its_own_process(args, *model, *keep_ratio)?;
+            eprintln!("bench: {}", row(&point, &point));
+            points.push(point);
+        }
+    }
+    let table = table(&points);
+    let documents: Vec<Value> = points.iter().map(Point::document).collect();
+    let document = serde_json::to_string_pretty(&json!({ "points": documents }))?;
+    write(&args.out.join("compression.md"), table.as_bytes())?;
+    write(&args.out.join("compression.json"), document.as_bytes())?;
+    write(
+        &args.out.join("compression.svg"),
+        plot(&points).drawing().svg().as_bytes(),
+    )?;
+    say_where(&args.out);
+    match args.json {
+        true => crate::print_document(&document),
+        false => crate::print_document(table.trim_end()),
+    }
+}
+
+fn say_where(out: &Path) {
+    eprintln!(
+        "bench: compression.md, compression.json and compression.svg are in {}",
+        out.display()
+    );
+}
+
+/// Starts this program again for one point.
+fn in_its_own_process(
+    args: &cli::BenchCompression,
+    model: cli::BenchModel,
+    keep_ratio: f64,
+) -> anyhow::Result<Point> {
+    let program = std::env::current_exe().context("this program's own file")?;
+    let output = Command::new(program)
+        .args(["bench", "compression-point", "--model", model.name()])
+        .args(["--keep-ratio", &keep_ratio.to_string()])
+        .args(["--visual-tokens", &args.visual_tokens.to_string()])
+        .args(["--text-tokens", &args.text_tokens.to_string()])
+        .args(["--steps", &args.steps.to_string()])
+        .output()
+        .context("starting a process for one keep ratio")?;
+    if !output.status.success() {
+        bail!(
+            "the process for keep ratio {keep_ratio} of {} ended with {}: {}",
+            model.name(),
+            output.status,
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+    }
+    let document: Value = serde_json::from_slice(&output.stdout)
+        .context("the document of the process for one keep ratio")?;
+    Point::read(&document).with_context(|| format!("not the document of a point: {document}"))
+}
+
+/// The point of the same model that keeps the most.
+fn fullest<'a>(points: &'a [Point], point: &'a Point) -> &'a Point {
+    let same = points.iter().filter(|other| other.model == point.model);
+    same.max_by(|a, b| a.keep_ratio.total_cmp(&b.keep_ratio))
+        .unwrap_or(point)
+}
+
+fn mib(bytes: Option<u64>) -> String {
+    bytes.map_or("–".to_owned(), |bytes| {
+        format!("{:.0}", bytes as f64 / f64::from(1 << 20))
+    })
+}
+
+/// `part / whole` in percent.
+fn percent(part: Option<f64>, whole: Option<f64>) -> Option<f64> {
+    Some(100.0 * part? / whole.filter(|whole| *whole > 0.0)?)
+}
+
+fn peak_percent(point: &Point, full: &Point) -> Option<f64> {
+    let bytes = |point: &Point| point.peak_bytes.map(|bytes| bytes as f64);
+    percent(bytes(point), bytes(full))
+}
+
+/// CPU time where it is known: other programs do not add to it.
+fn time_percent(point: &Point, full: &Point) -> Option<f64> {
+    let time = |point: &Point| point.cpu_seconds.or(Some(point.seconds));
+    percent(time(point), time(full))
+}
+
+fn row(point: &Point, full: &Point) -> String {
+    let percent =
+        |value: Option<f64>| value.map_or("–".to_owned(), |value| format!("{value:.1}"));
+    let seconds =
+        |value: Option<f64>| value.map_or("–".to_owned(), |value| format!("{value:.3}"));
+    format!(
+        "| {} | {} | {} | {} | {} | {} | {} | {} | {} |",
+        point.model,
+        point.keep_ratio,
+        point.positions,
+        seconds(Some(point.seconds)),
+        seconds(point.cpu_seconds),
+        percent(time_percent(point, full)),
+        mib(point.at_rest_bytes),
+        mib(point.peak_bytes),
+        percent(peak_percent(point, full)),
+    )
+}
+
+fn table(points: &[Point]) -> String {
+    let mut text = String::from(
+        "| model | keep ratio | positions | step, wall s | step, CPU s | % of the first's | at rest, MiB | peak, MiB | \
+         % of the first's |\n|---|---|---|---|---|---|---|---|---|\n",
+    );
+    for point in points {
+        text += &row(point, fullest(points, point));
+        text += "\n";
+    }
+    text
+}
+
+/// Peak memory and step time in percent of what the largest keep ratio takes.
+fn plot(points: &[Point]) -> LinePlot {
+    let mut models: Vec<&str> = points.iter().map(|point| point.model.as_str()).collect();
+    models.dedup();
+    let line = |model: &str, what: &str, value: fn(&Point, &Point) -> Option<f64>| {
+        let of_model = points.iter().filter(|point| point.model == model);
+        let mut points: Vec<(f64, f64)> = of_model
+            .filter_map(|point| Some((point.keep_ratio, value(point, fullest(points, point))?)))
+            .collect();
+        points.sort_by(|a, b| a.0.total_cmp(&b.0));
+        Series {
+            name: format!("{model}: {what}"),
+            points,
+        }
+    };
+    LinePlot {
+        title: "A training step of the language model".into(),
+        x_label: "keep ratio".into(),
+        y_label: "% of the largest keep ratio's".into(),
+        series: models
+            .iter()
+            .flat_map(|model| {
+                [
+                    line(model, "peak memory", peak_percent),
+                    line(model, "step time", time_percent),
+                ]
+            })
+            .collect(),
+        ..LinePlot::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn point(model: &str, keep_ratio: f64, seconds: f64, peak_bytes: u64) -> Point {
+        Point {
+            model: model.to_owned(),
+            parameters: 10,
+            keep_ratio,
+            visual_tokens: 100,
+            positions: 20,
+            seconds,
+            cpu_seconds: None,
+            peak_bytes: Some(peak_bytes),
+            at_rest_bytes: None,
+            loss: 1.0,
+        }
+    }
+
+    #[test]
+    fn a_point_comes_back_from_its_process_as_it_was() {
+        let point = point("tiny", 0.2, 1.5, 7);
+        assert_eq!(Point::read(&point.document()), Some(point));
+        assert_eq!(Point::read(&json!({ "model": "tiny" })), None);
+    }
+
+    #[test]
+    fn shares_are_of_the_largest_keep_ratio_of_the_same_model() {
+        let points = [
+            point("small", 0.5, 1.0, 30 << 20),
+            point("small", 1.0, 4.0, 40 << 20),
+            point("large", 1.0, 8.0, 80 << 20),
+        ];
+        let table = table(&points);
+        let rows: Vec<&str> = table.lines().skip(2).collect();
+        assert_eq!(
+            rows[0],
+            "| small | 0.5 | 20 | 1.000 | – | 25.0 | – | 30 | 75.0 |"
+        );
+        assert!(
+            rows[2].ends_with("| 100.0 | – | 80 | 100.0 |"),
+            "{}",
+            rows[2]
+        );
+        let series = plot(&points).series;
+        assert_eq!(series.len(), 4);
+        assert_eq!(series[0].name, "small: peak memory");
+        assert_eq!(series[0].points, [(0.5, 75.0), (1.0, 100.0)]);
+        assert_eq!(series[1].points, [(0.5, 25.0), (1.0, 100.0)]);
+    }
+}
