@@ -88,7 +88,13 @@ fn compression(args: &cli::BenchCompression) -> anyhow::Result<()> {
     for model in &args.models {
         for keep_ratio in &args.keep_ratios {
             let point = in_its_own_process(args, *model, *keep_ratio)?;
-            eprintln!("bench: {}", row(&point, &point));
+            eprintln!(
+                "bench: {}, keep ratio {}: {:.3} s a step, peak {} MiB",
+                point.model,
+                point.keep_ratio,
+                point.seconds,
+                mib(point.peak_bytes)
+            );
             points.push(point);
         }
     }
