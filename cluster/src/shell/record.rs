@@ -8,9 +8,8 @@
 //! Both are written with put-if-absent and never overwritten.
 
 use futures::{StreamExt, TryStreamExt, stream};
+use lavida_dataflow::checkpoints::{self, CheckpointManifest};
 use lavida_store::{Error, Result, Store, Versioned, manifest};
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use crate::control::{
     Answer,
@@ -18,34 +17,11 @@ use crate::control::{
 };
 
 const LEDGER: &str = "ledger";
-const CHECKPOINTS: &str = "checkpoints";
 /// A coordinator that starts again reads the whole ledger: the reads wait for the network together.
 const READS_AT_ONCE: usize = 32;
 
 impl Versioned for Entry {
     const FORMAT: &'static str = "lavida/ledger";
-    const VERSION: u64 = 1;
-}
-
-/// As in `docs/checkpoint-format.md`; the training state is the trainer's own JSON.
-#[derive(Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct CheckpointManifest {
-    state: Value,
-    parts: Vec<ManifestPart>,
-}
-
-#[derive(Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ManifestPart {
-    name: String,
-    key: String,
-    bytes: u64,
-    blake3: String,
-}
-
-impl Versioned for CheckpointManifest {
-    const FORMAT: &'static str = "lavida/checkpoint";
     const VERSION: u64 = 1;
 }
 
@@ -57,10 +33,6 @@ pub struct Record {
 
 fn entry_key(index: u64) -> String {
     format!("{LEDGER}/{index:010}.json")
-}
-
-fn manifest_key(step: u64) -> String {
-    format!("{CHECKPOINTS}/{step:010}/manifest.json")
 }
 
 impl Record {
@@ -90,13 +62,8 @@ impl Record {
             .buffered(READS_AT_ONCE)
             .try_collect()
             .await?;
-        let objects = self.run.list(CHECKPOINTS).await?;
-        let steps = objects.iter().filter_map(|object| {
-            let (rest, name) = object.key.rsplit_once('/')?;
-            let step = rest.rsplit('/').next()?.parse().ok()?;
-            (name == "manifest.json").then_some(step)
-        });
-        Ok((entries, steps.max()))
+        let published = checkpoints::committed(&self.run).await?;
+        Ok((entries, published.last().copied()))
     }
 
     /// The entry at `index`, if there is one.
@@ -125,7 +92,7 @@ impl Record {
     /// Writes the manifest of a committed checkpoint, once. The same manifest there already is success.
     ///
     /// # Errors
-    /// [`Error::Internal`] for an entry that is no checkpoint or whose state is no JSON: ranks wrote nonsense.
+    /// [`Error::Internal`] for an entry that is no checkpoint or whose state is no [training state](lavida_dataflow::checkpoints::CheckpointManifest::state): ranks wrote nonsense.
     /// [`Error::Corrupt`] when the manifest that is there is damaged.
     pub async fn publish(&self, entry: &Entry) -> Result<Answer> {
         let Fact::Committed {
@@ -141,7 +108,7 @@ impl Record {
             state,
             parts: parts
                 .iter()
-                .map(|part| ManifestPart {
+                .map(|part| checkpoints::Part {
                     name: part.name.clone(),
                     key: part.key.clone(),
                     bytes: part.bytes,
@@ -149,16 +116,13 @@ impl Record {
                 })
                 .collect(),
         };
-        let key = manifest_key(*step);
-        match manifest::commit(&self.run, &key, &body).await {
-            Err(Error::Exists { .. }) => {
-                match manifest::read::<CheckpointManifest>(&self.run, &key).await {
-                    Ok(Some(there)) if there == body => Ok(Answer::Done),
-                    Ok(Some(_)) => Ok(Answer::Taken(Box::new(entry.clone()))),
-                    Ok(None) => Ok(Answer::Unavailable),
-                    Err(error) => unknown(error),
-                }
-            }
+        match checkpoints::publish(&self.run, &body).await {
+            Err(Error::Exists { .. }) => match checkpoints::published(&self.run, *step).await {
+                Ok(Some(there)) if there == body => Ok(Answer::Done),
+                Ok(Some(_)) => Ok(Answer::Taken(Box::new(entry.clone()))),
+                Ok(None) => Ok(Answer::Unavailable),
+                Err(error) => unknown(error),
+            },
             written => written.map_or_else(unknown, |()| Ok(Answer::Done)),
         }
     }
@@ -190,7 +154,8 @@ mod tests {
         let fact = Fact::Committed {
             step: 20,
             world_size: 2,
-            state: br#"{"step": 20}"#.to_vec(),
+            state: br#"{"stage": "anomaly", "step": 20, "position": 320, "seed": 1, "data": "", "world_size": 2, "generation": 1}"#
+                .to_vec(),
             parts: vec![Part {
                 name: "weights".to_owned(),
                 key: "g1-weights".to_owned(),

@@ -114,7 +114,11 @@ async fn work(mut member: MemberHandle) {
 fn written(generation: Generation, step: u64, rank: usize, n_ranks: usize) -> Written {
     Written {
         step,
-        state: format!(r#"{{"step": {step}}}"#).into_bytes(),
+        state: format!(
+            r#"{{"stage": "anomaly", "step": {step}, "position": 0, "seed": 1, "data": "",
+                "world_size": {n_ranks}, "generation": {generation}}}"#
+        )
+        .into_bytes(),
         n_parts: n_ranks as u32,
         parts: vec![Part {
             name: format!("part-{rank}"),

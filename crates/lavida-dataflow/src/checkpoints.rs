@@ -62,11 +62,10 @@ pub async fn commit(run: &Store, snapshot: Snapshot, keep_last: usize) -> Result
         async move { put_part(&run, step, generation, name, bytes).await }
     });
     let parts = try_join_all(writes).await?;
-    let body = CheckpointManifest { state, parts };
-    let place = place(run, step);
-    match manifest::commit(&place, MANIFEST, &body).await {
+    let manifest = CheckpointManifest { state, parts };
+    match publish(run, &manifest).await {
         Err(Error::Exists { what }) => {
-            let theirs = manifest::read::<CheckpointManifest>(&place, MANIFEST).await?;
+            let theirs = published(run, step).await?;
             return Err(Error::Fenced {
                 what,
                 ours: generation,
@@ -76,6 +75,22 @@ pub async fn commit(run: &Store, snapshot: Snapshot, keep_last: usize) -> Result
         other => other?,
     }
     retire_all_but(run, keep_last).await
+}
+
+/// Makes the checkpoint of a manifest count, once.
+///
+/// # Errors
+/// [`Error::Exists`] when its step has one.
+pub async fn publish(run: &Store, checkpoint: &CheckpointManifest) -> Result<()> {
+    manifest::commit(&place(run, checkpoint.state.step), MANIFEST, checkpoint).await
+}
+
+/// The manifest of a step, if it is committed.
+///
+/// # Errors
+/// [`Error::Corrupt`] when it is damaged.
+pub async fn published(run: &Store, step: u64) -> Result<Option<CheckpointManifest>> {
+    manifest::read(&place(run, step), MANIFEST).await
 }
 
 /// Writes one part of the checkpoint of `step`. Generations do not write over each other's parts; the part counts when
@@ -132,16 +147,6 @@ pub async fn newest(run: &Store) -> Result<Option<Checkpoint>> {
         Some(step) => Checkpoint::read(place(run, *step)).await,
         None => Ok(None),
     }
-}
-
-/// The committed checkpoint of a step.
-///
-/// # Errors
-/// [`Error::Corrupt`] when there is none.
-pub async fn at_step(run: &Store, step: u64) -> Result<Checkpoint> {
-    let place = place(run, step);
-    let missing = || Error::corrupt(place.full(MANIFEST), "a committed checkpoint", "no file");
-    Checkpoint::read(place.clone()).await?.ok_or_else(missing)
 }
 
 /// Opens `uri`: one checkpoint, or a run, whose newest committed checkpoint it is.

@@ -259,18 +259,24 @@ async fn a_commit_that_another_worker_made_first_ends_the_run_as_fenced() {
     assert_eq!(newest.manifest.state.generation, 9);
 }
 
-#[tokio::test]
-async fn a_worker_learns_no_further_than_it_is_leased_and_ends_where_it_is_told_to() {
+/// Nine steps of which so many are leased, who leases more, and the steps that are learned.
+fn led(until: u64) -> (Case, watch::Sender<Orders>, mpsc::UnboundedReceiver<u64>) {
     let (tell, told) = watch::channel(Orders {
-        until: 2,
+        until,
         ..Orders::default()
     });
-    let (learned, mut steps) = mpsc::unbounded_channel();
+    let (learned, steps) = mpsc::unbounded_channel();
     let case = Case {
         orders: Some(told),
         learned: Some(learned),
         ..Case::new(9)
     };
+    (case, tell, steps)
+}
+
+#[tokio::test]
+async fn a_worker_learns_no_further_than_it_is_leased_and_ends_where_it_is_told_to() {
+    let (case, tell, mut steps) = led(2);
     let leading = async {
         let mut last = 0;
         while last < 2 {
@@ -295,16 +301,7 @@ async fn a_worker_learns_no_further_than_it_is_leased_and_ends_where_it_is_told_
 
 #[tokio::test]
 async fn a_worker_whose_generation_ends_stops_and_commits_nothing() {
-    let (tell, told) = watch::channel(Orders {
-        until: 1,
-        ..Orders::default()
-    });
-    let (learned, mut steps) = mpsc::unbounded_channel();
-    let case = Case {
-        orders: Some(told),
-        learned: Some(learned),
-        ..Case::new(9)
-    };
+    let (case, tell, mut steps) = led(1);
     let leading = async {
         assert_eq!(steps.recv().await, Some(1));
         tell.send_modify(|orders| orders.abort = true);

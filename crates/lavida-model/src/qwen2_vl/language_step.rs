@@ -158,31 +158,12 @@ fn scene(n_visual: usize, d_token: usize, seed: u64) -> Vec<f32> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::sizes;
     use super::*;
 
     #[test]
     fn a_smaller_keep_ratio_is_a_shorter_sequence_of_the_same_words() {
-        let vision = VisionConfig {
-            depth: 1,
-            embed_dim: 16,
-            num_heads: 2,
-            mlp_ratio: 2,
-            patch_size: 2,
-            temporal_patch_size: 2,
-            spatial_merge_size: 2,
-        };
-        let language = LanguageConfig {
-            hidden_size: 16,
-            intermediate_size: 24,
-            num_hidden_layers: 2,
-            num_attention_heads: 2,
-            num_key_value_heads: 1,
-            vocab_size: 34,
-            mrope_section: [1, 1, 2],
-            rope_theta: 1e6,
-            rms_norm_eps: 1e-6,
-            positions: Positions::Grid,
-        };
+        let (vision, language) = sizes(Positions::Grid);
         let step = LanguageStep::new(&vision, &language, 50, 9, &Device::flex(), 3);
         let run = |keep_ratio: f64| {
             let compression = CompressionConfig {

@@ -17,7 +17,8 @@ const SPECIAL: SpecialTokens = SpecialTokens {
     pad: 33,
 };
 
-fn model(positions: Positions, device: &Device) -> Qwen2Vl {
+/// Sizes of a model of two layers each.
+pub(super) fn sizes(positions: Positions) -> (VisionConfig, LanguageConfig) {
     let vision = VisionConfig {
         depth: 2,
         embed_dim: 16,
@@ -39,6 +40,11 @@ fn model(positions: Positions, device: &Device) -> Qwen2Vl {
         rms_norm_eps: 1e-6,
         positions,
     };
+    (vision, language)
+}
+
+fn model(positions: Positions, device: &Device) -> Qwen2Vl {
+    let (vision, language) = sizes(positions);
     Qwen2Vl::init(&vision, &language, device)
 }
 
