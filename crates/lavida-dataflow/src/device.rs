@@ -4,14 +4,13 @@ use burn::tensor::Device;
 use lavida_data::{Error, Result};
 use lavida_train::settings::Settings;
 
-/// `cpu` (Flex); `cuda:N` and `wgpu` in builds with those features.
+/// `cpu` (Flex); `cuda:N` in builds with that feature.
 pub fn named(name: &str) -> Result<Device> {
-    match name.split_once(':').unwrap_or((name, "0")) {
-        ("cpu" | "flex", "0") => Ok(Device::flex()),
+    let (kind, index) = name.split_once(':').unwrap_or((name, "0"));
+    match (kind, index.parse::<usize>()) {
+        ("cpu" | "flex", Ok(0)) => Ok(Device::flex()),
         #[cfg(feature = "cuda")]
-        ("cuda", index) if index.parse::<usize>().is_ok() => {
-            Ok(Device::cuda(index.parse().unwrap_or_default()))
-        }
+        ("cuda", Ok(index)) => Ok(Device::cuda(index)),
         _ => Err(Error::invalid("device", devices_of_this_build(), name)),
     }
 }
