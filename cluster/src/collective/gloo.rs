@@ -23,22 +23,9 @@ use std::{
     time::Duration,
 };
 
-use super::{Collective, CollectiveError, Operation, Result, check_own, check_root, own_range};
-
-/// A table by which ranks find each other. Keys are Gloo's own; one table serves one generation.
-pub trait Entries: Send + Sync {
-    /// Offers an entry to the others.
-    ///
-    /// # Errors
-    /// Why it could not be offered.
-    fn set(&self, key: &str, value: &[u8]) -> Result<(), String>;
-
-    /// Waits for an entry.
-    ///
-    /// # Errors
-    /// Why it did not come.
-    fn get(&self, key: &str) -> Result<Vec<u8>, String>;
-}
+use super::{
+    Collective, CollectiveError, Entries, Operation, Result, check_own, check_root, own_range,
+};
 
 /// A table within this process: tests, and several ranks of one process.
 #[derive(Default)]

@@ -14,7 +14,7 @@
 pub mod gloo;
 pub mod local;
 
-use std::{collections::BTreeSet, ops::Range};
+use std::{collections::BTreeSet, ops::Range, sync::Arc, time::Duration};
 
 use crate::control::{Engine, slice};
 
@@ -25,6 +25,62 @@ pub fn engines() -> BTreeSet<Engine> {
         engines.insert(Engine::Gloo);
     }
     engines
+}
+
+/// A table by which ranks find each other. Keys are the engine's own; one table serves one generation.
+pub trait Entries: Send + Sync {
+    /// Offers an entry to the others.
+    ///
+    /// # Errors
+    /// Why it could not be offered.
+    fn set(&self, key: &str, value: &[u8]) -> Result<(), String>;
+
+    /// Waits for an entry.
+    ///
+    /// # Errors
+    /// Why it did not come.
+    fn get(&self, key: &str) -> Result<Vec<u8>, String>;
+}
+
+/// A rank's way to the others.
+pub struct Connection {
+    /// Which rank.
+    pub rank: usize,
+    /// Ranks in all.
+    pub size: usize,
+    /// Name or address of this machine that the others can reach.
+    pub host: String,
+    /// Where the others say how they are reached.
+    pub entries: Arc<dyn Entries>,
+    /// After this long without an answer a peer is lost. Not less than a slow rank's lag behind the fastest.
+    pub timeout: Duration,
+}
+
+/// Connects a rank of a world of processes; blocks until every connection stands. A world of one needs no engine.
+///
+/// # Errors
+/// [`CollectiveError::Unavailable`] when this build lacks the engine or a peer does not come;
+/// [`CollectiveError::Mismatch`] for an engine that does not reach beyond a process.
+pub fn connect(engine: Engine, to: Connection) -> Result<Arc<dyn Collective>> {
+    require(engine)?;
+    if let (1, Some(alone)) = (to.size, local::Local::world(to.size).pop()) {
+        return Ok(Arc::new(alone));
+    }
+    match engine {
+        #[cfg(feature = "gloo")]
+        Engine::Gloo => {
+            let settings = gloo::GlooSettings {
+                host: to.host,
+                timeout: to.timeout,
+            };
+            let gloo = gloo::Gloo::connect(to.rank, to.size, to.entries, &settings)?;
+            Ok(Arc::new(gloo))
+        }
+        engine => {
+            let expected = format!("one rank with the engine {engine}");
+            Err(CollectiveError::mismatch("world", expected, to.size))
+        }
+    }
 }
 
 /// Says what to do about an engine that this build lacks.

@@ -173,6 +173,7 @@ mod tests {
                 }
             }),
             Just(FromMember::Leave),
+            Just(FromMember::Ask),
         ];
         (any::<u64>(), message).prop_map(|(member, message)| MemberFrame {
             member: MemberId(member),
@@ -204,7 +205,11 @@ mod tests {
                 ..View::default()
             })
         });
-        let message = prop_oneof![view, Just(ToMember::Refused(Refusal::OtherRun))];
+        let message = prop_oneof![
+            view,
+            Just(ToMember::Refused(Refusal::OtherRun)),
+            proptest::collection::vec(any::<u8>(), 0..300).prop_map(ToMember::Job),
+        ];
         (any::<u64>(), message).prop_map(|(id, message)| CoordinatorFrame {
             coordinator: CoordinatorId(id),
             member: MemberId(id ^ 1),

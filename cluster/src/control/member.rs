@@ -83,6 +83,8 @@ pub enum MemberEvent {
         /// Name of the entry.
         key: String,
     },
+    /// The trainer is ready to take part.
+    Join(Join),
     /// The worker goes away for good.
     Leave,
 }
@@ -92,6 +94,8 @@ pub enum MemberEvent {
 pub enum MemberAction {
     /// Send to the coordinator; a failure needs no answer.
     Send(MemberFrame),
+    /// What the run is, for one that did not know: prepare, then say [`MemberEvent::Join`].
+    Prepare(Vec<u8>),
     /// Begin: load the committed step, connect the engine, train.
     Begin(World),
     /// End the work of this generation, whatever it waits for, then say [`MemberEvent::Stopped`].
@@ -112,6 +116,8 @@ pub enum MemberAction {
         generation: Generation,
         /// The step.
         step: u64,
+        /// Whether the run ends with it.
+        last: bool,
     },
     /// So many barriers of this generation are passed by everybody.
     Passed {
@@ -150,7 +156,9 @@ enum Work {
 /// The state machine.
 pub struct Member {
     id: MemberId,
-    join: Join,
+    /// As what it takes part; before that it asks what the run is.
+    join: Option<Join>,
+    job: Option<Vec<u8>>,
     /// Steps of work that the trainer has room for: its demand is what it has learned plus this.
     window: u64,
     coordinator: Option<CoordinatorId>,
@@ -176,11 +184,13 @@ pub struct Member {
 }
 
 impl Member {
-    /// A member that has not asked yet. `window` is the number of steps it has room for.
-    pub fn new(id: MemberId, join: Join, window: u64) -> Self {
+    /// A member that has not asked yet: to take part, or first what the run is. `window` is the number of steps it has
+    /// room for.
+    pub fn new(id: MemberId, join: Option<Join>, window: u64) -> Self {
         Self {
             id,
             join,
+            job: None,
             window,
             coordinator: None,
             work: Work::Standing,
@@ -254,6 +264,10 @@ impl Member {
                     self.news = true;
                 }
             }
+            MemberEvent::Join(join) => {
+                self.join = Some(join);
+                self.asked = None;
+            }
             MemberEvent::Leave => {
                 self.send(FromMember::Leave);
                 self.refused = true;
@@ -325,6 +339,14 @@ impl Member {
             }
             return;
         }
+        if let ToMember::Job(job) = frame.message {
+            // A promise of nothing: any coordinator that this member reaches may say it.
+            if self.join.is_none() && self.job.is_none() {
+                self.job = Some(job.clone());
+                self.actions.push(MemberAction::Prepare(job));
+            }
+            return;
+        }
         if *self.coordinator.get_or_insert(frame.coordinator) != frame.coordinator {
             return;
         }
@@ -347,7 +369,7 @@ impl Member {
                     }
                 }
             }
-            ToMember::Refused(_) => {}
+            ToMember::Job(_) | ToMember::Refused(_) => {}
         }
     }
 
@@ -432,9 +454,11 @@ impl Member {
         let due = step == self.end || step.is_multiple_of(world.checkpoint_every.max(1));
         if due && step > self.snapshot {
             self.snapshot = step;
-            let generation = world.generation;
-            self.actions
-                .push(MemberAction::Snapshot { generation, step });
+            self.actions.push(MemberAction::Snapshot {
+                generation: world.generation,
+                step,
+                last: step == self.end,
+            });
         }
     }
 
@@ -470,9 +494,15 @@ impl Member {
             self.lose_coordinator();
         }
         if self.heard.is_none() {
-            if self.asked.is_none_or(|asked| now >= asked + RETRY) {
+            let asks = match &self.join {
+                Some(join) => Some(FromMember::Join(join.clone())),
+                None => self.job.is_none().then_some(FromMember::Ask),
+            };
+            if let Some(asks) = asks
+                && self.asked.is_none_or(|asked| now >= asked + RETRY)
+            {
                 self.asked = Some(now);
-                self.send(FromMember::Join(self.join.clone()));
+                self.send(asks);
             }
             return;
         }

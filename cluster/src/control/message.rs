@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     CoordinatorId, Generation, Join, MemberId, Outcome, Refusal, World, Written,
     types::{
-        MAX_KEY_BYTES, MAX_MEMBERS, MAX_NAME_BYTES, MAX_PART_NAME_BYTES, MAX_PARTS,
+        MAX_JOB_BYTES, MAX_KEY_BYTES, MAX_MEMBERS, MAX_NAME_BYTES, MAX_PART_NAME_BYTES, MAX_PARTS,
         MAX_STATE_BYTES, MAX_UNCOMMITTED, MAX_VALUE_BYTES,
     },
 };
@@ -27,6 +27,8 @@ pub struct MemberFrame {
 /// What a member says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FromMember {
+    /// Asks what the run is, to be able to take part; answered by a [`ToMember::Job`].
+    Ask,
     /// Asks to take part; answered by a [`View`] or a [`Refusal`].
     Join(Join),
     /// Heartbeat and everything the coordinator has to know; answered by a [`View`].
@@ -94,6 +96,8 @@ pub struct CoordinatorFrame {
 /// What the coordinator says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToMember {
+    /// What the run is, in the words of whoever started it.
+    Job(Vec<u8>),
     /// Everything this member has to know.
     View(View),
     /// It may not take part.
@@ -168,7 +172,7 @@ impl Bounded for MemberFrame {
             FromMember::Put { key, value, .. } => over("bytes of a key", key.len(), MAX_KEY_BYTES)
                 .or_else(|| over("bytes of a value", value.len(), MAX_VALUE_BYTES)),
             FromMember::Get { key, .. } => over("bytes of a key", key.len(), MAX_KEY_BYTES),
-            FromMember::Leave => None,
+            FromMember::Ask | FromMember::Leave => None,
         }
     }
 }
@@ -182,6 +186,7 @@ impl Bounded for CoordinatorFrame {
             }
             ToMember::Entry { key, value, .. } => over("bytes of a key", key.len(), MAX_KEY_BYTES)
                 .or_else(|| over("bytes of a value", value.len(), MAX_VALUE_BYTES)),
+            ToMember::Job(job) => over("bytes of a job", job.len(), MAX_JOB_BYTES),
             ToMember::Refused(_) => None,
         }
     }

@@ -23,6 +23,6 @@ pub use member::{Member, MemberAction, MemberEvent};
 pub use message::{Activity, CoordinatorFrame, FromMember, MemberFrame, Status, ToMember, View};
 pub use settings::{CoordinatorSettings, Ended, Notice};
 pub use types::{
-    CoordinatorId, Engine, Generation, Join, MAX_UNCOMMITTED, MemberId, Outcome, Part, Peer,
-    Refusal, RunId, World, Written, slice, writers,
+    CoordinatorId, Engine, Generation, Join, MAX_JOB_BYTES, MAX_UNCOMMITTED, MemberId, Outcome,
+    Part, Peer, Refusal, RunId, World, Written, slice, writers,
 };

@@ -23,6 +23,8 @@ pub struct CoordinatorSettings {
     pub id: CoordinatorId,
     /// The run that members must be started for.
     pub run: RunId,
+    /// What that run is, for members that ask.
+    pub job: Vec<u8>,
     /// What carries gradients.
     pub engine: Engine,
     /// A world of fewer ranks is not formed.
@@ -174,6 +176,7 @@ mod tests {
         let settings = CoordinatorSettings {
             id: CoordinatorId(1),
             run: RunId::default(),
+            job: Vec::new(),
             engine: Engine::Local,
             min_ranks: range.0,
             max_ranks: range.1,

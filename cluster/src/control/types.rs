@@ -18,6 +18,8 @@ pub const MAX_PART_NAME_BYTES: usize = 200;
 pub const MAX_STATE_BYTES: usize = 4096;
 /// Checkpoints that may be written and not yet committed: one uploading, one waiting, and the last of the run.
 pub const MAX_UNCOMMITTED: usize = 3;
+/// Largest description of a run for workers that bring none, bytes.
+pub const MAX_JOB_BYTES: usize = 128 * 1024;
 /// Longest key of a rendezvous entry, bytes.
 pub const MAX_KEY_BYTES: usize = 128;
 /// Largest value of a rendezvous entry, bytes.
@@ -51,6 +53,13 @@ impl Generation {
 /// What makes two processes part of the same run: a hash over settings and data.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunId(pub [u8; 32]);
+
+impl RunId {
+    /// The run that these words describe.
+    pub fn of(job: &[u8]) -> Self {
+        Self(*blake3::hash(job).as_bytes())
+    }
+}
 
 macro_rules! shown_as {
     ($type:ty, $format:literal) => {

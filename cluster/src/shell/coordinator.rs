@@ -53,11 +53,22 @@ pub struct CoordinatorHandle {
     gate: JoinHandle<()>,
 }
 
-impl CoordinatorHandle {
+/// Ends a run from elsewhere; see [`CoordinatorHandle::stopper`].
+#[derive(Clone)]
+pub struct Stopper(mpsc::Sender<Result<Event>>);
+
+impl Stopper {
     /// Asks the run to end after what is under way.
     pub async fn stop(&self) {
         // An error means that it has ended already.
-        let _ = self.events.send(Ok(Event::Stop)).await;
+        let _ = self.0.send(Ok(Event::Stop)).await;
+    }
+}
+
+impl CoordinatorHandle {
+    /// For ending the run while somebody waits for its outcome.
+    pub fn stopper(&self) -> Stopper {
+        Stopper(self.events.clone())
     }
 
     /// Waits for the end of the run.

@@ -42,6 +42,11 @@ impl Teller {
         let _ = self.0.send(event).await;
     }
 
+    /// Takes part, after [`MemberAction::Prepare`].
+    pub async fn join(&self, join: Join) {
+        self.tell(MemberEvent::Join(join)).await;
+    }
+
     /// This step is learned.
     pub async fn learned(&self, generation: Generation, step: u64) {
         self.tell(MemberEvent::Learned { generation, step }).await;
@@ -110,14 +115,14 @@ impl Drop for MemberHandle {
     }
 }
 
-/// Takes part in the run whose coordinator listens at `host:port`. Returns at once; the member goes on trying to reach
-/// it. `window` is the number of steps of work that there is room for.
+/// Takes part in the run whose coordinator listens at `host:port`; without `join` it asks what the run is and joins when
+/// the trainer says so. Returns at once; the member goes on trying to reach it. `window` is the number of steps of work that there is room for.
 ///
 /// # Errors
 /// [`Error::Internal`] when the node cannot start.
 pub async fn join(
     id: MemberId,
-    join: Join,
+    join: Option<Join>,
     address: String,
     security: Security,
     window: u64,
@@ -178,7 +183,7 @@ impl Shell {
             for action in self.machine.step(event, self.began.elapsed()) {
                 let last = matches!(action, MemberAction::End(_) | MemberAction::Refused(_));
                 if let MemberAction::Send(frame) = action {
-                    let joins = matches!(frame.message, FromMember::Join(_));
+                    let joins = matches!(frame.message, FromMember::Join(_) | FromMember::Ask);
                     match encode(&frame) {
                         Ok(bytes) => self.send(bytes, joins),
                         Err(error) => return Err(Error::Internal(format!("member: {error}"))),

@@ -24,7 +24,7 @@ mod node;
 pub mod record;
 
 pub use certificates::{Authority, CertificateFiles, Certificates, random_cookie};
-pub use coordinator::{CoordinatorHandle, RunStatus, coordinate};
+pub use coordinator::{CoordinatorHandle, RunStatus, Stopper, coordinate};
 pub use gate::Refusals;
 pub use member::{MemberHandle, Teller, join};
 

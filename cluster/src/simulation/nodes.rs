@@ -33,19 +33,22 @@ pub(super) struct Node {
 
 impl Node {
     /// A machine on which nothing runs yet.
-    pub fn new(n: usize, plan: &Plan) -> Self {
+    pub fn new(plan: &Plan) -> Self {
         Self {
             life: 0,
             alive: false,
             suspended_until: 0,
             id: MemberId(0),
-            member: Member::new(MemberId(0), join(n), plan.window),
+            member: Member::new(MemberId(0), None, plan.window),
             trainer: None,
             connection: None,
             done: false,
         }
     }
 }
+
+/// What the run is, for workers that ask.
+pub(super) const JOB: &[u8] = b"job";
 
 fn join(n: usize) -> Join {
     Join {
@@ -72,8 +75,9 @@ impl Simulation {
             life,
             alive: true,
             id,
-            member: Member::new(id, join(n), self.plan.window),
-            ..Node::new(n, &self.plan)
+            // Every other worker was told nothing but the coordinator's address.
+            member: Member::new(id, n.is_multiple_of(2).then(|| join(n)), self.plan.window),
+            ..Node::new(&self.plan)
         };
         self.queue.after(0, What::NodeTick((n, life)));
     }
@@ -121,6 +125,10 @@ impl Simulation {
         for action in self.nodes[n].member.step(event, now) {
             match action {
                 MemberAction::Send(frame) => self.send(life, &frame)?,
+                MemberAction::Prepare(job) if job == JOB => {
+                    self.node(life, MemberEvent::Join(join(n)))?;
+                }
+                MemberAction::Prepare(job) => return Err(format!("a job of other bytes: {job:?}")),
                 MemberAction::Begin(world) => self.begin(life, world)?,
                 MemberAction::Abort { generation } => self.abort(life, generation),
                 MemberAction::Leased { generation, until } => {
@@ -129,7 +137,9 @@ impl Simulation {
                     }
                     self.compute(life, generation);
                 }
-                MemberAction::Snapshot { generation, step } => {
+                MemberAction::Snapshot {
+                    generation, step, ..
+                } => {
                     let trainer = self.working(life, generation);
                     let here = trainer.map(|trainer| (trainer.step, trainer.model));
                     let Some((here, model)) = here else { continue };
@@ -156,7 +166,7 @@ impl Simulation {
     }
 
     fn send(&mut self, (n, _): Life, frame: &MemberFrame) -> Result<(), String> {
-        if matches!(frame.message, FromMember::Join(_)) {
+        if matches!(frame.message, FromMember::Join(_) | FromMember::Ask) {
             // Asking to join begins with a connection to whoever has the address now.
             self.nodes[n].connection = self.current();
         }

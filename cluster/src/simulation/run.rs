@@ -112,7 +112,7 @@ impl Simulation {
             queue.at(at, What::Stop);
         }
         let simulation = Self {
-            nodes: (0..plan.n_nodes).map(|n| Node::new(n, &plan)).collect(),
+            nodes: (0..plan.n_nodes).map(|_| Node::new(&plan)).collect(),
             models: expected_models(plan.steps, plan.global_batch),
             plan,
             dice,
@@ -291,6 +291,7 @@ impl Simulation {
         let settings = CoordinatorSettings {
             id: CoordinatorId(self.dice.number()),
             run: RunId([7; 32]),
+            job: super::nodes::JOB.to_vec(),
             engine: Engine::Local,
             min_ranks: self.plan.min_ranks,
             max_ranks: self.plan.max_ranks,

@@ -54,6 +54,7 @@ fn settings(min_ranks: usize, max_ranks: usize, steps: u64) -> CoordinatorSettin
     CoordinatorSettings {
         id: CoordinatorId(random_id()),
         run: RUN,
+        job: Vec::new(),
         engine: Engine::Local,
         min_ranks,
         max_ranks,
@@ -192,7 +193,7 @@ async fn a_killed_worker_is_noticed_at_once_and_a_hung_one_within_its_lease() {
         hung.signal("-CONT");
     }
     until(&mut coordinator, "those who slept", |s| s.n_ranks == 2).await;
-    coordinator.stop().await;
+    coordinator.stopper().stop().await;
     let outcome = timeout(Duration::from_secs(30), coordinator.outcome())
         .await
         .unwrap();

@@ -70,7 +70,7 @@ pub async fn work_if_told() {
         address: String::new(),
         engines: [Engine::Local].into(),
     };
-    let member = join(MemberId(random_id()), asks, address, security, 4).await;
+    let member = join(MemberId(random_id()), Some(asks), address, security, 4).await;
     work(member.unwrap()).await;
 }
 
@@ -94,7 +94,9 @@ async fn work(mut member: MemberHandle) {
                     }
                 }
             }
-            MemberAction::Snapshot { generation, step } => {
+            MemberAction::Snapshot {
+                generation, step, ..
+            } => {
                 let (world, _) = at.as_ref().unwrap();
                 let rank = world.rank_of(member.id).unwrap();
                 teller

@@ -149,6 +149,16 @@ pub async fn newest(run: &Store) -> Result<Option<Checkpoint>> {
     }
 }
 
+/// The committed checkpoint of a step.
+///
+/// # Errors
+/// [`Error::Corrupt`] when there is none.
+pub async fn at_step(run: &Store, step: u64) -> Result<Checkpoint> {
+    let place = place(run, step);
+    let missing = || Error::corrupt(place.full(MANIFEST), "a committed checkpoint", "no file");
+    Checkpoint::read(place.clone()).await?.ok_or_else(missing)
+}
+
 /// Opens `uri`: one checkpoint, or a run, whose newest committed checkpoint it is.
 pub async fn open(uri: &str) -> Result<Checkpoint> {
     let store = Store::open(uri)?;

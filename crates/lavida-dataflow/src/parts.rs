@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use lavida_data::{Result, batch::HostBatch, clip::Clip};
-pub use lavida_train::{checkpoint::Snapshot, reduce::GradientReducer};
+pub use lavida_train::{checkpoint::Snapshot, reduce::GradientReducer, settings::Settings};
 use lavida_train::{
     reduce::StepShare,
     step::LossTerms,

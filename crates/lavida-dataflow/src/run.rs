@@ -84,7 +84,11 @@ impl Run {
         let settings = self.settings.clone();
         let (rank, world_size) = (worker.reducer.rank(), worker.reducer.size());
         let accumulation = Worker::accumulation(&settings, world_size)?;
-        let resumed = checkpoints::newest(&self.store).await?;
+        let resumed = match worker.resume_from {
+            None => checkpoints::newest(&self.store).await?,
+            Some(0) => None,
+            Some(step) => Some(checkpoints::at_step(&self.store, step).await?),
+        };
         let state = match &resumed {
             Some(checkpoint) => {
                 self.check_resumable(checkpoint).await?;

@@ -32,6 +32,8 @@ pub struct Worker {
     pub reports: bool,
     /// What becomes of its snapshots; without one it takes none.
     pub committer: Option<Arc<dyn Committer>>,
+    /// The committed step it starts from, 0 for the beginning; the newest there is where nobody says.
+    pub resume_from: Option<u64>,
     /// What it is told, where somebody tells it; else it goes on to the last step.
     pub orders: Option<watch::Receiver<Orders>>,
     /// Told of each step it made.
@@ -94,6 +96,7 @@ impl Worker {
                 run: run.clone(),
                 keep_last: settings.checkpoint.keep_last,
             })),
+            resume_from: None,
             orders: None,
             learned: None,
         }

@@ -41,7 +41,7 @@ pub struct Settings {
     /// When state is committed.
     #[serde(default)]
     pub checkpoint: CheckpointSettings,
-    /// Several machines. No key yet.
+    /// How several workers are led.
     #[serde(default)]
     pub cluster: ClusterSettings,
 }
@@ -223,10 +223,33 @@ pub struct CheckpointSettings {
     pub keep_last: usize,
 }
 
-/// `[cluster]`: empty until training spans machines.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+/// `[cluster]`: how a run on several workers is led. Nothing here changes what is learned.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct ClusterSettings {}
+pub struct ClusterSettings {
+    /// Workers that are wanted; 0 for as many as come.
+    pub workers: usize,
+    /// With fewer no step is made.
+    pub min_workers: usize,
+    /// How long the first step waits for all wanted workers once there are enough, seconds.
+    pub patience_s: u64,
+    /// A run that learns and commits nothing for so long starts again from its last checkpoint, seconds.
+    pub stall_s: u64,
+    /// Starts again, without a checkpoint between them, after which the run gives up.
+    pub max_restarts: u32,
+}
+
+impl Default for ClusterSettings {
+    fn default() -> Self {
+        Self {
+            workers: 0,
+            min_workers: 1,
+            patience_s: 60,
+            stall_s: 1800,
+            max_restarts: 10,
+        }
+    }
+}
 
 fn default_seed() -> u64 {
     44
@@ -453,6 +476,12 @@ impl Settings {
                 &beta,
             )?;
         }
+        key(
+            "cluster.min_workers",
+            self.cluster.min_workers > 0,
+            "at least 1",
+            &self.cluster.min_workers,
+        )?;
         key(
             "checkpoint.every",
             self.checkpoint.every > 0,

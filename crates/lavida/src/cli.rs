@@ -62,20 +62,29 @@ pub struct Demo {
 #[derive(Debug, Args)]
 pub struct Train {
     /// Settings file; `embedded:tiny` and `embedded:tiny-grounding` are part of the program
-    #[arg(long, value_name = "FILE")]
-    pub config: String,
+    #[arg(long, value_name = "FILE", required_unless_present = "join")]
+    pub config: Option<String>,
     /// Training shards; may be repeated to mix datasets
-    #[arg(long, value_name = "URI", required = true)]
+    #[arg(long, value_name = "URI", required_unless_present = "join")]
     pub data: Vec<String>,
     /// Where the run lives: metrics.jsonl, TensorBoard events, checkpoints/, settings.toml
-    #[arg(long, value_name = "URI")]
-    pub out: String,
+    #[arg(long, value_name = "URI", required_unless_present = "join")]
+    pub out: Option<String>,
     /// Override a setting, as `section.key=value`; may be repeated
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub set: Vec<String>,
     /// Train with so many workers on this machine; the same run as with one, up to the rounding of sums
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = at_least(1))]
     pub local: usize,
+    /// Coordinate workers that join at this address, and train nothing here
+    #[arg(long, value_name = "IP:PORT", conflicts_with = "local")]
+    pub listen: Option<String>,
+    /// Train as a worker of the run whose coordinator listens there; everything else comes from it
+    #[arg(long, value_name = "HOST:PORT", conflicts_with_all = ["config", "data", "out", "set", "local", "listen"])]
+    pub join: Option<String>,
+    /// This machine's folder of `lavida cluster certs`; needed off loopback
+    #[arg(long, value_name = "DIR")]
+    pub certs: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

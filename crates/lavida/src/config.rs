@@ -19,6 +19,8 @@ const EMBEDDED: [(&str, &str); 3] = [
 pub struct Loaded {
     pub settings: Settings,
     pub folder: PathBuf,
+    /// Whether they are part of the program, and there is no folder.
+    pub is_embedded: bool,
 }
 
 /// Loads `name`, a path or `embedded:NAME`, with overrides.
@@ -33,18 +35,25 @@ pub fn load(name: &str, overrides: &[String]) -> Result<Loaded> {
         return Ok(Loaded {
             settings: Settings::parse(name, text, &resolve, overrides)?,
             folder: PathBuf::new(),
+            is_embedded: true,
         });
     }
     let path = Path::new(name);
     Ok(Loaded {
         settings: Settings::load(path, overrides)?,
         folder: path.parent().map(Path::to_owned).unwrap_or_default(),
+        is_embedded: false,
     })
 }
 
 /// Settings that a checkpoint carries, with overrides.
 pub fn of_checkpoint(uri: &str, toml: &str, overrides: &[String]) -> Result<Settings> {
     Settings::parse(&format!("settings of {uri}"), toml, &resolve, overrides)
+}
+
+/// Settings that a coordinator tells its workers.
+pub fn of_job(toml: &str) -> Result<Settings> {
+    Settings::parse("the coordinator's settings", toml, &resolve, &[])
 }
 
 fn resolve(file: &str) -> Option<&'static str> {

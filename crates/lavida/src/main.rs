@@ -59,6 +59,9 @@ fn run(command: Command) -> anyhow::Result<()> {
 }
 
 fn exit_code(error: &anyhow::Error) -> u8 {
+    if let Some(failed) = error.downcast_ref::<commands::train::WorkerFailed>() {
+        return failed.code;
+    }
     let known = error
         .chain()
         .find_map(|e| e.downcast_ref::<lavida_data::Error>());

@@ -12,6 +12,10 @@ impl Coordinator {
             return; // Nothing can be promised yet; it asks again.
         }
         match frame.message {
+            FromMember::Ask => {
+                let job = self.settings.job.clone();
+                self.send(id, ToMember::Job(job));
+            }
             FromMember::Join(join) => self.join(id, join, now),
             FromMember::Leave => {
                 if self.left.len() == MAX_LEFT {
@@ -39,7 +43,9 @@ impl Coordinator {
                         let answers = self.rendezvous.get(id, generation, key);
                         self.answer(answers);
                     }
-                    FromMember::Join(_) | FromMember::Leave => unreachable!("handled above"),
+                    FromMember::Ask | FromMember::Join(_) | FromMember::Leave => {
+                        unreachable!("handled above")
+                    }
                 }
             }
         }

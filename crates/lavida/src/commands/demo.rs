@@ -34,7 +34,7 @@ use lavida_train::{evaluation::EvaluationReport, step::StepRecord};
 use super::{
     eval::{Benchmark, evaluate},
     export::{ExportedFile, export},
-    train::{interrupted, open_catalog, train},
+    train::{FINISHING, interrupted, open_catalog, train},
 };
 use crate::{
     cli, config,
@@ -148,7 +148,14 @@ pub async fn run(args: cli::Demo) -> anyhow::Result<()> {
         ),
     ] {
         parts.begin(what);
-        let outcome = train(loaded, &data, &text(&folder)?, label, interrupted()).await?;
+        let outcome = train(
+            loaded,
+            &data,
+            &text(&folder)?,
+            label,
+            interrupted(FINISHING),
+        )
+        .await?;
         let note = match outcome {
             RunOutcome::AlreadyDone { step } => format!("{step} steps, done before"),
             RunOutcome::Ran(outcome) if outcome.stopped => {

@@ -1,10 +1,22 @@
-//! `lavida train`: a run from its settings, or on from its newest checkpoint.
+//! `lavida train`: a run from its settings, or on from its newest checkpoint; by one process, or by workers that a
+//! coordinator leads ([`lead`], [`join`], [`processes`]).
 
-use std::sync::Arc;
+mod job;
+mod join;
+mod lead;
+mod processes;
+
+use std::{path::Path, sync::Arc};
 
 use anyhow::Context;
-use lavida_cluster::training::threads;
+use lavida_cluster::{
+    collective::engines,
+    control::{Engine, Outcome},
+    shell::Security,
+    training::threads,
+};
 use lavida_data::{
+    Error, Result,
     catalog::{Catalog, DataSource},
     manifest::Purpose,
 };
@@ -15,21 +27,34 @@ use lavida_dataflow::{
 };
 use lavida_store::Store;
 
+pub use processes::WorkerFailed;
+
 use crate::{cli, config};
 
 pub async fn run(args: cli::Train) -> anyhow::Result<()> {
-    let loaded = config::load(&args.config, &args.set)?;
-    let run = prepare(&loaded, &args.data, &args.out, "train").await?;
+    if let Some(address) = &args.join {
+        return join::run(address, args.certs.as_deref()).await;
+    }
+    let (Some(config), Some(out)) = (&args.config, &args.out) else {
+        return Err(
+            Error::invalid("train", "--config, --data and --out, or --join", "neither").into(),
+        );
+    };
+    let loaded = config::load(config, &args.set)?;
+    if let Some(address) = &args.listen {
+        return lead::run(loaded, &args.data, out, address, args.certs.as_deref()).await;
+    }
+    if args.local > 1 && engines().contains(&Engine::Gloo) {
+        return processes::run(loaded, &args.data, out, args.local).await;
+    }
+    let run = prepare(&loaded, &args.data, out, "train").await?;
     let outcome = match args.local {
-        1 => run.execute(interrupted()).await?,
-        n => threads::train(run, n, interrupted()).await?,
+        1 => run.execute(interrupted(FINISHING)).await?,
+        n => threads::train(run, n, interrupted(FINISHING)).await?,
     };
     match outcome {
         RunOutcome::AlreadyDone { step } => {
-            eprintln!(
-                "train: {} is already at step {step}, nothing to do",
-                args.out
-            );
+            eprintln!("train: {out} is already at step {step}, nothing to do");
         }
         RunOutcome::Ran(outcome) if outcome.stopped => eprintln!(
             "train: stopped after step {}; the same command goes on from there",
@@ -38,8 +63,8 @@ pub async fn run(args: cli::Train) -> anyhow::Result<()> {
         RunOutcome::Ran(outcome) => {
             let loss = outcome.last.map_or(f32::NAN, |last| last.losses.loss);
             eprintln!(
-                "train: done, step {}, loss {loss:.4}, in {}",
-                outcome.step, args.out
+                "train: done, step {}, loss {loss:.4}, in {out}",
+                outcome.step
             );
         }
     }
@@ -100,10 +125,38 @@ pub async fn open_catalog(
     })
 }
 
-/// Resolves at the first Ctrl-C (or SIGTERM); a second one ends the process at once.
-pub async fn interrupted() {
+/// The cookie of processes without certificates.
+const COOKIE: &str = "LAVIDA_COOKIE";
+
+/// How this process proves who it is: by the folder of `lavida cluster certs`, or, on loopback, by the cookie of the
+/// environment; without one `or` says which.
+fn security(certificates: Option<&Path>, or: impl FnOnce() -> Result<String>) -> Result<Security> {
+    match (certificates, std::env::var(COOKIE)) {
+        (Some(folder), _) => Security::read(folder),
+        (None, Ok(cookie)) => Ok(Security::on_loopback(cookie)),
+        (None, Err(_)) => Ok(Security::on_loopback(or()?)),
+    }
+}
+
+/// What became of a run that a coordinator led.
+fn report(outcome: &Outcome, steps: u64, out: &str) -> anyhow::Result<()> {
+    match outcome {
+        Outcome::Completed => eprintln!("train: done, step {steps}, in {out}"),
+        Outcome::Stopped { step } => {
+            eprintln!("train: stopped after step {step}; the same command goes on from there");
+        }
+        outcome => anyhow::bail!("{out}: {outcome}"),
+    }
+    Ok(())
+}
+
+/// What a run by itself does at the first interrupt.
+pub const FINISHING: &str = "finishing the step and committing";
+
+/// Resolves at the first Ctrl-C (or SIGTERM), saying what is done about it; a second one ends the process at once.
+pub async fn interrupted(what: &str) {
     wait_for_signal().await;
-    eprintln!("train: finishing the step and committing; interrupt again to quit at once");
+    eprintln!("train: {what}; interrupt again to quit at once");
     tokio::spawn(async {
         wait_for_signal().await;
         std::process::exit(130);

@@ -1,0 +1,68 @@
+//! What the coordinator of a training run is told.
+
+use std::time::Duration;
+
+use lavida_dataflow::parts::Settings;
+use lavida_store::{Error, Result};
+
+use crate::control::{CoordinatorId, CoordinatorSettings, Engine, MAX_JOB_BYTES, RunId};
+
+/// After a loss those who live are there already: a world forms as soon as they have joined again.
+const PATIENCE_AFTER_LOSS: Duration = Duration::from_secs(2);
+/// Steps that no rank is ahead of the slowest. Ranks that sum gradients are never more than one apart; what is leased
+/// further only hides the coordinator's answers.
+const AHEAD: u64 = 16;
+
+/// Settings of the coordinator of a run, which is what `job` says.
+///
+/// # Errors
+/// [`Error::Invalid`] when no world of the wanted size can share a step evenly, or the job is too long.
+pub fn coordinator_settings(
+    id: CoordinatorId,
+    settings: &Settings,
+    engine: Engine,
+    job: Vec<u8>,
+) -> Result<CoordinatorSettings> {
+    if job.len() > MAX_JOB_BYTES {
+        let expected = format!("at most {MAX_JOB_BYTES} bytes");
+        return Err(Error::invalid(
+            "description of the run",
+            expected,
+            job.len(),
+        ));
+    }
+    let (cluster, shares) = (&settings.cluster, settings.accumulation());
+    let wanted = match (engine, cluster.workers) {
+        (Engine::Local, _) => 1, // of processes: its ranks are threads of one
+        (_, 0) => shares,
+        (_, workers) => workers,
+    };
+    let settings = CoordinatorSettings {
+        id,
+        run: RunId::of(&job),
+        job,
+        engine,
+        min_ranks: cluster.min_workers,
+        max_ranks: wanted,
+        rank_divisor: shares,
+        patience: Duration::from_secs(cluster.patience_s),
+        patience_after_loss: PATIENCE_AFTER_LOSS,
+        steps: settings.train.steps,
+        checkpoint_every: settings.checkpoint.every,
+        ahead: AHEAD,
+        stall: Duration::from_secs(cluster.stall_s),
+        max_restarts: cluster.max_restarts,
+    };
+    if settings.world_size(wanted).is_none() {
+        let expected = format!(
+            "a number of workers that divides {shares} (train.global_batch / train.microbatch)"
+        );
+        let found = format!("{} to {wanted}", cluster.min_workers);
+        return Err(Error::invalid(
+            "cluster.min_workers to cluster.workers",
+            expected,
+            found,
+        ));
+    }
+    Ok(settings)
+}

@@ -1,0 +1,449 @@
+//! A worker in a process of its own: does what its [`MemberHandle`] says, one generation after the other.
+//!
+//! ```text
+//!  Begin ─► connect the engine ─► execute the run as a rank of this world ─► End
+//!                  │ a peer is lost, or Abort: what is not committed is thrown away
+//!                  └──► Stopped, and the next Begin
+//! ```
+//!
+//! A generation that fails ends only itself: the process stays, with its decoded settings and data, and goes on from the
+//! committed step that the next world names. What no new generation can mend (settings, damaged data) ends the worker.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Condvar, Mutex, PoisonError},
+    time::Duration,
+};
+
+use futures::future::BoxFuture;
+use lavida_dataflow::{
+    checkpoints,
+    parts::Snapshot,
+    run::{Run, RunOutcome},
+    worker::{Committer, Orders, Worker},
+};
+use lavida_store::{Error, Result, Store};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinHandle,
+};
+
+use super::EngineReducer;
+use crate::{
+    collective::{Collective, CollectiveError, Connection, Entries, connect},
+    control::{Generation, MemberAction, Outcome, Part, World, Written, writers},
+    shell::{MemberHandle, Teller},
+};
+
+/// How long an engine waits for another rank's entry.
+const ENTRY_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Trains as a member of a run until it has ended, or until `stop` resolves: then it leaves.
+///
+/// # Errors
+/// [`Error::Invalid`] when the coordinator refuses this worker; what a run fails with that no other generation can mend;
+/// the coordinator's reasons for ending the run before its last step.
+pub async fn train(
+    run: Run,
+    mut member: MemberHandle,
+    stop: impl Future<Output = ()> + Send,
+) -> Result<Outcome> {
+    let mut work: Option<Work> = None;
+    let mut committed = 0;
+    let mut stop = std::pin::pin!(stop);
+    loop {
+        let ended = async {
+            match &mut work {
+                Some(work) => work.ended().await,
+                None => std::future::pending().await,
+            }
+        };
+        let action = tokio::select! {
+            action = member.next() => action,
+            () = &mut stop => {
+                if let Some(work) = work.take() {
+                    work.end().await;
+                }
+                let step = committed;
+                member.leave().await?;
+                return Ok(Outcome::Stopped { step });
+            }
+            failed = ended => {
+                if let Err(error) = failed {
+                    if !matches!(error, Error::Unavailable { .. } | Error::Fenced { .. }) {
+                        member.leave().await?;
+                        return Err(error);
+                    }
+                    tracing::warn!("{error}");
+                    if let Some(work) = work.take() {
+                        work.end().await;
+                    }
+                }
+                continue;
+            }
+        };
+        if let Some(MemberAction::Committed { step }) = action {
+            committed = step;
+        }
+        match action {
+            Some(MemberAction::Begin(world)) => {
+                if let Some(work) = work.take() {
+                    work.end().await;
+                }
+                let rank = world.rank_of(member.id);
+                let rank = rank.ok_or_else(|| Error::Internal("a world without us".into()))?;
+                work = Some(Work::begin(&run, world, rank, member.teller()));
+            }
+            Some(MemberAction::Abort { generation }) => match work.take() {
+                Some(work) if work.is_complete() => work.finish().await,
+                Some(work) => work.end().await,
+                None => member.teller().stopped(generation).await,
+            },
+            Some(MemberAction::End(outcome)) => {
+                if let Some(work) = work.take() {
+                    work.end().await;
+                }
+                return Ok(outcome);
+            }
+            Some(MemberAction::Refused(refusal)) => {
+                return Err(Error::invalid("this worker", "to be let in", refusal));
+            }
+            Some(action) => {
+                if let Some(work) = &work {
+                    work.hear(action);
+                }
+            }
+            None => {
+                let reason = "the worker's connection to its coordinator has ended".into();
+                return Err(Error::Internal(reason));
+            }
+        }
+    }
+}
+
+/// The work of one generation.
+struct Work {
+    world: World,
+    teller: Teller,
+    orders: watch::Sender<Orders>,
+    committed: watch::Sender<u64>,
+    entries: Arc<RendezvousEntries>,
+    /// The step that the settings end with.
+    steps: u64,
+    engine: Arc<Mutex<Option<Arc<dyn Collective>>>>,
+    run: Option<JoinHandle<Result<RunOutcome>>>,
+    told: JoinHandle<()>,
+}
+
+impl Work {
+    fn begin(run: &Run, world: World, rank: usize, teller: Teller) -> Self {
+        let generation = world.generation;
+        // Nothing is learned before it is leased.
+        let (orders, ordered) = watch::channel(Orders {
+            until: world.resume_from,
+            ..Orders::default()
+        });
+        let (committed, is_committed) = watch::channel(world.resume_from);
+        let (learned, mut learns) = mpsc::unbounded_channel();
+        let told = tokio::spawn({
+            let teller = teller.clone();
+            async move {
+                while let Some(step) = learns.recv().await {
+                    teller.learned(generation, step).await;
+                }
+            }
+        });
+        let entries = Arc::new(RendezvousEntries::new(teller.clone(), generation));
+        let engine = Arc::new(Mutex::new(None));
+        let committer = RankCommitter {
+            run: run.store.clone(),
+            keep_last: run.settings.checkpoint.keep_last,
+            rank,
+            n_ranks: world.size(),
+            generation,
+            teller: teller.clone(),
+            committed: is_committed,
+        };
+        let task = {
+            let (run, world) = (run.clone(), world.clone());
+            let (entries, engine) = (entries.clone(), engine.clone());
+            async move {
+                let node = &world.peers[rank].node;
+                let here = world.peers.iter().filter(|peer| peer.node == *node);
+                let (resume_from, n_on_machine) = (world.resume_from, here.count());
+                let patience = Duration::from_secs(run.settings.cluster.stall_s);
+                let connecting = tokio::task::spawn_blocking(move || {
+                    connect_rank(&world, rank, entries, patience)
+                });
+                let mut aborts = ordered.clone();
+                let connected = tokio::select! {
+                    connected = connecting => connected
+                        .map_err(|e| Error::Internal(format!("connecting the engine: {e}")))??,
+                    _ = aborts.wait_for(|orders| orders.abort) => return Err(ended(generation)),
+                };
+                *engine.lock().unwrap_or_else(PoisonError::into_inner) = Some(connected.clone());
+                // The order to end sets this first and takes the engine then: one of the two is seen.
+                if ordered.borrow().abort {
+                    return Err(ended(generation));
+                }
+                let worker = Worker {
+                    reducer: Box::new(EngineReducer(connected)),
+                    generation: generation.0,
+                    n_on_machine,
+                    reports: rank == 0,
+                    committer: Some(Arc::new(committer)),
+                    resume_from: Some(resume_from),
+                    orders: Some(ordered),
+                    learned: Some(learned),
+                };
+                run.execute_as(worker, std::future::pending()).await
+            }
+        };
+        Self {
+            world,
+            teller,
+            orders,
+            committed,
+            entries,
+            steps: run.settings.train.steps,
+            engine,
+            run: Some(tokio::spawn(task)),
+            told,
+        }
+    }
+
+    /// Resolves with how the run went, once; afterwards never.
+    async fn ended(&mut self) -> Result<()> {
+        let Some(run) = &mut self.run else {
+            return std::future::pending().await;
+        };
+        let ended = run.await;
+        self.run = None;
+        match ended {
+            Ok(Ok(_)) => Ok(()), // the coordinator says when the run has ended
+            Ok(Err(error)) => Err(error),
+            Err(error) => Err(Error::Internal(format!("the run panicked: {error}"))),
+        }
+    }
+
+    fn hear(&self, action: MemberAction) {
+        let ours = self.world.generation;
+        match action {
+            MemberAction::Leased { generation, until } if generation == ours => {
+                self.orders.send_modify(|orders| orders.until = until);
+            }
+            // The others are due by the settings, which every rank has.
+            MemberAction::Snapshot {
+                generation,
+                step,
+                last: true,
+            } if generation == ours => self.orders.send_modify(|orders| orders.end = step),
+            MemberAction::Committed { step } => {
+                self.committed.send_replace(step);
+            }
+            MemberAction::Found {
+                generation,
+                key,
+                value,
+            } if generation == ours => self.entries.found(key, value),
+            _ => {}
+        }
+    }
+
+    /// Throws away what is not committed, and says so when nothing of it works any more.
+    async fn end(mut self) {
+        self.entries.give_up();
+        self.orders.send_modify(|orders| orders.abort = true);
+        let engine = self.engine.lock();
+        let engine = engine.unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(engine) = engine {
+            engine.abort();
+        }
+        if let Some(run) = self.run.take()
+            && let Err(error) = run
+                .await
+                .unwrap_or_else(|e| Err(Error::Internal(e.to_string())))
+        {
+            tracing::debug!("generation {}: {error}", self.world.generation);
+        }
+        self.told.abort();
+        self.teller.stopped(self.world.generation).await;
+    }
+
+    /// Whether the last step of the run is committed.
+    fn is_complete(&self) -> bool {
+        *self.committed.borrow() >= self.orders.borrow().end.min(self.steps)
+    }
+
+    /// Lets a run that is complete write its last lines.
+    async fn finish(mut self) {
+        if let Some(run) = self.run.take()
+            && let Err(error) = run
+                .await
+                .unwrap_or_else(|e| Err(Error::Internal(e.to_string())))
+        {
+            tracing::warn!("{error}");
+        }
+        self.teller.stopped(self.world.generation).await;
+    }
+}
+
+fn ended(generation: Generation) -> Error {
+    Error::Unavailable {
+        what: format!("generation {generation}"),
+        reason: "it has ended".to_owned(),
+    }
+}
+
+/// Connects the engine of a rank; blocks its thread.
+fn connect_rank(
+    world: &World,
+    rank: usize,
+    entries: Arc<RendezvousEntries>,
+    timeout: Duration,
+) -> Result<Arc<dyn Collective>> {
+    let connection = Connection {
+        rank,
+        size: world.size(),
+        host: world.peers[rank].address.clone(),
+        entries,
+        timeout,
+    };
+    connect(world.engine, connection).map_err(|error| match error {
+        CollectiveError::Mismatch {
+            what,
+            expected,
+            found,
+        } => Error::invalid(what, expected, found),
+        error => Error::Unavailable {
+            what: format!("engine {} of rank {rank}", world.engine),
+            reason: error.to_string(),
+        },
+    })
+}
+
+/// Writes this rank's parts of each checkpoint; the coordinator commits them.
+struct RankCommitter {
+    run: Store,
+    keep_last: usize,
+    rank: usize,
+    n_ranks: usize,
+    generation: Generation,
+    teller: Teller,
+    committed: watch::Receiver<u64>,
+}
+
+impl RankCommitter {
+    async fn write(&self, snapshot: Snapshot) -> Result<()> {
+        let step = snapshot.state.step;
+        let state = serde_json::to_vec(&snapshot.state)
+            .map_err(|e| Error::Internal(format!("the state does not serialise: {e}")))?;
+        let sizes: Vec<u64> = snapshot.parts.values().map(|b| b.len() as u64).collect();
+        let n_parts = sizes.len() as u32;
+        let writers = writers(&sizes, self.n_ranks);
+        let mine = snapshot.parts.into_iter().zip(writers);
+        let mine = mine.filter(|(_, writer)| *writer == self.rank);
+        let puts = mine.map(|((name, bytes), _)| {
+            checkpoints::put_part(&self.run, step, self.generation.0, name, bytes)
+        });
+        let parts = futures::future::try_join_all(puts).await?;
+        let parts = parts.into_iter().map(|part| {
+            let hash = blake3::Hash::from_hex(&part.blake3)
+                .map_err(|e| Error::Internal(format!("a hash of our own: {e}")))?;
+            Ok(Part {
+                name: part.name,
+                key: part.key,
+                bytes: part.bytes,
+                blake3: *hash.as_bytes(),
+            })
+        });
+        let written = Written {
+            step,
+            state,
+            n_parts,
+            parts: parts.collect::<Result<_>>()?,
+        };
+        self.teller.wrote(self.generation, written).await;
+        let mut committed = self.committed.clone();
+        let waited = committed.wait_for(|committed| *committed >= step).await;
+        waited.map_err(|_| ended(self.generation))?;
+        match self.rank {
+            0 => checkpoints::retire_all_but(&self.run, self.keep_last).await,
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Committer for RankCommitter {
+    fn commit(&self, snapshot: Snapshot) -> BoxFuture<'_, Result<()>> {
+        Box::pin(self.write(snapshot))
+    }
+}
+
+/// The coordinator's rendezvous as a blocking table: by it the engines of a generation find each other.
+struct RendezvousEntries {
+    teller: Teller,
+    generation: Generation,
+    runtime: tokio::runtime::Handle,
+    state: Mutex<Table>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Table {
+    found: BTreeMap<String, Vec<u8>>,
+    given_up: bool,
+}
+
+impl RendezvousEntries {
+    fn new(teller: Teller, generation: Generation) -> Self {
+        Self {
+            teller,
+            generation,
+            runtime: tokio::runtime::Handle::current(),
+            state: Mutex::default(),
+            changed: Condvar::new(),
+        }
+    }
+
+    fn found(&self, key: String, value: Vec<u8>) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.found.insert(key, value);
+        self.changed.notify_all();
+    }
+
+    fn give_up(&self) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.given_up = true;
+        self.changed.notify_all();
+    }
+}
+
+impl Entries for RendezvousEntries {
+    fn set(&self, key: &str, value: &[u8]) -> Result<(), String> {
+        let (key, value) = (key.to_owned(), value.to_vec());
+        self.runtime
+            .block_on(self.teller.offer(self.generation, key, value));
+        Ok(())
+    }
+
+    fn get(&self, key: &str) -> Result<Vec<u8>, String> {
+        let need = self.teller.need(self.generation, key.to_owned());
+        self.runtime.block_on(need);
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self
+            .changed
+            .wait_timeout_while(state, ENTRY_PATIENCE, |state| {
+                !state.given_up && !state.found.contains_key(key)
+            });
+        let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        match state.found.get(key) {
+            Some(value) => Ok(value.clone()),
+            None if state.given_up => Err("the generation has ended".to_owned()),
+            None => Err(format!(
+                "no entry {key} after {} s",
+                ENTRY_PATIENCE.as_secs()
+            )),
+        }
+    }
+}

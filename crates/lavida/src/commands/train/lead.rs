@@ -1,0 +1,83 @@
+//! `lavida train --listen ADDR`: the coordinator of a run.
+
+use std::{net::SocketAddr, path::Path};
+
+use lavida_cluster::{
+    collective::{engines, require},
+    control::{CoordinatorId, Engine, Outcome},
+    shell::{CoordinatorHandle, Security, coordinate, random_cookie, random_id},
+    training::coordinator_settings,
+};
+use lavida_data::{Error, Result};
+use lavida_store::Store;
+use lavida_train::settings::Settings;
+
+use super::{COOKIE, interrupted, job::Job, report, security};
+use crate::config::Loaded;
+
+pub async fn run(
+    loaded: Loaded,
+    data: &[String],
+    out: &str,
+    address: &str,
+    certificates: Option<&Path>,
+) -> anyhow::Result<()> {
+    let at: SocketAddr = address
+        .parse()
+        .map_err(|_| Error::invalid("--listen", "IP:PORT", address))?;
+    let mut drawn = false;
+    let security = security(certificates, || {
+        drawn = true;
+        random_cookie()
+    })?;
+    let coordinator = start(&loaded, data, out, at, &security).await?;
+    let with = match (certificates, drawn) {
+        (Some(_), _) => " --certs DIR".to_owned(),
+        _ => String::new(),
+    };
+    let cookie = match drawn {
+        true => format!("{COOKIE}={} ", security.cookie),
+        false => String::new(),
+    };
+    let at = coordinator.address;
+    eprintln!("train: coordinator at {at}; a worker is `{cookie}lavida train --join {at}{with}`");
+    let outcome = until_ended(coordinator).await?;
+    report(&outcome, loaded.settings.train.steps, out)
+}
+
+/// A coordinator of this run that listens.
+pub async fn start(
+    loaded: &Loaded,
+    data: &[String],
+    out: &str,
+    at: SocketAddr,
+    security: &Security,
+) -> anyhow::Result<CoordinatorHandle> {
+    let job = Job::of(loaded, data, out).await?.to_bytes();
+    let id = CoordinatorId(random_id());
+    let engine = engine(&loaded.settings)?;
+    let settings = coordinator_settings(id, &loaded.settings, engine, job)?;
+    Ok(coordinate(settings, at, security, Store::open(out)?).await?)
+}
+
+/// Waits for the end of the run, or for an interrupt, and then for the end of what is under way.
+pub async fn until_ended(coordinator: CoordinatorHandle) -> Result<Outcome> {
+    let stopper = coordinator.stopper();
+    let interrupt = tokio::spawn(async move {
+        interrupted("the run ends with the steps under way").await;
+        stopper.stop().await;
+    });
+    let outcome = coordinator.outcome().await;
+    interrupt.abort();
+    outcome
+}
+
+/// What carries the gradients: Gloo where this build has it, else a world of one worker.
+fn engine(settings: &Settings) -> Result<Engine> {
+    let wanted = settings.cluster.workers;
+    if wanted == 1 || (wanted == 0 && !engines().contains(&Engine::Gloo)) {
+        return Ok(Engine::Local);
+    }
+    require(Engine::Gloo).map_err(|e| Error::invalid("cluster.workers", "at most 1", e))?;
+    Ok(Engine::Gloo)
+}
