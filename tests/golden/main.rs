@@ -22,3 +22,4 @@ mod projector;
 mod prompt;
 mod sam2;
 mod support;
+mod whole_model;

@@ -69,9 +69,9 @@ pub(crate) fn normal(x: f32) -> Normal {
 
 /// Runs a loop over slices, compiled once more for AVX2 where the machine has it.
 macro_rules! with_vectors {
-    ($(#[$doc:meta])* fn $name:ident($($argument:ident: $type:ty),*) $body:block) => {
+    ($(#[$doc:meta])* $visibility:vis fn $name:ident($($argument:ident: $type:ty),*) $body:block) => {
         $(#[$doc])*
-        fn $name($($argument: $type),*) {
+        $visibility fn $name($($argument: $type),*) {
             #[inline(always)]
             fn body($($argument: $type),*) $body
 

@@ -1,10 +1,11 @@
-//! Operations the model cannot afford as Burn composes them: token compression, softmax, gated activations,
+//! Operations the model cannot afford as Burn composes them: token compression, attention, softmax, gated activations,
 //! layer normalisation, max-pooling.
 //!
 //! Each has a plain version in Burn operations, which every backend runs and which is the truth, and kernels that
 //! agree with it.
 
 pub mod activation;
+pub mod attention;
 pub mod compression;
 mod fast_math;
 pub mod layer_norm;

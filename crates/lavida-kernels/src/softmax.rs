@@ -114,7 +114,7 @@ pub(crate) fn contiguous(tensor: FlexTensor) -> FlexTensor {
 
 with_vectors! {
     /// Each row of `n_columns` scores becomes its softmax.
-    fn softmax_in_place(rows: &mut [f32], n_columns: usize) {
+    pub(crate) fn softmax_in_place(rows: &mut [f32], n_columns: usize) {
         for row in rows.chunks_exact_mut(n_columns) {
             let (chunks, rest) = row.as_chunks::<LANES>();
             let mut largest = [f32::NEG_INFINITY; LANES];
@@ -149,7 +149,7 @@ with_vectors! {
 
 with_vectors! {
     /// Each row of gradients of weights becomes the gradient of the scores.
-    fn backward_in_place(gradients: &mut [f32], weights: &[f32], n_columns: usize) {
+    pub(crate) fn backward_in_place(gradients: &mut [f32], weights: &[f32], n_columns: usize) {
         let rows = gradients.chunks_exact_mut(n_columns).zip(weights.chunks_exact(n_columns));
         for (gradient, weight) in rows {
             let (gradient_chunks, gradient_rest) = gradient.as_chunks::<LANES>();

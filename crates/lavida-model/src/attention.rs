@@ -1,47 +1,16 @@
 //! Scaled dot-product attention: the one function every tower, decoder and projector goes through.
 //!
 //! `softmax(scale · q·kᵀ + mask) · v` per head, the same with and without a tape; the softmax is computed in f32 whatever the
-//! type of its inputs. The weights are the only tensor of `[S, L]` that stays for the backward. A fused kernel can take
-//! its place here, and nowhere else.
+//! type of its inputs. No `[S, L]` tensor outlives it in f32 on a CPU: see [`lavida_kernels::attention`].
 //!
 //! Shapes: `B` batch · `N` heads · `S` query positions · `L` key positions · `d` width of a head.
 
-use burn::tensor::{Bool, Device, FloatDType, Tensor, assert_shape};
-use lavida_kernels::softmax::softmax;
+use burn::tensor::{Bool, Device, Tensor};
+pub use lavida_kernels::attention::attention;
 
 /// Added to the score of a masked key: its weight is exactly zero, unless every key of the row is
 /// masked; then the weights are equal, as in the reference. Finite, because WGSL has no infinity.
 pub const MASKED_SCORE: f64 = -1e30;
-
-/// Each query reads the values whose keys it matches.
-///
-/// # Shapes
-///
-/// - query: `[B, N, S, d]`; key, value: `[B, N, L, d]`
-/// - mask: in f32, added to the scores, each axis full or 1: `[B|1, N|1, S|1, L]`; no gradient flows into it
-/// - output: `[B, N, S, d]`
-pub fn attention(
-    query: Tensor<4>,
-    key: Tensor<4>,
-    value: Tensor<4>,
-    mask: Option<Tensor<4>>,
-    scale: f64,
-) -> Tensor<4> {
-    let [batch, n_heads, _, d_head] = query.dims();
-    let [_, _, n_keys, _] = key.dims();
-    assert_shape!(key, [batch, n_heads, n_keys, d_head]);
-    assert_shape!(value, [batch, n_heads, n_keys, _]);
-    if let Some(mask) = &mask {
-        assert_shape!(mask, [_, _, _, n_keys]);
-    }
-
-    let scores = query.mul_scalar(scale).matmul(key.swap_dims(2, 3)); // [B, N, S, L]
-    let mut scores = scores.cast(FloatDType::F32);
-    if let Some(mask) = mask {
-        scores = scores + mask;
-    }
-    softmax(scores).cast(value.dtype()).matmul(value)
-}
 
 /// The additive mask of the keys to keep.
 ///

@@ -13,6 +13,10 @@ use lavida_model::projector::{ClipLayout, ProjectorInput, ProjectorWidths};
 use lavida_model::sam2::Sam2;
 use measure::Request;
 
+/// As in `lavida`.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() {
     let request = Request::from_arguments();
     let device = Device::flex();
