@@ -400,7 +400,8 @@ impl<B: Backend + LayerNormOps, C: CheckpointStrategy> LayerNormOps for Autodiff
 #[cfg(test)]
 mod tests {
     use super::*;
-    use burn::tensor::{Device, Distribution, TensorData, Tolerance};
+    use crate::testing::uniform;
+    use burn::tensor::{TensorData, Tolerance};
 
     const EPSILON: f64 = 1e-6;
 
@@ -427,14 +428,10 @@ mod tests {
 
     /// Kernel against Burn's composed operations, value and gradients, on any layout.
     fn check<const D: usize>(x: Tensor<D>) {
-        let device = x.device();
-        let random = |shape: Shape| -> Tensor<D> {
-            Tensor::random(shape, Distribution::Normal(0.0, 1.0), &device)
-        };
         let width = x.dims()[D - 1];
-        let gamma = Tensor::<1>::random([width], Distribution::Uniform(0.5, 1.5), &device);
-        let beta = Tensor::<1>::random([width], Distribution::Normal(0.0, 1.0), &device);
-        let weights = random(x.shape());
+        let gamma = uniform([width], 2).mul_scalar(0.5).add_scalar(1.0);
+        let beta = uniform([width], 3);
+        let weights = uniform(x.dims(), 4);
         let args = (x, gamma, beta, weights);
         let (x, gamma, beta, weights) = args.clone();
         let found = run(
@@ -468,7 +465,7 @@ mod tests {
     }
 
     fn random<const D: usize>(shape: [usize; D]) -> Tensor<D> {
-        Tensor::random(shape, Distribution::Normal(0.3, 2.0), &Device::flex())
+        uniform(shape, 1).mul_scalar(3.0).add_scalar(0.3)
     }
 
     #[test]

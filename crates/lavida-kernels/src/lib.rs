@@ -12,3 +12,5 @@ pub mod layer_norm;
 pub mod max_pool;
 pub mod recompute;
 pub mod softmax;
+#[cfg(test)]
+mod testing;
