@@ -261,7 +261,8 @@ mod tests {
 
     #[test]
     fn what_is_masked_weighs_nothing() {
-        let scores = Tensor::<1>::from_data([1.0, -1e30, 1.0, -1e30], &burn::tensor::Device::flex());
+        let scores =
+            Tensor::<1>::from_data([1.0, -1e30, 1.0, -1e30], &burn::tensor::Device::flex());
         let found: Vec<f32> = softmax(scores).into_data().iter().collect();
         assert_eq!(found, [0.5, 0.0, 0.5, 0.0]);
     }
