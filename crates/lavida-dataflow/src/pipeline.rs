@@ -6,7 +6,8 @@
 //!                               Checkpointer ► object store
 //! ```
 //!
-//! A stage that fails ends the run: the supervisor stops the others and hands the first error on.
+//! A stage that fails ends the run: the supervisor stops the others and hands on why it failed, which is not always
+//! what it hears first: a neighbour that found the dead stage gone may be heard before it.
 //! Whatever was committed stays; the next run goes on from there.
 
 use std::{ops::Range, sync::Arc, time::Duration};
@@ -29,7 +30,7 @@ use crate::{
     worker::{Committer, Orders, Slice},
 };
 
-/// How long a stage that died at the start has to say why.
+/// How long a stage that others found dead has to say why.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// One run of training in this process.
@@ -82,10 +83,7 @@ impl<D: Drawer> Pipeline<D> {
         let stages = self.spawn(&supervisor, outcome).await;
         let result = match stages {
             // A stage that died while the others were being spawned has told the supervisor why.
-            Err(error) => match tokio::time::timeout(LAST_WORDS, failure.recv()).await {
-                Ok(Some(reason)) => Err(reason),
-                _ => Err(error),
-            },
+            Err(error) => Err(cause(Failure::Aftermath(error), &mut failure).await),
             Ok(trainer) => {
                 let told = trainer.clone();
                 let stopper = tokio::spawn(async move {
@@ -95,7 +93,7 @@ impl<D: Drawer> Pipeline<D> {
                 let teller = tokio::spawn(hand_on(orders, trainer));
                 let result = tokio::select! {
                     biased;
-                    Some(error) = failure.recv() => Err(error),
+                    Some(first) = failure.recv() => Err(cause(first, &mut failure).await),
                     Some(outcome) = outcomes.recv() => Ok(outcome),
                 };
                 stopper.abort();
@@ -202,9 +200,36 @@ async fn hand_on(orders: Option<watch::Receiver<Orders>>, trainer: ActorRef<trai
     }
 }
 
-/// Watches the stages and passes the first failure on.
+/// What the supervisor hears of a stage.
+enum Failure {
+    /// Its own error.
+    Cause(Error),
+    /// What ractor says of it, most often that a neighbour is gone.
+    Aftermath(Error),
+}
+
+/// Why a run failed that was first heard to fail by `first`: a stage's own error, if one comes in time.
+async fn cause(first: Failure, later: &mut mpsc::UnboundedReceiver<Failure>) -> Error {
+    let aftermath = match first {
+        Failure::Cause(error) => return error,
+        Failure::Aftermath(error) => error,
+    };
+    let own_error = async {
+        loop {
+            match later.recv().await {
+                Some(Failure::Cause(error)) => return Some(error),
+                Some(Failure::Aftermath(_)) => {}
+                None => return None,
+            }
+        }
+    };
+    let own_error = tokio::time::timeout(LAST_WORDS, own_error).await;
+    own_error.ok().flatten().unwrap_or(aftermath)
+}
+
+/// Watches the stages and passes their failures on.
 struct Supervisor {
-    failed: mpsc::UnboundedSender<Error>,
+    failed: mpsc::UnboundedSender<Failure>,
 }
 
 /// It only watches. (`()` would do, but ractor_cluster would let peers send that.)
@@ -228,11 +253,11 @@ impl Actor for Supervisor {
         (): &mut (),
     ) -> Result<(), ActorProcessingErr> {
         if let SupervisionEvent::ActorFailed(_, error) = event {
-            let error = match error.downcast::<Error>() {
-                Ok(error) => *error,
-                Err(other) => internal(other),
+            let failure = match error.downcast::<Error>() {
+                Ok(error) => Failure::Cause(*error),
+                Err(other) => Failure::Aftermath(internal(other)),
             };
-            let _ = self.failed.send(error); // the run is over already: the first failure counts
+            let _ = self.failed.send(failure); // the run is over already: its cause is known
         }
         Ok(())
     }
@@ -240,4 +265,40 @@ impl Actor for Supervisor {
 
 fn internal(error: impl std::fmt::Display) -> Error {
     Error::Internal(format!("a stage of the pipe failed: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn own(words: &str) -> Failure {
+        Failure::Cause(Error::Internal(words.into()))
+    }
+
+    fn aftermath() -> Failure {
+        Failure::Aftermath(internal("its neighbour is gone"))
+    }
+
+    async fn heard(first: Failure, later: impl IntoIterator<Item = Failure>) -> String {
+        let (failed, mut failure) = mpsc::unbounded_channel();
+        for next in later {
+            assert!(failed.send(next).is_ok());
+        }
+        drop(failed);
+        cause(first, &mut failure).await.to_string()
+    }
+
+    #[tokio::test]
+    async fn the_stage_that_failed_is_believed_before_those_that_found_it_gone() {
+        let told = heard(aftermath(), [aftermath(), own("why"), own("too late")]).await;
+        assert!(told.ends_with("why"), "{told}");
+        let told = heard(own("why"), [aftermath(), own("too late")]).await;
+        assert!(told.ends_with("why"), "{told}");
+    }
+
+    #[tokio::test]
+    async fn without_its_words_the_neighbours_are_repeated() {
+        let told = heard(aftermath(), [aftermath()]).await;
+        assert!(told.ends_with("its neighbour is gone"), "{told}");
+    }
 }
