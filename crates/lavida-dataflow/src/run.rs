@@ -154,6 +154,7 @@ impl Run {
             max_names: settings.sampler.max_names,
         };
         let device = device::named(&settings.device)?;
+        let clock = self.clock.clone();
         let parts = TrainerParts {
             settings: settings.clone(),
             tokenizers: self.tokenizers.clone(),
@@ -161,6 +162,7 @@ impl Run {
             weights,
             carried,
             reducer: worker.reducer,
+            now: Arc::new(move || clock.monotonic()),
         };
         let batch = settings.train.global_batch;
         let pipeline = Pipeline {

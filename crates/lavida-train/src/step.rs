@@ -1,6 +1,11 @@
 //! What one optimizer update reports; a line of `metrics.jsonl`.
 
+use std::{sync::Arc, time::Duration};
+
 use serde::{Deserialize, Serialize};
+
+/// Time since some fixed moment, which never goes back. Given by whoever runs the step: nothing here reads a clock.
+pub type Now = Arc<dyn Fn() -> Duration + Send + Sync>;
 
 /// Loss terms of a batch, unweighted; terms that the stage does not have are absent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -118,8 +123,58 @@ pub struct StepRecord {
     pub generation: u64,
     /// Time from the end of the last step to the end of this one.
     pub seconds: f64,
-    /// Share of it spent waiting for data.
+    /// What it was spent on, by the worker that writes this.
+    #[serde(flatten)]
+    pub times: StepTimes,
+}
+
+/// What the time of one worker's step was spent on, seconds. What is left of the whole is spent between jobs: messages, and
+/// waiting for a lease.
+///
+/// A phase ends when its results are on the host, so on a CPU each is what it says. A GPU works on behind: forward is
+/// measured up to the losses' readback and so is true to the kernel, while backward only queues its kernels and the rest of
+/// it is waited for by whatever reads next: the next microbatch's losses, the sums over workers, or the gradient's norm.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct StepTimes {
+    /// Waiting for microbatches, the device being idle.
     pub data_seconds: f64,
+    /// From a microbatch on the host to its losses.
+    pub forward_seconds: f64,
+    /// From its losses to its gradients.
+    pub backward_seconds: f64,
+    /// Sums over all workers: waiting for the slowest, and the exchange.
+    pub reduce_seconds: f64,
+    /// Clipping and the update.
+    pub optimizer_seconds: f64,
+    /// Standing still for the checkpoint before this step: its copy, and an earlier one's upload where that was not done.
+    pub checkpoint_seconds: f64,
+}
+
+impl StepTimes {
+    /// The phases with their names, for logs.
+    pub fn named(&self) -> [(&'static str, f64); 6] {
+        [
+            ("data", self.data_seconds),
+            ("forward", self.forward_seconds),
+            ("backward", self.backward_seconds),
+            ("reduce", self.reduce_seconds),
+            ("optimizer", self.optimizer_seconds),
+            ("checkpoint", self.checkpoint_seconds),
+        ]
+    }
+
+    /// Adds microbatches that were computed side by side and took `whole` together, each so long forward and backward:
+    /// they share the time as they would have alone.
+    pub fn add_microbatches(&mut self, whole: Duration, each: &[[Duration; 2]]) {
+        let [forward, backward] =
+            [0, 1].map(|i| each.iter().map(|times| times[i]).sum::<Duration>());
+        let both = (forward + backward).as_secs_f64();
+        if both > 0.0 {
+            self.forward_seconds += whole.as_secs_f64() * forward.as_secs_f64() / both;
+            self.backward_seconds += whole.as_secs_f64() * backward.as_secs_f64() / both;
+        }
+    }
 }
 
 /// What a step learned from: equal digests mean equal samples at equal positions of the run's order.
@@ -186,13 +241,36 @@ mod tests {
                 world_size: 1,
                 generation: 0,
                 seconds: 0.1,
-                data_seconds: 0.2,
+                times: StepTimes { data_seconds: 0.2, reduce_seconds: lr / 3.0, ..StepTimes::default() },
             };
             let line = serde_json::to_string(&record).unwrap();
             let read: StepRecord = serde_json::from_str(&line).unwrap();
             prop_assert_eq!(read.losses.loss.to_bits(), loss.to_bits());
             prop_assert_eq!(read, record);
         }
+    }
+
+    #[test]
+    fn microbatches_side_by_side_share_the_time_that_passed() {
+        let seconds = Duration::from_secs;
+        let mut times = StepTimes::default();
+        times.add_microbatches(
+            seconds(8),
+            &[[seconds(2), seconds(5)], [seconds(1), seconds(4)]],
+        );
+        assert_eq!((times.forward_seconds, times.backward_seconds), (2.0, 6.0));
+        times.add_microbatches(seconds(1), &[]);
+        times.add_microbatches(seconds(4), &[[seconds(1), seconds(3)]]);
+        assert_eq!((times.forward_seconds, times.backward_seconds), (3.0, 9.0));
+    }
+
+    #[test]
+    fn a_row_from_before_there_were_phases_still_reads() {
+        let row = r#"{"step":1,"epoch":0,"loss":1.5,"lr":0.1,"grad_norm":1.0,"sample_digest":"00","world_size":1,
+            "generation":0,"seconds":2.0,"data_seconds":0.5}"#;
+        let record: StepRecord = serde_json::from_str(row).unwrap();
+        assert_eq!(record.times.data_seconds, 0.5);
+        assert_eq!(record.times.forward_seconds, 0.0);
     }
 
     fn digest(samples: &[(u64, &str)]) -> SampleDigest {

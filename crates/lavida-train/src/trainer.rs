@@ -1,6 +1,6 @@
 //! One worker's share of a step: forward, backward, update, and the state a checkpoint holds.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Tensor};
@@ -25,7 +25,7 @@ use crate::{
     reduce::{GradientReducer, StepShare, StepTotal},
     schedule::learning_rate_factor,
     settings::{Policy, Settings, Stage},
-    step::LossTerms,
+    step::{LossTerms, Now, StepTimes},
 };
 
 /// Weights a trainer starts with.
@@ -57,6 +57,8 @@ pub struct TrainerParts {
     pub carried: Option<Bytes>,
     /// The other workers.
     pub reducer: Box<dyn GradientReducer>,
+    /// Time, for the phases of a step.
+    pub now: Now,
 }
 
 /// Model, optimizer and position of one worker.
@@ -71,6 +73,17 @@ pub struct Trainer {
     reducer: Box<dyn GradientReducer>,
     gradients: Option<FlatGradients>,
     n_microbatches: usize,
+    now: Now,
+    /// Of the step under way.
+    times: StepTimes,
+}
+
+/// What came of a microbatch, and how long its two halves took.
+struct Microbatch {
+    gradients: FlatGradients,
+    terms: LossTerms,
+    /// Forward and backward.
+    times: [Duration; 2],
 }
 
 /// What an update was made of.
@@ -82,6 +95,8 @@ pub struct UpdateReport {
     pub lr: f64,
     /// Global norm of the mean gradient before clipping.
     pub grad_norm: f64,
+    /// What this worker's time since the last update was spent on, as far as the device knows: neither data nor checkpoint.
+    pub times: StepTimes,
 }
 
 impl Trainer {
@@ -98,6 +113,7 @@ impl Trainer {
             weights: initial,
             carried,
             reducer,
+            now,
         } = parts;
         settings.check_vocabularies(&tokenizers)?;
         let taped = device.clone().autodiff();
@@ -159,6 +175,8 @@ impl Trainer {
             reducer,
             gradients: None,
             n_microbatches: 0,
+            now,
+            times: StepTimes::default(),
         })
     }
 
@@ -175,6 +193,7 @@ impl Trainer {
     /// # Errors
     /// A prompt that does not fit its clip, or a loss that is not finite: training cannot go on.
     pub fn microbatches(&mut self, batches: &[HostBatch]) -> Result<Vec<LossTerms>> {
+        let began = (self.now)();
         let this = &*self;
         let results: Vec<_> = match batches {
             [batch] => vec![this.microbatch(this.model(), batch)],
@@ -192,20 +211,24 @@ impl Trainer {
             }),
         };
         let mut terms = Vec::with_capacity(batches.len());
+        let mut times = Vec::with_capacity(batches.len());
         for result in results {
-            let (gradients, losses) = result?;
+            let microbatch = result?;
             self.gradients = Some(match self.gradients.take() {
-                None => gradients,
-                Some(sum) => sum + gradients,
+                None => microbatch.gradients,
+                Some(sum) => sum + microbatch.gradients,
             });
-            terms.push(losses);
+            terms.push(microbatch.terms);
+            times.push(microbatch.times);
         }
+        self.times.add_microbatches((self.now)() - began, &times);
         self.n_microbatches += batches.len();
         Ok(terms)
     }
 
     /// Gradients and losses of one microbatch.
-    fn microbatch(&self, model: &Lavida, batch: &HostBatch) -> Result<(FlatGradients, LossTerms)> {
+    fn microbatch(&self, model: &Lavida, batch: &HostBatch) -> Result<Microbatch> {
+        let began = (self.now)();
         let (loss, terms) = match self.settings.train.stage {
             Stage::Anomaly => self.anomaly_losses(model, batch)?,
             Stage::Grounding => self.grounding_losses(model, batch)?,
@@ -218,8 +241,14 @@ impl Trainer {
                 batch.clip_ids.join(", ")
             )));
         }
+        let has_losses = (self.now)();
         let mut gradients = loss.backward();
-        Ok((self.optimizer.flatten(model, &mut gradients), terms))
+        let gradients = self.optimizer.flatten(model, &mut gradients);
+        Ok(Microbatch {
+            gradients,
+            terms,
+            times: [has_losses - began, (self.now)() - has_losses],
+        })
     }
 
     /// One optimizer update with the mean over all workers of the gradients since the last one. `share` is what this
@@ -234,8 +263,10 @@ impl Trainer {
         let mut reached = self.optimizer.reached(&gradients);
         let n_microbatches = std::mem::take(&mut self.n_microbatches);
         let reducer = self.reducer.as_ref();
+        let began = (self.now)();
         let (total, n_microbatches) = share.exchange(n_microbatches, &mut reached, reducer)?;
         let gradients = self.optimizer.reduce(gradients, &reached, reducer)?;
+        let reduced = (self.now)();
         let gradients = gradients.scale(1.0 / n_microbatches as f64);
         let o = &self.settings.optimizer;
         let n_steps = self.settings.train.steps;
@@ -244,10 +275,16 @@ impl Trainer {
         let (model, grad_norm) = self.optimizer.step(model, gradients, lr);
         self.model = Some(model);
         self.state.step += 1;
+        let times = StepTimes {
+            reduce_seconds: (reduced - began).as_secs_f64(),
+            optimizer_seconds: ((self.now)() - reduced).as_secs_f64(),
+            ..std::mem::take(&mut self.times)
+        };
         Ok(UpdateReport {
             total,
             lr,
             grad_norm,
+            times,
         })
     }
 

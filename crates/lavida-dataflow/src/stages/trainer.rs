@@ -11,7 +11,11 @@ use std::{
 };
 
 use lavida_data::{Error, Result, batch::HostBatch};
-use lavida_train::{reduce::StepShare, step::StepRecord, trainer::UpdateReport};
+use lavida_train::{
+    reduce::StepShare,
+    step::{StepRecord, StepTimes},
+    trainer::UpdateReport,
+};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::mpsc as tokio_mpsc;
 
@@ -115,8 +119,8 @@ pub struct State {
     log: Option<MetricsLog>,
     progress: Progress,
     step_began: Duration,
-    waiting_since: Option<Duration>,
-    waited: Duration,
+    waiting: Stopwatch,
+    checkpointing: Stopwatch,
     last: Option<StepRecord>,
     finished: bool,
 }
@@ -148,8 +152,8 @@ impl Actor for Trainer {
             log: start.log,
             progress: start.progress,
             step_began: Duration::ZERO,
-            waiting_since: None,
-            waited: Duration::ZERO,
+            waiting: Stopwatch::default(),
+            checkpointing: Stopwatch::default(),
             last: None,
             finished: false,
         })
@@ -214,6 +218,7 @@ impl Trainer {
             }
             Done::Update(update) => self.finish_step(update, state)?,
             Done::Snapshot(snapshot) => {
+                state.checkpointing.stop(self.clock.monotonic());
                 state.committing = true;
                 let commit = checkpointer::Msg::Commit(snapshot, myself.clone());
                 let checkpointer = self.checkpointer.as_ref();
@@ -243,14 +248,17 @@ impl Trainer {
             world_size: self.world_size,
             generation: self.generation,
             seconds: (now - state.step_began).as_secs_f64(),
-            data_seconds: state.waited.as_secs_f64(),
+            times: StepTimes {
+                data_seconds: state.waiting.take().as_secs_f64(),
+                checkpoint_seconds: state.checkpointing.take().as_secs_f64(),
+                ..update.times
+            },
         };
         if let Some(log) = &mut state.log {
             log.record(&record)?;
         }
         state.progress.step(&record);
         state.step_began = now;
-        state.waited = Duration::ZERO;
         // Asked while the update was under way: the others hear of it with the next.
         let stop = state.share.stop;
         state.share = StepShare {
@@ -275,6 +283,7 @@ impl Trainer {
         let job = if n_done == self.accumulation {
             Job::Update(state.share.clone())
         } else if between_steps && self.snapshot_is_due(state) {
+            state.checkpointing.start(self.clock.monotonic());
             if state.committing {
                 return Ok(()); // one upload at a time
             }
@@ -289,13 +298,10 @@ impl Trainer {
             return Ok(()); // until more is leased
         } else if let Some(batches) = state.take(self.side_by_side.min(self.accumulation - n_done))
         {
-            if let Some(since) = state.waiting_since.take() {
-                state.waited += self.clock.monotonic() - since;
-            }
+            state.waiting.stop(self.clock.monotonic());
             Job::Microbatches(batches)
         } else {
-            let now = self.clock.monotonic();
-            state.waiting_since.get_or_insert(now);
+            state.waiting.start(self.clock.monotonic());
             return Ok(());
         };
         state.on_device = true;
@@ -331,6 +337,32 @@ impl Trainer {
         };
         let _ = self.outcome.send(outcome); // nobody waiting any more is fine
         myself.stop(None);
+    }
+}
+
+/// Adds up the time during which something was the case.
+#[derive(Default)]
+struct Stopwatch {
+    since: Option<Duration>,
+    total: Duration,
+}
+
+impl Stopwatch {
+    /// It is the case from now on, if it was not already.
+    fn start(&mut self, now: Duration) {
+        self.since.get_or_insert(now);
+    }
+
+    /// It is not the case any more, if it was.
+    fn stop(&mut self, now: Duration) {
+        if let Some(since) = self.since.take() {
+            self.total += now - since;
+        }
+    }
+
+    /// The sum so far; the next begins at nothing.
+    fn take(&mut self) -> Duration {
+        std::mem::take(&mut self.total)
     }
 }
 

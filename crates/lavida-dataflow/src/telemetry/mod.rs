@@ -70,10 +70,12 @@ impl MetricsLog {
             ("lr", record.lr),
             ("grad_norm", record.grad_norm),
             ("seconds", record.seconds),
-            ("data_seconds", record.data_seconds),
         ];
+        let phases = record.times.named();
+        let phases = phases.map(|(phase, seconds)| (format!("{phase}_seconds"), seconds));
+        let phases = phases.iter().map(|(tag, value)| (tag.as_str(), *value));
         let wall = self.clock.wall().as_secs_f64();
-        let event = events::scalars(wall, record.step, scalars.chain(rest));
+        let event = events::scalars(wall, record.step, scalars.chain(rest).chain(phases));
         if let Some((metrics, events)) = &mut self.local {
             let written = metrics
                 .write_all(&row)

@@ -28,7 +28,7 @@ use lavida_train::{
     checkpoint::{Snapshot, TrainState},
     reduce::{Alone, StepShare},
     settings::Stage,
-    step::LossTerms,
+    step::{LossTerms, StepTimes},
     trainer::UpdateReport,
 };
 use tokio::sync::{mpsc, oneshot, watch};
@@ -343,6 +343,10 @@ impl Learner for FakeLearner {
             total,
             lr: 0.5,
             grad_norm: 1.0,
+            times: StepTimes {
+                backward_seconds: 0.25,
+                ..StepTimes::default()
+            },
         })
     }
 

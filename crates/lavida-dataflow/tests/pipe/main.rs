@@ -134,9 +134,29 @@ async fn a_record_says_which_samples_and_which_pass_its_step_was() {
         assert_eq!(record.step, i as u64 + 1);
         assert_eq!(record.sample_digest, digest(record.step));
         assert_eq!(record.epoch, (4 * record.step - 1) / 10);
-        assert!(record.data_seconds <= record.seconds, "{record:?}");
     }
     assert_eq!(records.len(), 4);
+}
+
+#[tokio::test]
+async fn a_record_says_what_its_step_was_spent_on() {
+    let case = Case {
+        checkpoint_every: 2,
+        ..Case::new(6)
+    };
+    case.run().await.outcome.unwrap();
+    for record in records(&case.run).await {
+        let times = record.times;
+        let after_checkpoint = record.step > 2 && record.step % 2 == 1;
+        assert_eq!(
+            times.checkpoint_seconds > 0.0,
+            after_checkpoint,
+            "{record:?}"
+        );
+        assert_eq!(times.backward_seconds, 0.25, "what the learner says");
+        let waited = times.data_seconds + times.checkpoint_seconds;
+        assert!(waited <= record.seconds, "{record:?}");
+    }
 }
 
 #[tokio::test]

@@ -1,6 +1,13 @@
 //! Trainers and batches without shards: a few made-up clips, each with one bright square that is the anomaly.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use burn::tensor::Device;
 use bytes::Bytes;
@@ -15,6 +22,7 @@ use lavida_train::{
     checkpoint::TrainState,
     reduce::Alone,
     settings::Settings,
+    step::Now,
     trainer::{InitialWeights, Trainer, TrainerParts},
 };
 
@@ -55,8 +63,15 @@ pub fn trainer(
         },
         carried: None,
         reducer: Box::new(Alone),
+        now: ticking(),
     };
     Trainer::new(parts, &Device::flex()).expect("settings and weights fit each other")
+}
+
+/// A clock that is a second later at each look.
+fn ticking() -> Now {
+    let looks = AtomicU64::new(0);
+    Arc::new(move || Duration::from_secs(looks.fetch_add(1, Ordering::Relaxed)))
 }
 
 /// A batch of `n_clips` videos; `seed` decides pixels, places and colours.

@@ -23,8 +23,7 @@ fn ended(world: &World, out: &str) -> Ended {
     let rows = std::fs::read_to_string(world.join(out).join("metrics.jsonl")).unwrap();
     let metrics = rows.lines().map(|row| {
         let mut row: BTreeMap<String, Value> = serde_json::from_str(row).unwrap();
-        row.remove("seconds").unwrap();
-        row.remove("data_seconds").unwrap();
+        row.retain(|key, _| key != "seconds" && !key.ends_with("_seconds"));
         serde_json::to_string(&row).unwrap()
     });
     let folder = world.join(out).join("checkpoints/0000000006");
