@@ -7,6 +7,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
+mod overlap;
+mod sharing;
 mod worlds;
 
 use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};

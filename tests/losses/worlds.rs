@@ -5,7 +5,8 @@ use std::future::{pending, ready};
 
 use lavida_cluster::training::threads;
 use lavida_dataflow::checkpoints;
-use lavida_train::step::StepRecord;
+use lavida_store::Store;
+use lavida_train::{checkpoint::SETTINGS, step::StepRecord};
 
 use super::{Arc, Catalog, records, run, shards};
 
@@ -77,6 +78,74 @@ async fn two_workers_stopped_and_resumed_end_with_the_bits_of_two_that_were_not(
     assert_eq!(digests(&whole), digests(&resumed));
     assert_eq!(losses(&whole), losses(&resumed));
     assert_eq!(weights, resumed_weights);
+}
+
+/// Losses and norms of a run's steps, and the content of its last checkpoint but for the settings.
+async fn bits_of(store: &Store) -> (Vec<u32>, Vec<u64>, Vec<(String, String)>) {
+    let records = records(store).await;
+    let norms = records.iter().map(|record| record.grad_norm.to_bits());
+    let newest = checkpoints::newest(store).await.unwrap().unwrap();
+    let parts = newest.manifest.parts.into_iter();
+    let parts = parts.filter(|part| part.name != SETTINGS);
+    (
+        losses(&records),
+        norms.collect(),
+        parts.map(|part| (part.name, part.blake3)).collect(),
+    )
+}
+
+const SHARED: &str = "cluster.shard_optimizer=true";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn workers_that_share_the_optimizer_learn_the_bits_of_those_that_each_have_it_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let catalog = shards(folder.path()).await;
+    for (n_workers, precision) in [(2, "f32"), (2, "bf16"), (4, "f32")] {
+        let go = async |name: &str, shared: &[String]| {
+            let overrides = ["train.steps=4", "train.microbatch=1"].map(str::to_owned);
+            let precision = [format!("train.precision={precision}")];
+            let run = run(
+                &catalog,
+                name,
+                &[&overrides, &precision[..], shared].concat(),
+            );
+            let store = run.store.clone();
+            threads::train(run, n_workers, pending()).await.unwrap();
+            bits_of(&store).await
+        };
+        let whole = go(&format!("whole-{n_workers}-{precision}"), &[]).await;
+        let shared = go(&format!("shared-{n_workers}-{precision}"), &[SHARED.into()]).await;
+        assert_eq!(whole, shared, "{n_workers} workers in {precision}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shared_optimizer_resumes_in_any_world_as_a_whole_one_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let catalog = shards(folder.path()).await;
+    // Four workers make the first step, others the rest.
+    let go = async |first_shared: bool, n_after: usize, then_shared: bool| {
+        let name = format!("any-{first_shared}-{n_after}-{then_shared}");
+        let with = |shared: bool| {
+            let mut overrides = vec!["train.steps=3".to_owned(), "train.microbatch=1".into()];
+            overrides.extend(shared.then(|| SHARED.to_owned()));
+            run(&catalog, &name, &overrides)
+        };
+        let first = threads::train(with(first_shared), 4, ready(())).await;
+        first.unwrap();
+        let run = with(then_shared);
+        let store = run.store.clone();
+        assert_eq!(checkpoints::committed(&store).await.unwrap(), [1]);
+        threads::train(run, n_after, pending()).await.unwrap();
+        bits_of(&store).await
+    };
+    for (n_after, then_shared) in [(2, true), (1, false), (4, false)] {
+        assert_eq!(
+            go(true, n_after, then_shared).await,
+            go(false, n_after, false).await,
+            "4 workers, then {n_after}"
+        );
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -51,6 +51,8 @@ pub trait Learner {
     fn update(&mut self, share: &StepShare) -> Result<UpdateReport>;
     /// Everything a checkpoint holds, as of the last update; `position` is the next sample's.
     fn snapshot(&mut self, position: u64) -> Result<Snapshot>;
+    /// What other workers' snapshots need of one that takes none itself; called where a snapshot is due.
+    fn attend_snapshot(&mut self) -> Result<()>;
 }
 
 /// Makes the learner on the thread where it stays.
@@ -67,5 +69,9 @@ impl Learner for Trainer {
 
     fn snapshot(&mut self, position: u64) -> Result<Snapshot> {
         Trainer::snapshot(self, position)
+    }
+
+    fn attend_snapshot(&mut self) -> Result<()> {
+        Trainer::attend_snapshot(self)
     }
 }

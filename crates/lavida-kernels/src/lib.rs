@@ -14,3 +14,4 @@ pub mod recompute;
 pub mod softmax;
 #[cfg(test)]
 mod testing;
+pub mod watch;

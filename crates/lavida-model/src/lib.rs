@@ -19,4 +19,4 @@ pub mod two_way;
 pub mod weights;
 
 pub use error::{Error, Result};
-pub use lavida_kernels::compression;
+pub use lavida_kernels::{compression, watch};

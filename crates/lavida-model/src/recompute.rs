@@ -11,6 +11,7 @@ use std::collections::HashSet;
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::tensor::{Gradients, Tensor};
 use lavida_kernels::recompute::tie;
+use lavida_kernels::watch::{Watch, gated};
 use serde::{Deserialize, Serialize};
 
 /// What backward computes again instead of keeping it.
@@ -39,7 +40,14 @@ impl Recompute {
         module.visit(&mut leaves);
         let is_tracked = inputs.each_ref().map(Tensor::is_tracked);
         if self == Self::None || (leaves.ids.is_empty() && !is_tracked.contains(&true)) {
-            return run(module, inputs);
+            return match inputs.iter().find(|input| input.is_tracked()).cloned() {
+                Some(input) => run(&gated(module, &input), inputs),
+                None => run(module, inputs),
+            };
+        }
+        let watch = Watch::current();
+        if let Some(watch) = &watch {
+            leaves.ids.iter().for_each(|id| watch.expect(*id));
         }
         let untaped = module.valid();
         let kept = inputs.clone().map(Tensor::without_autodiff);
@@ -64,6 +72,7 @@ impl Recompute {
             module.visit(&mut TakeGradients {
                 gradients: &mut gradients,
                 taken: &mut all,
+                watch: watch.as_ref(),
             });
             all
         })
@@ -124,13 +133,20 @@ impl ModuleMapper for OntoTape {
 struct TakeGradients<'a> {
     gradients: &'a mut Gradients,
     taken: &'a mut Vec<Option<burn::tensor::DispatchTensor>>,
+    /// Who gets the gradients in the place of the tape.
+    watch: Option<&'a Watch>,
 }
 
 impl ModuleVisitor for TakeGradients<'_> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         let value = param.val();
         if value.is_require_grad() {
-            let gradient = value.grad_remove(self.gradients);
+            let mut gradient = value.grad_remove(self.gradients);
+            if let Some(watch) = self.watch
+                && let Some(gradient) = gradient.take()
+            {
+                watch.arrived(param.id, gradient.reshape([-1]));
+            }
             self.taken.push(gradient.map(Tensor::into_dispatch));
         }
     }

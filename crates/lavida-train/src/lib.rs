@@ -9,6 +9,7 @@ pub mod memory;
 pub mod metrics;
 pub mod model_input;
 pub mod optimizer;
+mod overlap;
 pub mod reduce;
 pub mod schedule;
 pub mod scorer;

@@ -60,7 +60,8 @@ pub struct Memory {
     pub weights: u64,
     /// Of what trains, f32.
     pub gradients: u64,
-    /// Two moments of what trains, f32, and in bf16 its exact values too.
+    /// Two moments of what trains, f32, and in bf16 its exact values too; where workers share them, a worker's part in the
+    /// smallest world that the settings allow (`cluster.min_workers`).
     pub optimizer: u64,
     /// Kept for backward, estimated.
     pub activations: u64,
@@ -108,10 +109,15 @@ pub fn plan(settings: &Settings) -> Result<Plan> {
     let trainable: u64 = modules.iter().map(|m| m.trainable).sum();
     let precision = settings.train.precision;
     let (weights, gradients) = (parameters * precision.n_bytes(), trainable * F32);
-    let optimizer = match precision {
+    let state = match precision {
         Precision::F32 => 2 * gradients,
         Precision::Bf16 => 3 * gradients,
     };
+    let n_sharing = match settings.cluster.shard_optimizer {
+        true => settings.cluster.min_workers as u64,
+        false => 1,
+    };
+    let optimizer = state.div_ceil(n_sharing);
     let activations = activation_bytes(settings, &config);
     Ok(Plan {
         modules,
@@ -293,6 +299,15 @@ mod tests {
         assert_eq!(half.gradients, full.gradients);
         assert_eq!(half.optimizer, full.optimizer + full.gradients);
         assert!(half.activations < full.activations * 2 / 3);
+    }
+
+    #[test]
+    fn a_shared_optimizer_is_an_equal_part_in_the_smallest_world() {
+        let whole = memory(&["cluster.min_workers=4"]);
+        let quarter = memory(&["cluster.min_workers=4", "cluster.shard_optimizer=true"]);
+        assert_eq!(4 * quarter.optimizer, whole.optimizer);
+        assert_eq!(quarter.total, whole.total - 3 * quarter.optimizer);
+        assert_eq!(memory(&["cluster.shard_optimizer=true"]), memory(&[]));
     }
 
     #[test]

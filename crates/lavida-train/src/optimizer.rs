@@ -6,11 +6,16 @@
 //! know the bucket layout. Where the model works in bf16 the buckets hold the parameters' exact values too (masters),
 //! and the model gets a rounded copy after each update.
 //!
-//! Shapes: `F` values of a bucket.
+//! Several workers may share the state (ZeRO stage 1, Rajbhandari et al., arXiv 1910.02054): each keeps moments and masters of
+//! its own part of every bucket, updates that part, and hands the new values to the others. Every value is computed as one
+//! worker with all state would, so not a bit depends on it.
+//!
+//! Shapes: `F` values of a bucket, `O` those of them that this worker owns (all, where the state is not shared).
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     ops::Range,
+    sync::mpsc,
 };
 
 use burn::{
@@ -19,7 +24,10 @@ use burn::{
 };
 use lavida_data::{Error, Result};
 
-use crate::{reduce::GradientReducer, settings::OptimizerSettings};
+use crate::{
+    reduce::{Alone, GradientReducer, gather_numbers},
+    settings::OptimizerSettings,
+};
 
 /// Values of a bucket, unless one parameter alone is larger: 25 MB in f32.
 pub const BUCKET_VALUES: usize = 25_000_000 / 4;
@@ -39,12 +47,14 @@ struct Bucket {
     slots: Vec<Slot>,
     n_values: usize,
     decayed: bool,
+    /// Values whose state is kept here.
+    own: Range<usize>,
 }
 
 /// Gradients of one step, flat, in the order of the optimizer's buckets.
 #[derive(Clone, Debug)]
 pub struct FlatGradients {
-    /// One `[F]` a bucket.
+    /// One a bucket: `[F]`; summed over workers that share the optimizer's state, `[O]`.
     pub buckets: Vec<Tensor<1>>,
     /// Parameters that took part in a loss since the last update; the others keep their values.
     reached: HashSet<ParamId>,
@@ -56,9 +66,14 @@ pub struct AdamW {
     settings: OptimizerSettings,
     buckets: Vec<Bucket>,
     place: HashMap<ParamId, (usize, usize)>,
+    device: Device,
+    /// Whether other workers keep the rest of the state.
+    is_shared: bool,
+    /// `[O]` a bucket.
     first_moments: Vec<Tensor<1>>,
+    /// `[O]` a bucket.
     second_moments: Vec<Tensor<1>>,
-    /// Exact values, where the module has rounded ones.
+    /// Exact values, where the module has rounded ones; `[O]` a bucket.
     masters: Option<Vec<Tensor<1>>>,
     updates: u64,
 }
@@ -94,43 +109,71 @@ impl AdamW {
                 ids.map(move |(s, slot)| (slot.id, (b, s)))
             })
             .collect();
-        let zeros = || -> Vec<_> {
-            let sizes = buckets.iter().map(|bucket| bucket.n_values);
-            sizes.map(|n| Tensor::zeros([n], device)).collect()
-        };
-        Self {
-            first_moments: zeros(),
-            second_moments: zeros(),
+        let mut new = Self {
+            first_moments: Vec::new(),
+            second_moments: Vec::new(),
             place,
+            device: device.clone(),
+            is_shared: false,
             buckets,
             settings,
             masters: None,
             updates: 0,
+        };
+        new.forget();
+        new
+    }
+
+    /// Shares the state with the other workers; from now on keeps its part only. To be called before anything is restored.
+    pub fn share(mut self, reducer: &dyn GradientReducer) -> Self {
+        self.is_shared = reducer.size() > 1;
+        for bucket in &mut self.buckets {
+            bucket.own = reducer.own_range(bucket.n_values, reducer.rank());
         }
+        self.forget();
+        self
+    }
+
+    /// Moments of no update.
+    fn forget(&mut self) {
+        let zeros = || -> Vec<_> {
+            let sizes = self.buckets.iter().map(|bucket| bucket.own.len());
+            sizes.map(|n| Tensor::zeros([n], &self.device)).collect()
+        };
+        (self.first_moments, self.second_moments) = (zeros(), zeros());
     }
 
     /// From now on holds the exact values of the parameters, which are those of `module` now.
     pub fn hold_masters<M: Module>(&mut self, module: &M) {
         let mut values = self.values_of(module);
         let buckets = self.buckets.iter();
-        self.masters = Some(buckets.map(|b| b.gather(&mut values)).collect());
+        self.masters = Some(buckets.map(|b| b.own_part(b.gather(&mut values))).collect());
     }
 
-    /// The module with the exact values of what trains: for checkpoints. What does not train stays as it is.
-    pub fn with_exact_values<M: Module>(&self, module: M) -> M {
+    /// The module with the exact values of what trains: for checkpoints. What does not train stays as it is. Where the state
+    /// is shared, every worker calls it.
+    ///
+    /// # Errors
+    /// As [`GradientReducer::all_gather`].
+    pub fn with_exact_values<M: Module>(
+        &self,
+        module: M,
+        reducer: &dyn GradientReducer,
+    ) -> Result<M> {
         let Some(masters) = &self.masters else {
-            return module;
+            return Ok(module);
         };
         let mut updated = HashMap::new();
         for (bucket, master) in self.buckets.iter().zip(masters) {
+            let master = self.whole(bucket, master.clone(), reducer)?;
             for slot in &bucket.slots {
                 updated.insert(slot.id, master.clone().slice([slot.range.clone()]));
             }
         }
-        module.map(&mut PutValues {
+        Ok(module.map(&mut PutValues {
             updated,
             rounds: false,
-        })
+        }))
     }
 
     fn values_of<M: Module>(&self, module: &M) -> HashMap<ParamId, Tensor<1>> {
@@ -154,26 +197,58 @@ impl AdamW {
 
     /// Takes the gradients of the optimizer's parameters out of `gradients`, as flat buckets.
     pub fn flatten<M: Module>(&self, module: &M, gradients: &mut Gradients) -> FlatGradients {
+        let mut taken = self.take(module, gradients);
+        let reached = taken.keys().copied().collect();
+        let buckets = (0..self.buckets.len()).map(|bucket| self.lay(bucket, &mut taken));
+        FlatGradients {
+            buckets: buckets.collect(),
+            reached,
+        }
+    }
+
+    /// Takes the gradients of the optimizer's parameters out of `gradients`, each end to end in f32.
+    pub(crate) fn take<M: Module>(
+        &self,
+        module: &M,
+        gradients: &mut Gradients,
+    ) -> HashMap<ParamId, Tensor<1>> {
         let mut taken = TakeGradients {
             place: &self.place,
             gradients,
             taken: HashMap::new(),
         };
         module.visit(&mut taken);
-        let mut taken = taken.taken;
-        let reached = taken.keys().copied().collect();
-        let buckets = self.buckets.iter().zip(&self.first_moments);
-        let buckets = buckets.map(|(bucket, moment)| {
-            let parts = bucket.slots.iter().map(|slot| {
-                let zeros = || Tensor::zeros([slot.range.len()], &moment.device());
-                taken.remove(&slot.id).unwrap_or_else(zeros)
-            });
-            Tensor::cat(parts.collect(), 0) // [F]
+        taken.taken
+    }
+
+    /// Lays the gradients of a bucket's parameters end to end, `[F]`; zeros where there is none.
+    pub(crate) fn lay(&self, bucket: usize, taken: &mut HashMap<ParamId, Tensor<1>>) -> Tensor<1> {
+        let parts = self.buckets[bucket].slots.iter().map(|slot| {
+            let zeros = || Tensor::zeros([slot.range.len()], &self.device);
+            taken.remove(&slot.id).unwrap_or_else(zeros)
         });
-        FlatGradients {
-            buckets: buckets.collect(),
-            reached,
-        }
+        Tensor::cat(parts.collect(), 0)
+    }
+
+    /// Number of buckets.
+    pub(crate) fn n_buckets(&self) -> usize {
+        self.buckets.len()
+    }
+
+    /// Number of parameters in a bucket.
+    pub(crate) fn n_parameters(&self, bucket: usize) -> usize {
+        self.buckets[bucket].slots.len()
+    }
+
+    /// The bucket of a parameter, if it is trained.
+    pub(crate) fn bucket_of(&self, id: ParamId) -> Option<usize> {
+        self.place.get(&id).map(|(bucket, _)| *bucket)
+    }
+
+    /// The checkpoint's name of a trained parameter.
+    pub(crate) fn name_of(&self, id: ParamId) -> &str {
+        let (bucket, slot) = self.place[&id];
+        &self.buckets[bucket].slots[slot].name
     }
 
     /// Whether each parameter was reached, in the order of the buckets: the same order in every process.
@@ -184,44 +259,89 @@ impl AdamW {
             .collect()
     }
 
-    /// The sums of all workers in the place of this one's gradients. `reached` says of each parameter whether it took
-    /// part in the loss of some worker, as in [`AdamW::reached`].
+    /// The sum of a bucket's gradients over all workers; of this one's own part, where the state is shared.
     ///
     /// # Errors
     /// As [`GradientReducer::all_reduce`].
-    pub fn reduce(
+    pub fn sum_over_workers(
         &self,
-        gradients: FlatGradients,
-        reached: &[bool],
+        bucket: usize,
+        gradient: Tensor<1>,
         reducer: &dyn GradientReducer,
-    ) -> Result<FlatGradients> {
+    ) -> Result<Tensor<1>> {
         if reducer.size() == 1 {
-            return Ok(gradients);
+            return Ok(gradient);
         }
-        let buckets = gradients.buckets.into_iter().map(|bucket| {
-            let device = bucket.device();
-            let mut values = bucket
-                .into_data()
-                .try_into_vec::<f32>()
-                .map_err(|e| Error::Internal(format!("gradients are no f32: {e:?}")))?;
+        let mut values = on_host(gradient)?;
+        if self.is_shared {
+            let mut own = vec![0.0; self.buckets[bucket].own.len()];
+            reducer.reduce_scatter(&values, &mut own)?;
+            values = own;
+        } else {
             reducer.all_reduce(&mut values)?;
-            Ok(Tensor::from_data(
-                TensorData::from(values.as_slice()),
-                &device,
-            ))
-        });
-        let buckets = buckets.collect::<Result<_>>()?;
-        let slots = self.buckets.iter().flat_map(|bucket| &bucket.slots);
-        let reached = slots.zip(reached).filter(|(_, reached)| **reached);
-        Ok(FlatGradients {
-            buckets,
-            reached: reached.map(|(slot, _)| slot.id).collect(),
-        })
+        }
+        Ok(self.on_device(values))
     }
 
-    /// One update with learning rate `lr`, and the global norm of the gradient before clipping.
+    /// The same gradients, where `reached` says of each parameter whether it took part in the loss of some worker, as in
+    /// [`AdamW::reached`].
+    pub fn with_reached(&self, gradients: FlatGradients, reached: &[bool]) -> FlatGradients {
+        let slots = self.buckets.iter().flat_map(|bucket| &bucket.slots);
+        let reached = slots.zip(reached).filter(|(_, reached)| **reached);
+        FlatGradients {
+            reached: reached.map(|(slot, _)| slot.id).collect(),
+            ..gradients
+        }
+    }
+
+    /// Euclidean norm of the gradient over all parameters.
+    ///
+    /// The squares are summed by the parts that workers own, part after part. So it has the same bits whether a worker
+    /// holds the whole gradient or its part of it.
+    ///
+    /// # Errors
+    /// As [`GradientReducer::all_reduce`].
+    pub fn global_norm(
+        &self,
+        gradients: &FlatGradients,
+        reducer: &dyn GradientReducer,
+    ) -> Result<f64> {
+        let buckets = || self.buckets.iter().zip(&gradients.buckets);
+        let squares = if self.is_shared {
+            let own = buckets().map(|(_, part)| sum_of_squares(part.clone()));
+            gather_numbers(own.sum(), reducer)?
+        } else {
+            let of_rank = |rank| {
+                let squares = buckets().map(|(bucket, gradient)| {
+                    let range = reducer.own_range(bucket.n_values, rank);
+                    sum_of_squares(part_of(gradient.clone(), range))
+                });
+                squares.sum::<f64>()
+            };
+            (0..reducer.size()).map(of_rank).collect()
+        };
+        Ok(squares.into_iter().sum::<f64>().sqrt())
+    }
+
+    /// One update of a lone worker with learning rate `lr`, and the global norm of the gradient before clipping.
     pub fn step<M: Module>(&mut self, module: M, gradients: FlatGradients, lr: f64) -> (M, f64) {
-        let norm = gradients.global_norm();
+        let update = self.update(module, gradients, lr, &Alone);
+        update.expect("a lone worker waits for nobody")
+    }
+
+    /// One update with learning rate `lr`, and the global norm of the gradient before clipping. `gradients` are summed over
+    /// the workers already.
+    ///
+    /// # Errors
+    /// As [`GradientReducer::all_gather`].
+    pub fn update<M: Module>(
+        &mut self,
+        module: M,
+        gradients: FlatGradients,
+        lr: f64,
+        reducer: &dyn GradientReducer,
+    ) -> Result<(M, f64)> {
+        let norm = self.global_norm(&gradients, reducer)?;
         let clip_norm = self.settings.clip_norm;
         // PyTorch's clip_grad_norm_.
         let clip = if clip_norm > 0.0 {
@@ -230,79 +350,151 @@ impl AdamW {
             1.0
         };
         self.updates += 1;
+        let reached = &gradients.reached;
+        let mut values = match &self.masters {
+            Some(_) => HashMap::new(),
+            None => self.values_of(&module),
+        };
+        let is_shared = self.is_shared;
+        let sizes: Vec<usize> = self.buckets.iter().map(|bucket| bucket.n_values).collect();
+        let new_values = gradients.buckets.into_iter().enumerate();
+        let new_values = new_values.map(|(b, gradient)| {
+            let bucket = &self.buckets[b];
+            let value = match &self.masters {
+                Some(masters) => masters[b].clone(),
+                None => bucket.own_part(bucket.gather(&mut values)),
+            }; // [O]
+            let value = match bucket.own.is_empty() {
+                true => value,
+                false => self.advance(b, value, gradient.mul_scalar(clip), lr),
+            };
+            if let Some(masters) = &mut self.masters {
+                masters[b] = self.buckets[b].merged(value.clone(), &masters[b], reached);
+            }
+            value
+        });
+        let new_values: Vec<Tensor<1>> = match is_shared {
+            false => new_values.collect(),
+            true => {
+                let wholes = gather_each(new_values, &sizes, reducer)?;
+                wholes.into_iter().map(|w| self.on_device(w)).collect()
+            }
+        };
+        let mut updated = HashMap::new();
+        for (bucket, value) in self.buckets.iter().zip(new_values) {
+            for slot in &bucket.slots {
+                if reached.contains(&slot.id) {
+                    let part = value.clone().slice([slot.range.clone()]);
+                    updated.insert(slot.id, part);
+                }
+            }
+        }
+        let rounds = self.masters.is_some();
+        Ok((module.map(&mut PutValues { updated, rounds }), norm))
+    }
+
+    /// New values of a bucket from old values and the clipped gradient, all `[O]`; its moments go on by a step.
+    fn advance(&mut self, b: usize, value: Tensor<1>, gradient: Tensor<1>, lr: f64) -> Tensor<1> {
         let s = &self.settings;
         let corrections = (
             1.0 - s.beta1.powf(self.updates as f64),
             1.0 - s.beta2.powf(self.updates as f64),
         );
-        let mut values = match &self.masters {
-            Some(_) => HashMap::new(),
-            None => self.values_of(&module),
+        let first = self.first_moments[b].clone().mul_scalar(s.beta1)
+            + gradient.clone().mul_scalar(1.0 - s.beta1);
+        let second = self.second_moments[b].clone().mul_scalar(s.beta2)
+            + (gradient.clone() * gradient).mul_scalar(1.0 - s.beta2);
+        let scale = second
+            .clone()
+            .sqrt()
+            .div_scalar(corrections.1.sqrt())
+            .add_scalar(s.epsilon);
+        let decay = if self.buckets[b].decayed {
+            lr * s.weight_decay
+        } else {
+            0.0
         };
-        let mut updated = HashMap::new();
-        for (b, (bucket, gradient)) in self.buckets.iter().zip(gradients.buckets).enumerate() {
-            let value = match &self.masters {
-                Some(masters) => masters[b].clone(),
-                None => bucket.gather(&mut values),
-            }; // [F]
-            let gradient = gradient.mul_scalar(clip);
-            let first = self.first_moments[b].clone().mul_scalar(s.beta1)
-                + gradient.clone().mul_scalar(1.0 - s.beta1);
-            let second = self.second_moments[b].clone().mul_scalar(s.beta2)
-                + (gradient.clone() * gradient).mul_scalar(1.0 - s.beta2);
-            let scale = second
-                .clone()
-                .sqrt()
-                .div_scalar(corrections.1.sqrt())
-                .add_scalar(s.epsilon);
-            let decay = if bucket.decayed {
-                lr * s.weight_decay
-            } else {
-                0.0
-            };
-            let value = value.mul_scalar(1.0 - decay)
-                - (first.clone() / scale).mul_scalar(lr / corrections.0);
-            self.first_moments[b] = first;
-            self.second_moments[b] = second;
-            for slot in &bucket.slots {
-                if gradients.reached.contains(&slot.id) {
-                    let part = value.clone().slice([slot.range.clone()]);
-                    updated.insert(slot.id, part);
-                }
-            }
-            if let Some(masters) = &mut self.masters {
-                masters[b] = bucket.merged(value, &masters[b], &gradients.reached);
-            }
-        }
-        let rounds = self.masters.is_some();
-        (module.map(&mut PutValues { updated, rounds }), norm)
+        let value =
+            value.mul_scalar(1.0 - decay) - (first.clone() / scale).mul_scalar(lr / corrections.0);
+        self.first_moments[b] = first;
+        self.second_moments[b] = second;
+        value
     }
 
-    /// Moments by parameter name: `exp_avg.NAME` and `exp_avg_sq.NAME`, in the module's shapes.
-    pub fn state(&self) -> BTreeMap<String, TensorData> {
+    /// All values of a bucket, of which this worker has `part`: in the host's memory where they are gathered, since the
+    /// device may have no room for the state of all workers.
+    fn whole(
+        &self,
+        bucket: &Bucket,
+        part: Tensor<1>,
+        reducer: &dyn GradientReducer,
+    ) -> Result<Tensor<1>> {
+        if !self.is_shared {
+            return Ok(part);
+        }
+        let mut whole = vec![0.0; bucket.n_values];
+        reducer.all_gather(&on_host(part)?, &mut whole)?;
+        let whole = TensorData::new(whole, [bucket.n_values]);
+        Ok(Tensor::from_data(whole, &Device::flex()))
+    }
+
+    fn on_device(&self, values: Vec<f32>) -> Tensor<1> {
+        let n = values.len();
+        Tensor::from_data(TensorData::new(values, [n]), &self.device)
+    }
+
+    /// Moments by parameter name: `exp_avg.NAME` and `exp_avg_sq.NAME`, in the module's shapes. They do not show whether the
+    /// state was shared or by how many; where it is, every worker calls this.
+    ///
+    /// # Errors
+    /// As [`GradientReducer::all_gather`].
+    pub fn state(&self, reducer: &dyn GradientReducer) -> Result<BTreeMap<String, TensorData>> {
         let mut state = BTreeMap::new();
+        self.each_moment(reducer, |prefix, bucket, moment| {
+            for slot in &bucket.slots {
+                let part = moment.clone().slice([slot.range.clone()]);
+                let part = TensorData::new(on_host(part)?, slot.shape.clone());
+                state.insert(format!("{prefix}.{}", slot.name), part);
+            }
+            Ok(())
+        })?;
+        Ok(state)
+    }
+
+    /// This worker's share of another's [`AdamW::state`] and [`AdamW::with_exact_values`], which need every worker's part.
+    ///
+    /// # Errors
+    /// As [`GradientReducer::all_gather`].
+    pub fn attend_state(&self, reducer: &dyn GradientReducer) -> Result<()> {
+        if !self.is_shared {
+            return Ok(());
+        }
+        for (bucket, master) in self.buckets.iter().zip(self.masters.iter().flatten()) {
+            self.whole(bucket, master.clone(), reducer)?;
+        }
+        self.each_moment(reducer, |_, _, _| Ok(()))
+    }
+
+    fn each_moment(
+        &self,
+        reducer: &dyn GradientReducer,
+        mut take: impl FnMut(&str, &Bucket, Tensor<1>) -> Result<()>,
+    ) -> Result<()> {
         let moments = [
             ("exp_avg", &self.first_moments),
             ("exp_avg_sq", &self.second_moments),
         ];
         for (prefix, moments) in moments {
             for (bucket, moment) in self.buckets.iter().zip(moments) {
-                for slot in &bucket.slots {
-                    let part = moment.clone().slice([slot.range.clone()]).into_data();
-                    let part = TensorData::new(
-                        part.try_into_vec::<f32>().expect("moments are f32"),
-                        slot.shape.clone(),
-                    );
-                    state.insert(format!("{prefix}.{}", slot.name), part);
-                }
+                take(prefix, bucket, self.whole(bucket, moment.clone(), reducer)?)?;
             }
         }
-        state
+        Ok(())
     }
 
-    /// Takes back what [`AdamW::state`] gave. Every moment must be there, in its shape, and none be left over.
+    /// Takes back what [`AdamW::state`] gave, or its part of it. Every moment must be there, in its shape, and none be left
+    /// over.
     pub fn restore(&mut self, updates: u64, mut state: BTreeMap<String, TensorData>) -> Result<()> {
-        let device = self.first_moments.first().map(Tensor::device);
         let mut flat = |prefix: &str| -> Result<Vec<Tensor<1>>> {
             let buckets = self.buckets.iter().map(|bucket| {
                 let mut values = Vec::with_capacity(bucket.n_values);
@@ -321,11 +513,7 @@ impl AdamW {
                             .map_err(|e| Error::corrupt(&name, "f32 values", format!("{e:?}")))?,
                     );
                 }
-                let device = device.as_ref().expect("a bucket has moments");
-                Ok(Tensor::from_data(
-                    TensorData::from(values.as_slice()),
-                    device,
-                ))
+                Ok(self.on_device(values[bucket.own.clone()].to_vec()))
             });
             buckets.collect()
         };
@@ -353,23 +541,44 @@ impl Bucket {
         Tensor::cat(parts.collect(), 0)
     }
 
-    /// The new values of parameters that were reached, the old ones of the others.
+    /// `[O]` of `[F]` values.
+    fn own_part(&self, values: Tensor<1>) -> Tensor<1> {
+        part_of(values, self.own.clone())
+    }
+
+    /// The new values of parameters that were reached, the old ones of the others; all `[O]`.
     fn merged(&self, new: Tensor<1>, old: &Tensor<1>, reached: &HashSet<ParamId>) -> Tensor<1> {
         if self.slots.iter().all(|slot| reached.contains(&slot.id)) {
             return new;
         }
-        let parts = self.slots.iter().map(|slot| {
+        let own = &self.own;
+        let parts = self.slots.iter().filter_map(|slot| {
             let from = match reached.contains(&slot.id) {
                 true => &new,
                 false => old,
             };
-            from.clone().slice([slot.range.clone()])
+            let (start, end) = (slot.range.start.max(own.start), slot.range.end.min(own.end));
+            (start < end).then(|| from.clone().slice([start - own.start..end - own.start]))
         });
-        Tensor::cat(parts.collect(), 0)
+        let parts: Vec<_> = parts.collect();
+        match parts.is_empty() {
+            true => new,
+            false => Tensor::cat(parts, 0),
+        }
     }
 }
 
 impl FlatGradients {
+    /// One tensor a bucket, and the parameters that took part in a loss.
+    pub fn from_parts(buckets: Vec<Tensor<1>>, reached: HashSet<ParamId>) -> Self {
+        Self { buckets, reached }
+    }
+
+    /// See [`FlatGradients::from_parts`].
+    pub fn into_parts(self) -> (Vec<Tensor<1>>, HashSet<ParamId>) {
+        (self.buckets, self.reached)
+    }
+
     /// Scales every gradient, for means over microbatches or ranks.
     pub fn scale(self, factor: f64) -> Self {
         if factor == 1.0 {
@@ -380,15 +589,6 @@ impl FlatGradients {
             buckets: scaled.collect(),
             reached: self.reached,
         }
-    }
-
-    /// Euclidean norm over all parameters.
-    pub fn global_norm(&self) -> f64 {
-        let squares = self.buckets.iter().map(|bucket| {
-            let square = (bucket.clone() * bucket.clone()).sum();
-            f64::from(square.into_scalar::<f32>())
-        });
-        squares.sum::<f64>().sqrt()
     }
 }
 
@@ -415,11 +615,13 @@ fn lay_out(parameters: Vec<TrainableParameter>, decayed: bool) -> Vec<Bucket> {
                 slots: Vec::new(),
                 n_values: 0,
                 decayed,
+                own: 0..0,
             });
         }
         let bucket = buckets.last_mut().expect("one was just pushed");
         let range = bucket.n_values..bucket.n_values + size;
         bucket.n_values = range.end;
+        bucket.own = 0..range.end;
         bucket.slots.push(Slot {
             id,
             name,
@@ -428,6 +630,54 @@ fn lay_out(parameters: Vec<TrainableParameter>, decayed: bool) -> Vec<Bucket> {
         });
     }
     buckets
+}
+
+/// Whole buckets of these sizes, on the host, from every worker's parts of them. One is on its way while the next is
+/// computed.
+fn gather_each(
+    parts: impl Iterator<Item = Tensor<1>>,
+    sizes: &[usize],
+    reducer: &dyn GradientReducer,
+) -> Result<Vec<Vec<f32>>> {
+    std::thread::scope(|scope| {
+        let (send, sent) = mpsc::channel::<Vec<f32>>();
+        let gathering = scope.spawn(move || {
+            let wholes = sizes.iter().zip(sent).map(|(n_values, part)| {
+                let mut whole = vec![0.0; *n_values];
+                reducer.all_gather(&part, &mut whole)?;
+                Ok(whole)
+            });
+            wholes.collect::<Result<Vec<_>>>()
+        });
+        for part in parts {
+            if send.send(on_host(part)?).is_err() {
+                break; // gathering has failed, and says so below
+            }
+        }
+        drop(send);
+        let wholes = gathering.join();
+        wholes.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+/// A range of a flat tensor.
+fn part_of(values: Tensor<1>, range: Range<usize>) -> Tensor<1> {
+    match range == (0..values.dims()[0]) {
+        true => values,
+        false => values.slice([range]),
+    }
+}
+
+fn sum_of_squares(values: Tensor<1>) -> f64 {
+    if values.dims() == [0] {
+        return 0.0;
+    }
+    f64::from((values.clone() * values).sum().into_scalar::<f32>())
+}
+
+fn on_host(values: Tensor<1>) -> Result<Vec<f32>> {
+    let values = values.into_data().try_into_vec::<f32>();
+    values.map_err(|e| Error::Internal(format!("gradients and state are f32: {e:?}")))
 }
 
 struct TakeGradients<'a> {

@@ -237,6 +237,10 @@ pub struct ClusterSettings {
     pub stall_s: u64,
     /// Starts again, without a checkpoint between them, after which the run gives up.
     pub max_restarts: u32,
+    /// Workers share the optimizer's state: each of `n` keeps a part of it and hands the others the values it updates.
+    /// Saves 8 bytes a trained value (12 in bf16) but for an n-th of them, and moves as many bytes a step; but half of
+    /// these only when backward is over, where sums of whole gradients overlap it, and a checkpoint gathers the moments.
+    pub shard_optimizer: bool,
 }
 
 impl Default for ClusterSettings {
@@ -247,6 +251,7 @@ impl Default for ClusterSettings {
             patience_s: 60,
             stall_s: 1800,
             max_restarts: 10,
+            shard_optimizer: false,
         }
     }
 }

@@ -1,6 +1,11 @@
 //! One worker's share of a step: forward, backward, update, and the state a checkpoint holds.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, mpsc},
+    thread::ScopedJoinHandle,
+    time::Duration,
+};
 
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Tensor};
@@ -22,6 +27,7 @@ use crate::{
     },
     model_input::{grounding_targets, layout, model_input, pixel_targets, rows},
     optimizer::{AdamW, FlatGradients, TrainableParameter},
+    overlap::{Lane, Summed, Summing, agreed_order},
     reduce::{GradientReducer, StepShare, StepTotal},
     schedule::learning_rate_factor,
     settings::{Policy, Settings, Stage},
@@ -71,8 +77,14 @@ pub struct Trainer {
     model: Option<Lavida>,
     optimizer: AdamW,
     reducer: Box<dyn GradientReducer>,
+    /// Of this worker, in the step under way.
     gradients: Option<FlatGradients>,
+    /// Of all workers, once the last microbatches of the step are computed.
+    summed: Option<Summed>,
     n_microbatches: usize,
+    /// In which the workers sum the buckets.
+    order: Vec<usize>,
+    order_is_agreed: bool,
     now: Now,
     /// Of the step under way.
     times: StepTimes,
@@ -80,7 +92,8 @@ pub struct Trainer {
 
 /// What came of a microbatch, and how long its two halves took.
 struct Microbatch {
-    gradients: FlatGradients,
+    /// Unless a lane was told them.
+    gradients: Option<FlatGradients>,
     terms: LossTerms,
     /// Forward and backward.
     times: [Duration; 2],
@@ -148,6 +161,9 @@ impl Trainer {
         });
         let trainable = trainable.collect();
         let mut optimizer = AdamW::new(settings.optimizer.clone(), trainable, device);
+        if settings.cluster.shard_optimizer {
+            optimizer = optimizer.share(reducer.as_ref());
+        }
         if let InitialWeights::Resume {
             optimizer: moments, ..
         } = &initial
@@ -171,9 +187,12 @@ impl Trainer {
             carried,
             device: device.clone(),
             model: Some(model),
+            order: (0..optimizer.n_buckets()).rev().collect(),
+            order_is_agreed: false,
             optimizer,
             reducer,
             gradients: None,
+            summed: None,
             n_microbatches: 0,
             now,
             times: StepTimes::default(),
@@ -188,50 +207,104 @@ impl Trainer {
     }
 
     /// Forward and backward of microbatches, each on a thread of its own; gradients add up in their order until
-    /// [`Trainer::update`], so the sum does not depend on how many are given at once.
+    /// [`Trainer::update`], so the sum does not depend on how many are given at once. The last of a step's are summed over the
+    /// workers while backward goes on.
     ///
     /// # Errors
-    /// A prompt that does not fit its clip, or a loss that is not finite: training cannot go on.
+    /// A prompt that does not fit its clip, or a loss that is not finite: training cannot go on. As
+    /// [`GradientReducer::all_reduce`].
     pub fn microbatches(&mut self, batches: &[HostBatch]) -> Result<Vec<LossTerms>> {
         let began = (self.now)();
-        let this = &*self;
-        let results: Vec<_> = match batches {
-            [batch] => vec![this.microbatch(this.model(), batch)],
-            _ => std::thread::scope(|scope| {
-                let replicas = batches
-                    .iter()
-                    .map(|batch| (with_own_leaves(this.model()), batch));
-                let lanes: Vec<_> = replicas
-                    .map(|(model, batch)| scope.spawn(move || this.microbatch(&model, batch)))
-                    .collect();
-                let joined = lanes.into_iter().map(|lane| lane.join());
-                joined
-                    .map(|result| result.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-                    .collect()
-            }),
+        let n_workers = self.reducer.size();
+        let n_of_step = self.settings.accumulation() / n_workers;
+        let n_microbatches = self.n_microbatches + batches.len();
+        if n_workers > 1 && n_microbatches > n_of_step {
+            let what = format!("{n_microbatches} microbatches of a step that has {n_of_step}");
+            return Err(Error::Internal(what));
+        }
+        let (results, ended, summed) = if n_workers > 1 && n_microbatches == n_of_step {
+            let before = self.gradients.take();
+            let (results, ended, summed) = self.compute_and_sum(batches, before);
+            (results, ended, Some(summed))
+        } else {
+            let results = self.compute(batches, |_| None);
+            (results, (self.now)(), None)
         };
         let mut terms = Vec::with_capacity(batches.len());
         let mut times = Vec::with_capacity(batches.len());
         for result in results {
             let microbatch = result?;
-            self.gradients = Some(match self.gradients.take() {
-                None => microbatch.gradients,
-                Some(sum) => sum + microbatch.gradients,
-            });
+            if let Some(gradients) = microbatch.gradients {
+                self.gradients = Some(match self.gradients.take() {
+                    None => gradients,
+                    Some(sum) => sum + gradients,
+                });
+            }
             terms.push(microbatch.terms);
             times.push(microbatch.times);
         }
-        self.times.add_microbatches((self.now)() - began, &times);
-        self.n_microbatches += batches.len();
+        self.summed = summed.transpose()?;
+        self.times.add_microbatches(ended - began, &times);
+        self.times.reduce_seconds += ((self.now)() - ended).as_secs_f64();
+        self.n_microbatches = n_microbatches;
         Ok(terms)
     }
 
-    /// Gradients and losses of one microbatch.
-    fn microbatch(&self, model: &Lavida, batch: &HostBatch) -> Result<Microbatch> {
+    /// Microbatches side by side, with a lane for each whose gradients are told.
+    fn compute(
+        &self,
+        batches: &[HostBatch],
+        lane: impl Fn(usize) -> Option<Lane>,
+    ) -> Vec<Result<Microbatch>> {
+        if let [batch] = batches {
+            return vec![self.microbatch(self.model(), batch, lane(0))];
+        }
+        std::thread::scope(|scope| {
+            let lanes = batches.iter().enumerate().map(|(index, batch)| {
+                let (model, lane) = (with_own_leaves(self.model()), lane(index));
+                scope.spawn(move || self.microbatch(&model, batch, lane))
+            });
+            let lanes: Vec<_> = lanes.collect();
+            lanes.into_iter().map(joined).collect()
+        })
+    }
+
+    /// Microbatches side by side, added to what was `before`, and the sums over all workers; and when backward had ended.
+    fn compute_and_sum(
+        &self,
+        batches: &[HostBatch],
+        before: Option<FlatGradients>,
+    ) -> (Vec<Result<Microbatch>>, Duration, Result<Summed>) {
+        let (tell, news) = mpsc::channel();
+        let summing = Summing {
+            optimizer: &self.optimizer,
+            reducer: self.reducer.as_ref(),
+            order: &self.order,
+            before,
+            n_lanes: batches.len(),
+        };
+        std::thread::scope(|scope| {
+            let summing = scope.spawn(move || summing.run(&news));
+            let results = self.compute(batches, |lane| Some(Lane::new(lane, tell.clone())));
+            if results.iter().any(Result::is_err) {
+                self.reducer.abort(); // the other workers would wait for buckets that do not come
+            }
+            let ended = (self.now)();
+            (results, ended, joined(summing))
+        })
+    }
+
+    /// Gradients and losses of one microbatch; with a lane it is told the gradients.
+    fn microbatch(
+        &self,
+        model: &Lavida,
+        batch: &HostBatch,
+        lane: Option<Lane>,
+    ) -> Result<Microbatch> {
         let began = (self.now)();
-        let (loss, terms) = match self.settings.train.stage {
-            Stage::Anomaly => self.anomaly_losses(model, batch)?,
-            Stage::Grounding => self.grounding_losses(model, batch)?,
+        let (loss, terms) = match &lane {
+            None => self.losses(model, batch)?,
+            Some(lane) => lane.watched(|| self.losses(model, batch))?,
         };
         if !terms.loss.is_finite() {
             return Err(Error::Internal(format!(
@@ -243,7 +316,13 @@ impl Trainer {
         }
         let has_losses = (self.now)();
         let mut gradients = loss.backward();
-        let gradients = self.optimizer.flatten(model, &mut gradients);
+        let gradients = match lane {
+            None => Some(self.optimizer.flatten(model, &mut gradients)),
+            Some(lane) => {
+                lane.finish(model, &self.optimizer, &mut gradients);
+                None
+            }
+        };
         Ok(Microbatch {
             gradients,
             terms,
@@ -251,35 +330,52 @@ impl Trainer {
         })
     }
 
+    fn losses(&self, model: &Lavida, batch: &HostBatch) -> Result<(Tensor<1>, LossTerms)> {
+        match self.settings.train.stage {
+            Stage::Anomaly => self.anomaly_losses(model, batch),
+            Stage::Grounding => self.grounding_losses(model, batch),
+        }
+    }
+
     /// One optimizer update with the mean over all workers of the gradients since the last one. `share` is what this
     /// worker has to say of the step.
     ///
     /// # Errors
-    /// [`Error::Internal`] when there was no microbatch; as [`GradientReducer::all_reduce`].
+    /// [`Error::Internal`] when a microbatch is missing; as [`GradientReducer::all_reduce`].
     pub fn update(&mut self, share: &StepShare) -> Result<UpdateReport> {
-        let (Some(gradients), Some(model)) = (self.gradients.take(), self.model.take()) else {
-            return Err(Error::Internal("an update without a microbatch".into()));
+        let reducer = self.reducer.as_ref();
+        let (gradients, filled) = match reducer.size() {
+            1 => (self.gradients.take(), None),
+            _ => match self.summed.take() {
+                None => (None, None),
+                Some(summed) => (Some(summed.gradients), Some(summed.filled)),
+            },
+        };
+        let (Some(gradients), Some(model)) = (gradients, self.model.take()) else {
+            let reason = "an update without all microbatches of its step";
+            return Err(Error::Internal(reason.into()));
         };
         let mut reached = self.optimizer.reached(&gradients);
         let n_microbatches = std::mem::take(&mut self.n_microbatches);
-        let reducer = self.reducer.as_ref();
         let began = (self.now)();
         let (total, n_microbatches) = share.exchange(n_microbatches, &mut reached, reducer)?;
-        let gradients = self.optimizer.reduce(gradients, &reached, reducer)?;
+        if let Some(filled) = filled.filter(|_| !self.order_is_agreed) {
+            self.order = agreed_order(&filled, reducer)?;
+            self.order_is_agreed = true;
+        }
         let reduced = (self.now)();
+        let gradients = self.optimizer.with_reached(gradients, &reached);
         let gradients = gradients.scale(1.0 / n_microbatches as f64);
         let o = &self.settings.optimizer;
         let n_steps = self.settings.train.steps;
         let factor = learning_rate_factor(o.decay, self.state.step, o.warmup_steps, n_steps);
         let lr = o.learning_rate * factor;
-        let (model, grad_norm) = self.optimizer.step(model, gradients, lr);
+        let (model, grad_norm) = self.optimizer.update(model, gradients, lr, reducer)?;
         self.model = Some(model);
         self.state.step += 1;
-        let times = StepTimes {
-            reduce_seconds: (reduced - began).as_secs_f64(),
-            optimizer_seconds: ((self.now)() - reduced).as_secs_f64(),
-            ..std::mem::take(&mut self.times)
-        };
+        let mut times = std::mem::take(&mut self.times);
+        times.reduce_seconds += (reduced - began).as_secs_f64();
+        times.optimizer_seconds = ((self.now)() - reduced).as_secs_f64();
         Ok(UpdateReport {
             total,
             lr,
@@ -288,10 +384,17 @@ impl Trainer {
         })
     }
 
-    /// Everything a checkpoint holds, as of the last update.
+    /// Everything a checkpoint holds, as of the last update. Where workers share the optimizer's state, those that take no
+    /// snapshot call [`Trainer::attend_snapshot`] meanwhile.
+    ///
+    /// # Errors
+    /// As [`GradientReducer::all_gather`].
     pub fn snapshot(&mut self, position: u64) -> Result<Snapshot> {
         self.state.position = position;
-        let exact = self.optimizer.with_exact_values(self.model().clone());
+        let reducer = self.reducer.as_ref();
+        let exact = self
+            .optimizer
+            .with_exact_values(self.model().clone(), reducer)?;
         let tensors = |tensors| {
             weights::write_safetensors(tensors, None)
                 .map(Bytes::from)
@@ -304,7 +407,7 @@ impl Trainer {
             ),
             (
                 checkpoint::OPTIMIZER.to_owned(),
-                tensors(&self.optimizer.state())?,
+                tensors(&self.optimizer.state(reducer)?)?,
             ),
             (
                 checkpoint::SETTINGS.to_owned(),
@@ -326,6 +429,14 @@ impl Trainer {
             state: self.state.clone(),
             parts,
         })
+    }
+
+    /// What this worker has to give to another's snapshot; nothing, where each has the whole state.
+    ///
+    /// # Errors
+    /// As [`GradientReducer::all_gather`].
+    pub fn attend_snapshot(&mut self) -> Result<()> {
+        self.optimizer.attend_state(self.reducer.as_ref())
     }
 
     fn anomaly_losses(&self, model: &Lavida, batch: &HostBatch) -> Result<(Tensor<1>, LossTerms)> {
@@ -460,6 +571,12 @@ pub fn model_error(error: lavida_model::Error) -> Error {
             Error::corrupt("weights", "weights that fit the model", e)
         }
     }
+}
+
+/// What a thread came to; its panic is ours.
+fn joined<T>(thread: ScopedJoinHandle<'_, T>) -> T {
+    let result = thread.join();
+    result.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 /// One transfer for all scalars of a step.

@@ -19,6 +19,8 @@ pub enum Job {
     Update(StepShare),
     /// State of the run whose next sample is at this position.
     Snapshot(u64),
+    /// What another worker's snapshot needs of this one.
+    AttendSnapshot,
 }
 
 /// What came of a job, in the order of the jobs.
@@ -31,6 +33,8 @@ pub enum Done {
     Update(UpdateReport),
     /// A snapshot.
     Snapshot(Box<Snapshot>),
+    /// Another worker has what it needs.
+    Attended,
 }
 
 /// Starts the thread. It ends when the sender is dropped or the trainer is gone.
@@ -71,5 +75,9 @@ fn run(learner: &mut dyn Learner, job: Job) -> Result<Done> {
         Job::Microbatches(batches) => Done::Microbatches(learner.microbatches(&batches)?),
         Job::Update(share) => Done::Update(learner.update(&share)?),
         Job::Snapshot(position) => Done::Snapshot(Box::new(learner.snapshot(position)?)),
+        Job::AttendSnapshot => {
+            learner.attend_snapshot()?;
+            Done::Attended
+        }
     })
 }

@@ -226,6 +226,7 @@ impl Trainer {
                     .ok_or("a snapshot that nobody commits")?
                     .cast(commit)?;
             }
+            Done::Attended => {}
         }
         Ok(())
     }
@@ -288,7 +289,10 @@ impl Trainer {
                 return Ok(()); // one upload at a time
             }
             state.snapshot_step = state.step;
-            Job::Snapshot(self.slice.step_of(state.next_position))
+            match self.checkpointer {
+                Some(_) => Job::Snapshot(self.slice.step_of(state.next_position)),
+                None => Job::AttendSnapshot,
+            }
         } else if between_steps && self.at_end(state) {
             if !state.committing {
                 self.end(myself, state);
@@ -317,8 +321,7 @@ impl Trainer {
     }
 
     fn snapshot_is_due(&self, state: &State) -> bool {
-        self.checkpointer.is_some()
-            && state.step > state.snapshot_step
+        state.step > state.snapshot_step
             && (state.step.is_multiple_of(self.checkpoint_every) || self.at_end(state))
     }
 

@@ -21,7 +21,7 @@ use lavida_dataflow::{
     pipeline::Pipeline,
     stages::trainer::Outcome,
     telemetry::{MetricsLog, progress::Progress},
-    worker::{Orders, Slice, StoreCommitter},
+    worker::{Committer, Orders, Slice, StoreCommitter},
 };
 use lavida_store::Store;
 use lavida_train::{
@@ -65,6 +65,8 @@ pub enum Event {
     Update,
     /// Position of the next sample.
     Snapshot(u64),
+    /// Another worker takes the snapshot.
+    AttendSnapshot,
 }
 
 /// One run of the pipe.
@@ -76,6 +78,8 @@ pub struct Case {
     pub side_by_side: usize,
     pub checkpoint_every: u64,
     pub keep_last: usize,
+    /// Whether the worker's snapshots are committed; without, it takes none.
+    pub commits: bool,
     /// Reads and draws take turns that depend on this; 0 for none.
     pub delays: u64,
     pub fault: Option<Fault>,
@@ -98,6 +102,7 @@ impl Case {
             side_by_side: 1,
             checkpoint_every: 1_000,
             keep_last: 100,
+            commits: true,
             delays: 0,
             fault: None,
             stop_at: None,
@@ -156,10 +161,12 @@ impl Case {
             accumulation: self.accumulation,
             side_by_side: self.side_by_side,
             checkpoint_every: self.checkpoint_every,
-            committer: Some(Arc::new(StoreCommitter {
-                run: self.run.clone(),
-                keep_last: self.keep_last,
-            })),
+            committer: self.commits.then(|| -> Arc<dyn Committer> {
+                Arc::new(StoreCommitter {
+                    run: self.run.clone(),
+                    keep_last: self.keep_last,
+                })
+            }),
             orders: self.orders.clone(),
             learned: self.learned.clone(),
             log: Some(log),
@@ -357,6 +364,11 @@ impl Learner for FakeLearner {
             state: state(self.step, position, 0),
             parts: BTreeMap::from([("weights".to_owned(), vec![self.step as u8; 3].into())]),
         })
+    }
+
+    fn attend_snapshot(&mut self) -> Result<()> {
+        self.note(Event::AttendSnapshot);
+        Ok(())
     }
 }
 

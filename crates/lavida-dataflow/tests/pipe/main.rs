@@ -279,6 +279,24 @@ async fn a_commit_that_another_worker_made_first_ends_the_run_as_fenced() {
     assert_eq!(newest.manifest.state.generation, 9);
 }
 
+#[tokio::test]
+async fn a_worker_that_commits_nothing_attends_each_snapshot_of_the_others() {
+    let case = |commits| Case {
+        checkpoint_every: 2,
+        commits,
+        ..Case::new(5)
+    };
+    let (one, other) = (case(true).run().await, case(false).run().await);
+    let attended = |event| match event {
+        Event::Snapshot(_) => Event::AttendSnapshot,
+        event => event,
+    };
+    let expected: Vec<_> = one.events.into_iter().map(attended).collect();
+    let n_due = expected.iter().filter(|e| **e == Event::AttendSnapshot);
+    assert_eq!(n_due.count(), 3);
+    assert_eq!(other.events, expected);
+}
+
 /// Nine steps of which so many are leased, who leases more, and the steps that are learned.
 fn led(until: u64) -> (Case, watch::Sender<Orders>, mpsc::UnboundedReceiver<u64>) {
     let (tell, told) = watch::channel(Orders {

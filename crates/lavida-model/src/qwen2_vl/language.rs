@@ -8,6 +8,7 @@ use burn::module::Module;
 use burn::nn::{Embedding, Linear, RmsNorm, RmsNormConfig};
 use burn::tensor::{Device, Tensor};
 use lavida_kernels::activation::silu;
+use lavida_kernels::watch::gated;
 
 use super::rope::Rotary;
 use crate::attention::{attention, repeat_heads};
@@ -142,7 +143,7 @@ impl LanguageModel {
                     [layer.forward(hidden, &rotary, mask.clone())]
                 });
         }
-        rms_norm_of(&self.norm, hidden)
+        rms_norm_of(&gated(&self.norm, &hidden), hidden)
     }
 }
 

@@ -18,6 +18,7 @@ use burn::module::Module;
 use burn::nn::Linear;
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Device, FloatDType, Int, Tensor, TensorData};
+use lavida_kernels::watch::gated;
 
 use crate::attention::{MASKED_SCORE, additive_mask, causal_keep};
 use crate::compression::{CompressionConfig, CompressionError, compress_samples};
@@ -165,8 +166,7 @@ impl Qwen2Vl {
         let rows = hidden_last.clone().flatten::<2>(0, 1); // [B·S, D]
         let semantic_feature = select_rows(rows.clone(), &layout.seg_rows);
         let answer = (!layout.answer_rows.is_empty()).then(|| AnswerPrediction {
-            logits: self
-                .lm_head
+            logits: gated(&self.lm_head, &rows)
                 .forward(select_rows(rows.clone(), &layout.answer_rows))
                 .cast(FloatDType::F32),
             targets: int_tensor(&layout.answer_ids, &rows.device()),

@@ -12,6 +12,7 @@ use burn::module::{Module, Param};
 use burn::nn::{LayerNorm, LayerNormConfig, Linear};
 use burn::tensor::{Device, Int, Tensor, TensorData, assert_shape, s};
 use lavida_kernels::activation::gelu;
+use lavida_kernels::watch::gated;
 
 use super::rope::{Rotary, vision_angles};
 use super::vision_block::{GroupRun, VisionBlock, runs};
@@ -193,10 +194,9 @@ impl VisionTower {
         let rotary = Rotary::new(angles, [n_patches, 1, 1]);
         let mut hidden = hidden;
         for block in &self.blocks {
-            hidden = block.forward(hidden, &rotary, runs);
+            hidden = gated(block, &hidden).forward(hidden, &rotary, runs);
         }
-        self.merger
-            .forward(hidden, self.merge_size * self.merge_size)
+        gated(&self.merger, &hidden).forward(hidden, self.merge_size * self.merge_size)
     }
 }
 

@@ -10,6 +10,7 @@ use burn::config::Config;
 use burn::module::{Module, Param};
 use burn::nn::Initializer;
 use burn::tensor::{Device, Tensor};
+use lavida_kernels::watch::gated;
 
 use super::hiera_block::{MultiScaleBlock, MultiScaleBlockConfig};
 use super::patch_embed::{PatchEmbed, PatchEmbedConfig};
@@ -127,7 +128,7 @@ impl Hiera {
         let mut map = self.add_positions(patches);
         let mut stages = Vec::with_capacity(self.stage_ends.len());
         for (i, block) in self.blocks.iter().enumerate() {
-            map = block.forward(map);
+            map = gated(block, &map.tokens).forward(map);
             if self.stage_ends.contains(&i) {
                 stages.push(map.clone());
             }
