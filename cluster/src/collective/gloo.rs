@@ -2,61 +2,28 @@
 //!
 //! Ranks find each other by entries in a table that somebody else keeps ([`Entries`]): in a cluster the coordinator's
 //! rendezvous, so that no rank needs an address but its own. The shim does one thing, bytes from every rank to every
-//! other; a reduction sends each rank its range of everybody's bucket, sums there in the order of ranks, and gathers the
-//! sums: the bytes on the wire are those of a ring, and the bits those of [`super::local`].
+//! other, of which [`ByExchange`] makes all operations.
 //!
-//! Every operation begins by telling the others what it is, 24 bytes each, so ranks that disagree get an error and not a
-//! hang. A rank that waits for a peer notices its death when the connection resets; one that is silent, or whose death only
+//! A rank that waits for a peer notices its death when the connection resets; one that is silent, or whose death only
 //! others wait on, is noticed after the timeout, or earlier when the coordinator tells everybody to abort.
 //!
 //! Gloo's connections are neither encrypted nor authenticated: they belong on a network that is the cluster's own.
 
 use std::{
-    collections::BTreeMap,
     ffi::{CStr, CString, c_char, c_int, c_void},
     panic::{AssertUnwindSafe, catch_unwind},
     ptr::NonNull,
     sync::{
-        Arc, Condvar, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
 use super::{
-    Collective, CollectiveError, Entries, Operation, Result, check_own, check_root, own_range,
+    CollectiveError, Entries, Result,
+    exchange::{ByExchange, Exchange, Layout, Plain},
 };
-
-/// A table within this process: tests, and several ranks of one process.
-#[derive(Default)]
-pub struct MemoryEntries {
-    entries: Mutex<BTreeMap<String, Vec<u8>>>,
-    changed: Condvar,
-}
-
-/// How long [`MemoryEntries::get`] waits.
-const MEMORY_TIMEOUT: Duration = Duration::from_secs(30);
-
-impl Entries for MemoryEntries {
-    fn set(&self, key: &str, value: &[u8]) -> Result<(), String> {
-        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
-        entries.insert(key.to_owned(), value.to_vec());
-        self.changed.notify_all();
-        Ok(())
-    }
-
-    fn get(&self, key: &str) -> Result<Vec<u8>, String> {
-        let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
-        let waited = self
-            .changed
-            .wait_timeout_while(entries, MEMORY_TIMEOUT, |entries| {
-                !entries.contains_key(key)
-            });
-        let (entries, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        let value = entries.get(key).cloned();
-        value.ok_or_else(|| format!("no entry {key} after {} s", MEMORY_TIMEOUT.as_secs()))
-    }
-}
 
 /// Settings of a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -189,22 +156,21 @@ extern "C" fn get_entry(
 }
 
 /// One rank of a world connected by Gloo.
-pub struct Gloo {
+pub type Gloo = ByExchange<Mesh>;
+
+/// A connection to every other rank.
+pub struct Mesh {
     rank: usize,
     size: usize,
     engine: NonNull<RawGloo>,
-    /// One operation at a time: their order is what the ranks agree on.
-    turn: Mutex<()>,
     aborted: AtomicBool,
 }
 
-// SAFETY: the shim's engine is used by one operation at a time (`turn`), and its abort may be called from any thread.
-unsafe impl Send for Gloo {}
+// SAFETY: the shim's engine is used by one exchange at a time (as `Exchange` promises), and its abort may be called from any
+// thread.
+unsafe impl Send for Mesh {}
 // SAFETY: as above.
-unsafe impl Sync for Gloo {}
-
-/// A part of a buffer for each rank, in values.
-type Layout = Vec<(usize, usize)>;
+unsafe impl Sync for Mesh {}
 
 impl Gloo {
     /// Connects this rank to all others; returns when every connection stands.
@@ -250,17 +216,25 @@ impl Gloo {
                 settings.host
             ))
         })?;
-        Ok(Self {
+        Ok(Self::new(Mesh {
             rank,
             size,
             engine,
-            turn: Mutex::new(()),
             aborted: AtomicBool::new(false),
-        })
+        }))
+    }
+}
+
+impl Exchange for Mesh {
+    fn rank(&self) -> usize {
+        self.rank
     }
 
-    /// Sends `input[to[p]]` to each peer and receives `output[from[p]]` from it.
-    fn exchange<T: Copy>(
+    fn size(&self) -> usize {
+        self.size
+    }
+
+    fn exchange<T: Plain>(
         &self,
         input: &[T],
         to: &Layout,
@@ -303,121 +277,6 @@ impl Gloo {
         Err(CollectiveError::PeerLost(error.text()))
     }
 
-    /// Tells the others what is asked for here, and compares.
-    fn agree(&self, operation: Operation) -> Result<()> {
-        let word = match operation {
-            Operation::AllReduce { len } => [1, len as u64, 0],
-            Operation::ReduceScatter { len } => [2, len as u64, 0],
-            Operation::AllGather { len } => [3, len as u64, 0],
-            Operation::Broadcast { len, root } => [4, len as u64, root as u64],
-            Operation::Barrier => [5, 0, 0],
-        };
-        let mut words = vec![word; self.size];
-        self.exchange(
-            &[word],
-            &vec![(0, 1); self.size],
-            &mut words,
-            &(0..self.size).map(|rank| (rank, 1)).collect(),
-        )?;
-        match words.iter().position(|other| *other != word) {
-            None => Ok(()),
-            Some(rank) => {
-                let what = format!("operation of rank {rank}");
-                let (expected, found) = (format!("{word:?}"), format!("{:?}", words[rank]));
-                Err(CollectiveError::mismatch(&what, expected, found))
-            }
-        }
-    }
-
-    fn ranges(&self, len: usize) -> Layout {
-        let range = |rank| own_range(len, rank, self.size);
-        (0..self.size)
-            .map(|rank| (range(rank).start, range(rank).len()))
-            .collect()
-    }
-
-    /// The sum over all ranks of this rank's range, in the order of ranks.
-    fn sum_own(&self, bucket: &[f32]) -> Result<Vec<f32>> {
-        let own = own_range(bucket.len(), self.rank, self.size);
-        let mut all = vec![0.0; own.len() * self.size];
-        let from = (0..self.size)
-            .map(|rank| (rank * own.len(), own.len()))
-            .collect();
-        self.exchange(bucket, &self.ranges(bucket.len()), &mut all, &from)?;
-        all[self.rank * own.len()..][..own.len()].copy_from_slice(&bucket[own.clone()]);
-        let mut sum = all[..own.len()].to_vec();
-        for rank in 1..self.size {
-            for (sum, value) in sum.iter_mut().zip(&all[rank * own.len()..]) {
-                *sum += value;
-            }
-        }
-        Ok(sum)
-    }
-
-    fn gather(&self, own: &[f32], bucket: &mut [f32]) -> Result<()> {
-        let ranges = self.ranges(bucket.len());
-        self.exchange(own, &vec![(0, own.len()); self.size], bucket, &ranges)?;
-        let (at, len) = ranges[self.rank];
-        bucket[at..at + len].copy_from_slice(own);
-        Ok(())
-    }
-
-    fn turn(&self) -> std::sync::MutexGuard<'_, ()> {
-        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Collective for Gloo {
-    fn rank(&self) -> usize {
-        self.rank
-    }
-
-    fn size(&self) -> usize {
-        self.size
-    }
-
-    fn all_reduce(&self, bucket: &mut [f32]) -> Result<()> {
-        let _turn = self.turn();
-        self.agree(Operation::AllReduce { len: bucket.len() })?;
-        let own = self.sum_own(bucket)?;
-        self.gather(&own, bucket)
-    }
-
-    fn reduce_scatter(&self, bucket: &[f32], own: &mut [f32]) -> Result<()> {
-        check_own(self, own.len(), bucket.len())?;
-        let _turn = self.turn();
-        self.agree(Operation::ReduceScatter { len: bucket.len() })?;
-        own.copy_from_slice(&self.sum_own(bucket)?);
-        Ok(())
-    }
-
-    fn all_gather(&self, own: &[f32], bucket: &mut [f32]) -> Result<()> {
-        check_own(self, own.len(), bucket.len())?;
-        let _turn = self.turn();
-        self.agree(Operation::AllGather { len: bucket.len() })?;
-        self.gather(own, bucket)
-    }
-
-    fn broadcast(&self, bucket: &mut [f32], root: usize) -> Result<()> {
-        check_root(self, root)?;
-        let _turn = self.turn();
-        let len = bucket.len();
-        self.agree(Operation::Broadcast { len, root })?;
-        let nothing = vec![(0, 0); self.size];
-        if self.rank == root {
-            self.exchange(bucket, &vec![(0, len); self.size], &mut [], &nothing)
-        } else {
-            let mut from = nothing.clone();
-            from[root] = (0, len);
-            self.exchange(&[], &nothing, bucket, &from)
-        }
-    }
-
-    fn barrier(&self) -> Result<()> {
-        let _turn = self.turn();
-        self.agree(Operation::Barrier)
-    }
-
     fn abort(&self) {
         self.aborted.store(true, Ordering::SeqCst);
         // SAFETY: the engine lives as long as `self`; the shim's abort takes its own lock.
@@ -425,7 +284,7 @@ impl Collective for Gloo {
     }
 }
 
-impl Drop for Gloo {
+impl Drop for Mesh {
     fn drop(&mut self) {
         self.abort();
         // SAFETY: nobody else has the engine any more.

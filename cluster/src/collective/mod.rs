@@ -2,7 +2,7 @@
 //!
 //! Every rank of a world calls the same operations in the same order with buckets of the same length. Sums are taken in
 //! the order of ranks, `((g₀ + g₁) + g₂) + …`, whichever rank arrives first, so all ranks hold the same bits, a run can
-//! be repeated, and [`local`] and [`gloo`] give the same bits as each other.
+//! be repeated, and all engines give the same bits as each other.
 //!
 //! A world is never repaired: after any error its engine is thrown away, and the next generation connects a new one.
 //! So there is one way to go on after a failure, and it is the tested one.
@@ -10,36 +10,36 @@
 //! Buckets are flat `f32`. Rank `r` of `n` owns the range [`own_range`] of a bucket; the ranges are contiguous, disjoint
 //! and together the bucket, and their lengths may differ by one.
 
+mod entries;
+#[cfg(any(feature = "gloo", feature = "cuda"))]
+mod exchange;
 #[cfg(feature = "gloo")]
 pub mod gloo;
 pub mod local;
+#[cfg(feature = "cuda")]
+pub mod nccl;
+
+pub use entries::{Entries, MemoryEntries};
 
 use std::{collections::BTreeSet, ops::Range, sync::Arc, time::Duration};
 
 use crate::control::{Engine, slice};
 
-/// The engines of this build: what a worker offers when it joins.
+/// The engines that this build has and this machine can run: what a worker offers when it joins.
 pub fn engines() -> BTreeSet<Engine> {
-    let mut engines = BTreeSet::from([Engine::Local]);
-    if cfg!(feature = "gloo") {
-        engines.insert(Engine::Gloo);
-    }
-    engines
+    let all = [Engine::Local, Engine::Gloo, Engine::Nccl];
+    all.into_iter()
+        .filter(|engine| require(*engine).is_ok())
+        .collect()
 }
 
-/// A table by which ranks find each other. Keys are the engine's own; one table serves one generation.
-pub trait Entries: Send + Sync {
-    /// Offers an entry to the others.
-    ///
-    /// # Errors
-    /// Why it could not be offered.
-    fn set(&self, key: &str, value: &[u8]) -> Result<(), String>;
-
-    /// Waits for an entry.
-    ///
-    /// # Errors
-    /// Why it did not come.
-    fn get(&self, key: &str) -> Result<Vec<u8>, String>;
+/// Whether this build has the engine, whatever this machine can run.
+pub fn is_built(engine: Engine) -> bool {
+    match engine {
+        Engine::Local => true,
+        Engine::Gloo => cfg!(feature = "gloo"),
+        Engine::Nccl => cfg!(feature = "cuda"),
+    }
 }
 
 /// A rank's way to the others.
@@ -50,6 +50,8 @@ pub struct Connection {
     pub size: usize,
     /// Name or address of this machine that the others can reach.
     pub host: String,
+    /// The GPU of this rank, as CUDA counts them, where it trains on one.
+    pub device: Option<usize>,
     /// Where the others say how they are reached.
     pub entries: Arc<dyn Entries>,
     /// After this long without an answer a peer is lost. Not less than a slow rank's lag behind the fastest.
@@ -76,6 +78,19 @@ pub fn connect(engine: Engine, to: Connection) -> Result<Arc<dyn Collective>> {
             let gloo = gloo::Gloo::connect(to.rank, to.size, to.entries, &settings)?;
             Ok(Arc::new(gloo))
         }
+        #[cfg(feature = "cuda")]
+        Engine::Nccl => {
+            let device = to.device.ok_or_else(|| {
+                let expected = "a rank that trains on a CUDA device";
+                CollectiveError::mismatch("engine nccl", expected, "one that does not")
+            })?;
+            let settings = nccl::NcclSettings {
+                device,
+                timeout: to.timeout,
+            };
+            let nccl = nccl::Nccl::connect(to.rank, to.size, to.entries.as_ref(), &settings)?;
+            Ok(Arc::new(nccl))
+        }
         engine => {
             let expected = format!("one rank with the engine {engine}");
             Err(CollectiveError::mismatch("world", expected, to.size))
@@ -83,20 +98,24 @@ pub fn connect(engine: Engine, to: Connection) -> Result<Arc<dyn Collective>> {
     }
 }
 
-/// Says what to do about an engine that this build lacks.
+/// Says what to do about an engine that this build or this machine lacks.
 ///
 /// # Errors
 /// [`CollectiveError::Unavailable`] with what to install and how to build.
 pub fn require(engine: Engine) -> Result<()> {
-    if engines().contains(&engine) {
-        return Ok(());
-    }
     let remedy = match engine {
+        engine if is_built(engine) => {
+            #[cfg(feature = "cuda")]
+            if engine == Engine::Nccl {
+                return nccl::require();
+            }
+            return Ok(());
+        }
         Engine::Local => "it is always there",
         Engine::Gloo => {
             "install it (Debian, Ubuntu: apt-get install libgloo-dev g++) and build with --features gloo"
         }
-        Engine::Nccl => "this version trains over NCCL on no machine yet; use gloo",
+        Engine::Nccl => "build with --features cuda",
     };
     let missing = format!("this build has no engine {engine}: {remedy}");
     Err(CollectiveError::Unavailable(missing))
@@ -229,7 +248,28 @@ mod tests {
         if let Err(error) = gloo {
             assert!(error.to_string().contains("libgloo-dev"), "{error}");
         }
-        let nccl = require(Engine::Nccl).unwrap_err().to_string();
-        assert!(nccl.contains("nccl"), "{nccl}");
+        let nccl = require(Engine::Nccl);
+        if let Err(error) = nccl {
+            let remedy = match cfg!(feature = "cuda") {
+                true => "install",
+                false => "--features cuda",
+            };
+            assert!(error.to_string().contains(remedy), "{error}");
+        } else {
+            assert!(cfg!(feature = "cuda"));
+        }
+    }
+
+    #[test]
+    fn what_is_offered_is_what_nothing_is_missing_for() {
+        let offered = engines();
+        for engine in [Engine::Local, Engine::Gloo, Engine::Nccl] {
+            assert_eq!(
+                offered.contains(&engine),
+                require(engine).is_ok(),
+                "{engine}"
+            );
+            assert!(!offered.contains(&engine) || is_built(engine), "{engine}");
+        }
     }
 }

@@ -13,6 +13,12 @@ const PATIENCE_AFTER_LOSS: Duration = Duration::from_secs(2);
 /// further only hides the coordinator's answers.
 const AHEAD: u64 = 16;
 
+/// The number in `cuda:N`, the device's name in the settings of a run on a GPU.
+pub fn cuda_device(name: &str) -> Option<usize> {
+    let (kind, index) = name.split_once(':').unwrap_or((name, "0"));
+    (kind == "cuda").then(|| index.parse().ok())?
+}
+
 /// Settings of the coordinator of a run, which is what `job` says.
 ///
 /// # Errors
@@ -65,4 +71,16 @@ pub fn coordinator_settings(
         ));
     }
     Ok(settings)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_cuda_devices_are_numbered_gpus() {
+        let names = ["cuda", "cuda:0", "cuda:3", "cuda:x", "cpu", "wgpu:1"];
+        let expected = [Some(0), Some(0), Some(3), None, None, None];
+        assert_eq!(names.map(cuda_device), expected);
+    }
 }

@@ -28,10 +28,10 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::EngineReducer;
+use super::{EngineReducer, cuda_device};
 use crate::{
-    collective::{Collective, CollectiveError, Connection, Entries, connect},
-    control::{Generation, MemberAction, Outcome, Part, World, Written, writers},
+    collective::{Collective, CollectiveError, Connection, Entries, connect, require},
+    control::{Generation, MemberAction, Outcome, Part, Refusal, World, Written, writers},
     shell::{MemberHandle, Teller},
 };
 
@@ -105,9 +105,7 @@ pub async fn train(
                 }
                 return Ok(outcome);
             }
-            Some(MemberAction::Refused(refusal)) => {
-                return Err(Error::invalid("this worker", "to be let in", refusal));
-            }
+            Some(MemberAction::Refused(refusal)) => return Err(refused(&refusal)),
             Some(action) => {
                 if let Some(work) = &work {
                     work.hear(action);
@@ -118,6 +116,22 @@ pub async fn train(
                 return Err(Error::Internal(reason));
             }
         }
+    }
+}
+
+/// Why a worker is not let in, and where that is a missing engine, what to do about it.
+pub fn refused(refusal: &Refusal) -> Error {
+    let remedy = match refusal {
+        Refusal::NoEngine { needed } => require(*needed).err(),
+        _ => None,
+    };
+    match remedy {
+        None => Error::invalid("this worker", "to be let in", refusal),
+        Some(remedy) => Error::invalid(
+            "this worker",
+            "to be let in",
+            format!("{refusal}: {remedy}"),
+        ),
     }
 }
 
@@ -172,8 +186,9 @@ impl Work {
                 let here = world.peers.iter().filter(|peer| peer.node == *node);
                 let (resume_from, n_on_machine) = (world.resume_from, here.count());
                 let patience = Duration::from_secs(run.settings.cluster.stall_s);
+                let device = cuda_device(&run.settings.device);
                 let connecting = tokio::task::spawn_blocking(move || {
-                    connect_rank(&world, rank, entries, patience)
+                    connect_rank(&world, rank, device, entries, patience)
                 });
                 let mut aborts = ordered.clone();
                 let connected = tokio::select! {
@@ -299,6 +314,7 @@ fn ended(generation: Generation) -> Error {
 fn connect_rank(
     world: &World,
     rank: usize,
+    device: Option<usize>,
     entries: Arc<RendezvousEntries>,
     timeout: Duration,
 ) -> Result<Arc<dyn Collective>> {
@@ -306,6 +322,7 @@ fn connect_rank(
         rank,
         size: world.size(),
         host: world.peers[rank].address.clone(),
+        device,
         entries,
         timeout,
     };

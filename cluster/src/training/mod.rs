@@ -9,6 +9,6 @@ mod member;
 mod reducer;
 pub mod threads;
 
-pub use lead::coordinator_settings;
-pub use member::train;
+pub use lead::{coordinator_settings, cuda_device};
+pub use member::{refused, train};
 pub use reducer::EngineReducer;

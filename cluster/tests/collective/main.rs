@@ -9,35 +9,70 @@ use std::sync::Arc;
 use lavida_cluster::collective::{Collective, local::Local};
 use proptest::prelude::*;
 
-fn local(n: usize) -> Vec<Arc<dyn Collective>> {
+type World = Vec<Arc<dyn Collective>>;
+
+fn local(n: usize) -> Option<World> {
     let ranks = Local::world(n).into_iter();
-    ranks
-        .map(|rank| Arc::new(rank) as Arc<dyn Collective>)
-        .collect()
+    let ranks = ranks.map(|rank| Arc::new(rank) as Arc<dyn Collective>);
+    Some(ranks.collect())
+}
+
+/// Connects every rank on a thread of its own.
+#[cfg(any(feature = "gloo", feature = "cuda"))]
+fn at_once<E: Collective + 'static>(n: usize, connect: impl Fn(usize) -> E + Sync) -> World {
+    let connect = &connect;
+    std::thread::scope(|scope| {
+        let ranks = (0..n)
+            .map(|rank| scope.spawn(move || -> Arc<dyn Collective> { Arc::new(connect(rank)) }));
+        let ranks: Vec<_> = ranks.collect();
+        ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
+    })
 }
 
 #[cfg(feature = "gloo")]
-fn gloo(n: usize) -> Vec<Arc<dyn Collective>> {
-    use lavida_cluster::collective::gloo::{Gloo, GlooSettings, MemoryEntries};
+fn gloo(n: usize) -> Option<World> {
+    use lavida_cluster::collective::{
+        MemoryEntries,
+        gloo::{Gloo, GlooSettings},
+    };
 
     let entries = Arc::new(MemoryEntries::default());
     let settings = GlooSettings {
         timeout: std::time::Duration::from_secs(2),
         ..GlooSettings::default()
     };
-    let settings = &settings;
-    std::thread::scope(|scope| {
-        let ranks: Vec<_> = (0..n)
-            .map(|rank| {
-                let entries = entries.clone();
-                scope.spawn(move || {
-                    let engine = Gloo::connect(rank, n, entries, settings);
-                    Arc::new(engine.unwrap()) as Arc<dyn Collective>
-                })
-            })
-            .collect();
-        ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
-    })
+    Some(at_once(n, |rank| {
+        Gloo::connect(rank, n, entries.clone(), &settings).unwrap()
+    }))
+}
+
+#[cfg(feature = "cuda")]
+fn nccl(n: usize) -> Option<World> {
+    use lavida_cluster::collective::{
+        MemoryEntries,
+        nccl::{Nccl, NcclSettings, n_devices, require},
+    };
+
+    let here = require().and_then(|()| n_devices());
+    match here {
+        Ok(here) if here >= n => {}
+        Ok(here) => {
+            println!("skipped: a world of {n} needs as many GPUs, here are {here}");
+            return None;
+        }
+        Err(reason) => {
+            println!("skipped: {reason}");
+            return None;
+        }
+    }
+    let entries = MemoryEntries::default();
+    Some(at_once(n, |device| {
+        let settings = NcclSettings {
+            device,
+            timeout: std::time::Duration::from_secs(2),
+        };
+        Nccl::connect(device, n, &entries, &settings).unwrap()
+    }))
 }
 
 macro_rules! engine_keeps_the_contract {
@@ -95,3 +130,5 @@ macro_rules! engine_keeps_the_contract {
 engine_keeps_the_contract!(local, 64);
 #[cfg(feature = "gloo")]
 engine_keeps_the_contract!(gloo, 16);
+#[cfg(feature = "cuda")]
+engine_keeps_the_contract!(nccl, 4);

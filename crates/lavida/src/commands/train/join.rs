@@ -64,9 +64,7 @@ async fn job(member: &mut MemberHandle) -> Result<Vec<u8>> {
     while let Some(action) = member.next().await {
         match action {
             MemberAction::Prepare(job) => return Ok(job),
-            MemberAction::Refused(refusal) => {
-                return Err(Error::invalid("this worker", "to be let in", refusal));
-            }
+            MemberAction::Refused(refusal) => return Err(training::refused(&refusal)),
             _ => {}
         }
     }

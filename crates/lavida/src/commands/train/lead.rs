@@ -3,10 +3,10 @@
 use std::{net::SocketAddr, path::Path};
 
 use lavida_cluster::{
-    collective::{engines, require},
+    collective::{is_built, require},
     control::{CoordinatorId, Engine, Outcome},
     shell::{CoordinatorHandle, Security, coordinate, random_cookie, random_id},
-    training::coordinator_settings,
+    training::{coordinator_settings, cuda_device},
 };
 use lavida_data::{Error, Result};
 use lavida_store::Store;
@@ -72,12 +72,30 @@ pub async fn until_ended(coordinator: CoordinatorHandle) -> Result<Outcome> {
     outcome
 }
 
-/// What carries the gradients: Gloo where this build has it, else a world of one worker.
+/// What carries gradients between the processes of a run, if this build has it: NCCL between GPUs, Gloo between CPUs and
+/// where there is no NCCL.
+fn between_processes(settings: &Settings) -> Engine {
+    match cuda_device(&settings.device) {
+        Some(_) if is_built(Engine::Nccl) => Engine::Nccl,
+        _ => Engine::Gloo,
+    }
+}
+
+/// Whether a run may have workers in several processes.
+pub fn reaches_beyond_a_process(settings: &Settings) -> bool {
+    is_built(between_processes(settings))
+}
+
+/// The engine of a run; without one that reaches beyond a process its worlds are one worker. Whether a worker's machine can
+/// run it, that worker finds out.
 fn engine(settings: &Settings) -> Result<Engine> {
     let wanted = settings.cluster.workers;
-    if wanted == 1 || (wanted == 0 && !engines().contains(&Engine::Gloo)) {
+    let engine = between_processes(settings);
+    if wanted == 1 || (wanted == 0 && !is_built(engine)) {
         return Ok(Engine::Local);
     }
-    require(Engine::Gloo).map_err(|e| Error::invalid("cluster.workers", "at most 1", e))?;
-    Ok(Engine::Gloo)
+    if !is_built(engine) {
+        require(engine).map_err(|e| Error::invalid("cluster.workers", "at most 1", e))?;
+    }
+    Ok(engine)
 }

@@ -9,12 +9,7 @@ mod processes;
 use std::{path::Path, sync::Arc};
 
 use anyhow::Context;
-use lavida_cluster::{
-    collective::engines,
-    control::{Engine, Outcome},
-    shell::Security,
-    training::threads,
-};
+use lavida_cluster::{control::Outcome, shell::Security, training::threads};
 use lavida_data::{
     Error, Result,
     catalog::{Catalog, DataSource},
@@ -44,7 +39,7 @@ pub async fn run(args: cli::Train) -> anyhow::Result<()> {
     if let Some(address) = &args.listen {
         return lead::run(loaded, &args.data, out, address, args.certs.as_deref()).await;
     }
-    if args.local > 1 && engines().contains(&Engine::Gloo) {
+    if args.local > 1 && lead::reaches_beyond_a_process(&loaded.settings) {
         return processes::run(loaded, &args.data, out, args.local).await;
     }
     let run = prepare(&loaded, &args.data, out, "train").await?;

@@ -3,7 +3,10 @@
 
 use std::{net::SocketAddr, os::unix::process::ExitStatusExt, process::Stdio, time::Duration};
 
-use lavida_cluster::shell::{Security, random_cookie};
+use lavida_cluster::{
+    shell::{Security, random_cookie},
+    training::cuda_device,
+};
 use lavida_dataflow::worker::Worker;
 use tokio::process::{Child, Command};
 
@@ -12,6 +15,9 @@ use crate::config::Loaded;
 
 /// A worker that ends again and again is not started more often than this.
 const PAUSE: Duration = Duration::from_secs(1);
+
+/// Which GPUs CUDA shows a process, and in which order.
+const VISIBLE_GPUS: &str = "CUDA_VISIBLE_DEVICES";
 
 /// A worker ended by itself before its run did.
 #[derive(Debug)]
@@ -41,6 +47,7 @@ pub async fn run(mut loaded: Loaded, data: &[String], out: &str, n: usize) -> an
     let at = SocketAddr::from(([127, 0, 0, 1], 0));
     let coordinator = lead::start(&loaded, data, out, at, &security).await?;
     let address = coordinator.address.to_string();
+    let on_gpus = cuda_device(&loaded.settings.device) == Some(0);
     let start = |slot: usize| {
         let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
         let mut command = Command::new(std::env::current_exe()?);
@@ -54,6 +61,9 @@ pub async fn run(mut loaded: Loaded, data: &[String], out: &str, n: usize) -> an
             .kill_on_drop(true);
         if std::env::var_os("RAYON_NUM_THREADS").is_none() {
             command.env("RAYON_NUM_THREADS", (cores / n).max(1).to_string());
+        }
+        if on_gpus {
+            command.env(VISIBLE_GPUS, gpu_of(slot, std::env::var(VISIBLE_GPUS).ok()));
         }
         command.spawn()
     };
@@ -96,6 +106,14 @@ pub async fn run(mut loaded: Loaded, data: &[String], out: &str, n: usize) -> an
     report(&outcome, loaded.settings.train.steps, out)
 }
 
+/// The GPU of a worker, of those that this process may see: its first one, under the number that all settings name.
+fn gpu_of(slot: usize, visible: Option<String>) -> String {
+    match visible {
+        None => slot.to_string(),
+        Some(list) => list.split(',').nth(slot).unwrap_or_default().to_owned(),
+    }
+}
+
 async fn ended(
     slot: usize,
     mut child: Child,
@@ -104,4 +122,18 @@ async fn ended(
     let status = child.wait().await;
     drop(input);
     (slot, status)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_worker_of_a_machine_has_a_gpu_of_its_own() {
+        let gpus =
+            |visible: Option<&str>| [0, 1].map(|slot| gpu_of(slot, visible.map(str::to_owned)));
+        assert_eq!(gpus(None), ["0", "1"]);
+        assert_eq!(gpus(Some("3,5,7")), ["3", "5"]);
+        assert_eq!(gpus(Some("3")), ["3", ""], "no GPU is left for the second");
+    }
 }
