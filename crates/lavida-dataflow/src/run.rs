@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures::{FutureExt, future::BoxFuture};
 use lavida_data::{Error, Result, catalog::Catalog, tokenizer::Tokenizers};
 use lavida_store::Store;
 use lavida_train::{
@@ -28,6 +29,24 @@ use crate::{
     worker::{Slice, Worker},
 };
 
+/// Where the weights come from that a fresh run starts from.
+pub trait Pretrained: Send + Sync {
+    /// Safetensors, in any float format.
+    fn weights(&self) -> BoxFuture<'_, Result<Bytes>>;
+    /// The safetensors of what is carried beside them; none where they were never imported.
+    fn carried(&self) -> BoxFuture<'_, Result<Option<Bytes>>>;
+}
+
+impl Pretrained for Checkpoint {
+    fn weights(&self) -> BoxFuture<'_, Result<Bytes>> {
+        self.part(checkpoint::WEIGHTS).boxed()
+    }
+
+    fn carried(&self) -> BoxFuture<'_, Result<Option<Bytes>>> {
+        self.part_if_any(checkpoint::CARRIED).boxed()
+    }
+}
+
 /// Everything a run needs.
 #[derive(Clone)]
 pub struct Run {
@@ -38,7 +57,7 @@ pub struct Run {
     /// What it learns from.
     pub catalog: Arc<Catalog>,
     /// Weights a fresh run starts from; random ones without.
-    pub initial: Option<Checkpoint>,
+    pub initial: Option<Arc<dyn Pretrained>>,
     /// Where its state lives.
     pub store: Store,
     /// Name in progress lines.
@@ -116,14 +135,13 @@ impl Run {
                 weights: checkpoint.part(checkpoint::WEIGHTS).await?,
                 optimizer: checkpoint.part(checkpoint::OPTIMIZER).await?,
             },
-            (None, Some(checkpoint)) => {
-                InitialWeights::Pretrained(checkpoint.part(checkpoint::WEIGHTS).await?)
-            }
+            (None, Some(initial)) => InitialWeights::Pretrained(initial.weights().await?),
             (None, None) => InitialWeights::Random,
         };
-        let carried = match resumed.as_ref().or(self.initial.as_ref()) {
-            Some(checkpoint) => checkpoint.part_if_any(checkpoint::CARRIED).await?,
-            None => None,
+        let carried = match (&resumed, &self.initial) {
+            (Some(checkpoint), _) => checkpoint.carried().await?,
+            (None, Some(initial)) => initial.carried().await?,
+            (None, None) => None,
         };
         let progress = match worker.reports {
             false => Progress::silent(self.clock.clone()),

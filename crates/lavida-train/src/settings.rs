@@ -169,7 +169,7 @@ pub struct TrainSettings {
     /// for GPUs; a CPU emulates it and takes a fifth longer.
     #[serde(default)]
     pub precision: Precision,
-    /// Checkpoint whose weights the run starts from (URI of a run or of one checkpoint); from random weights without.
+    /// Whose weights the run starts from (URI of a run, of one checkpoint or of an export); from random weights without.
     #[serde(default)]
     pub initial: Option<String>,
     /// Masks of frames whose object score is not positive are set to -1024 in training too, as the reference does.

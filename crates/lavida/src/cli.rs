@@ -32,11 +32,11 @@ pub enum Command {
     /// Write a checkpoint's weights for serving, under the reference's parameter names
     ///
     /// LoRA adapters are merged. Beside the weights: serving.json (inputs, preprocessing, prompt, outputs), config.json,
-    /// settings.toml, both tokenizers, and SHA256SUMS, written last. The folder is as good as the checkpoint: --checkpoint
-    /// of eval, predict and export takes it and scores the same to the bit, and `lavida import --lavida` makes a
+    /// settings.toml, both tokenizers, and SHA256SUMS, written last. The folder is as good as the checkpoint: every
+    /// --checkpoint and train.initial take it, it scores the same to the bit, and `lavida import --lavida` makes a
     /// checkpoint of it again.
     Export(Export),
-    /// Say what is inside a dataset or a checkpoint; replay one draw of the sampler as a picture
+    /// Say what is inside a dataset, a checkpoint or an export; replay one draw of the sampler as a picture
     Inspect(Inspect),
     /// Check settings without training: sizes, what trains, memory per device
     Check(Check),
@@ -89,7 +89,7 @@ pub struct Train {
 
 #[derive(Debug, Args)]
 pub struct Eval {
-    /// A run (its newest checkpoint) or one checkpoint
+    /// A run (its newest checkpoint), one checkpoint, or an export
     #[arg(long, value_name = "URI")]
     pub checkpoint: String,
     /// A built evaluation set
@@ -123,7 +123,7 @@ pub struct Eval {
 
 #[derive(Debug, Args)]
 pub struct Predict {
-    /// A run (its newest checkpoint) or one checkpoint
+    /// A run (its newest checkpoint), one checkpoint, or an export
     #[arg(long, value_name = "URI")]
     pub checkpoint: String,
     /// An H.264 mp4 file or a folder of frames
@@ -245,7 +245,7 @@ pub enum Format {
 #[derive(Debug, Args)]
 #[command(group(clap::ArgGroup::new("what").required(true).args(["checkpoint", "data"])))]
 pub struct Inspect {
-    /// A run (its newest checkpoint) or one checkpoint
+    /// A run (its newest checkpoint), one checkpoint, or an export
     #[arg(long, value_name = "URI")]
     pub checkpoint: Option<String>,
     /// A built dataset

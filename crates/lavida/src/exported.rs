@@ -1,14 +1,21 @@
-//! A folder that `lavida export` wrote, opened again: as good as a checkpoint for scoring, exporting and importing.
+//! A folder that `lavida export` wrote, opened again: wherever a checkpoint is read, it is as good as one.
 
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
+use futures::{FutureExt, future::BoxFuture};
 use lavida_data::{Error, Result, tokenizer::Tokenizers};
+use lavida_dataflow::{device, run::Pretrained};
 use lavida_model::{
     lavida::Lavida,
-    weights::{TensorFiles, WeightError},
+    weights::{TensorFiles, Tensors, WeightError, write_safetensors},
 };
 use lavida_store::Store;
-use lavida_train::checkpoint::{CLIP_TOKENIZER, SETTINGS, TOKENIZER};
+use lavida_train::{
+    checkpoint::{CLIP_TOKENIZER, SETTINGS, TOKENIZER},
+    scorer::undrawn,
+    settings::Settings,
+};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
@@ -21,6 +28,15 @@ pub const CONFIG: &str = "config.json";
 #[derive(Debug)]
 pub struct Exported {
     folder: PathBuf,
+    files: Vec<ExportedFile>,
+}
+
+/// A file of an export.
+#[derive(Clone, Debug)]
+pub struct ExportedFile {
+    pub name: String,
+    pub bytes: u64,
+    pub sha256: String,
 }
 
 impl Exported {
@@ -35,19 +51,33 @@ impl Exported {
         if !folder.join(SUMS).is_file() {
             return Ok(None);
         }
-        let this = Self { folder };
+        let mut this = Self {
+            folder,
+            files: Vec::new(),
+        };
         for line in this.text(SUMS)?.lines() {
             let (sum, name) = line
                 .split_once("  ")
                 .ok_or_else(|| Error::corrupt(this.what(SUMS), "lines of sum and name", line))?;
-            let found = sha256(&this.folder.join(name))
+            let found = ExportedFile::read(&this.folder, name)
                 .map_err(|error| Error::corrupt(this.what(name), "a readable file", error))?;
-            if found != sum {
+            if found.sha256 != sum {
                 let expected = format!("content with SHA-256 {sum}");
-                return Err(Error::corrupt(this.what(name), expected, found));
+                return Err(Error::corrupt(this.what(name), expected, found.sha256));
             }
+            this.files.push(found);
         }
         Ok(Some(this))
+    }
+
+    /// Where it is.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Every file but the sums.
+    pub fn files(&self) -> &[ExportedFile] {
+        &self.files
     }
 
     /// The settings it was exported with, as TOML.
@@ -77,6 +107,16 @@ impl Exported {
         TensorFiles::open_exported(&self.folder, model).map_err(weight_error)
     }
 
+    /// Its weights for a run with these settings to start from.
+    pub fn pretrained(
+        &self,
+        settings: &Settings,
+        tokenizers: &Tokenizers,
+    ) -> Result<impl Pretrained + use<>> {
+        let model = undrawn(settings, tokenizers, &device::named("cpu")?);
+        Ok(ExportedWeights(self.weights(&model)?))
+    }
+
     fn text(&self, name: &str) -> Result<String> {
         std::fs::read_to_string(self.folder.join(name))
             .map_err(|error| Error::corrupt(self.what(name), "a file of every export", error))
@@ -87,8 +127,53 @@ impl Exported {
     }
 }
 
-/// SHA-256 of a file, hex, read piece by piece.
-pub fn sha256(path: &Path) -> std::io::Result<String> {
+impl ExportedFile {
+    /// The file of this name in `folder`, read piece by piece.
+    pub fn read(folder: &Path, name: &str) -> std::io::Result<Self> {
+        let path = folder.join(name);
+        Ok(Self {
+            name: name.to_owned(),
+            bytes: std::fs::metadata(&path)?.len(),
+            sha256: sha256(&path)?,
+        })
+    }
+}
+
+/// The start of a run; read when they are asked for, and not kept.
+struct ExportedWeights(TensorFiles);
+
+impl ExportedWeights {
+    fn safetensors(
+        &self,
+        read: fn(&TensorFiles) -> Result<Tensors, WeightError>,
+    ) -> Result<Option<Bytes>> {
+        tokio::task::block_in_place(|| {
+            let tensors = read(&self.0).map_err(weight_error)?;
+            if tensors.is_empty() {
+                return Ok(None);
+            }
+            let bytes = write_safetensors(&tensors, None).map_err(weight_error)?;
+            Ok(Some(bytes.into()))
+        })
+    }
+}
+
+impl Pretrained for ExportedWeights {
+    fn weights(&self) -> BoxFuture<'_, Result<Bytes>> {
+        async {
+            let weights = self.safetensors(TensorFiles::read_weights)?;
+            weights.ok_or_else(|| Error::corrupt(self.0.name(), "weights", "no tensors"))
+        }
+        .boxed()
+    }
+
+    fn carried(&self) -> BoxFuture<'_, Result<Option<Bytes>>> {
+        async { self.safetensors(TensorFiles::read_carried) }.boxed()
+    }
+}
+
+/// SHA-256 of a file, hex.
+fn sha256(path: &Path) -> std::io::Result<String> {
     let mut hasher = Sha256::new();
     let mut file = std::fs::File::open(path)?;
     let mut piece = vec![0; 1 << 20];

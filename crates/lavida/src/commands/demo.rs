@@ -33,11 +33,12 @@ use lavida_train::{evaluation::EvaluationReport, step::StepRecord};
 
 use super::{
     eval::{Benchmark, evaluate},
-    export::{ExportedFile, export},
+    export::export,
     train::{FINISHING, interrupted, open_catalog, train},
 };
 use crate::{
     cli, config,
+    exported::ExportedFile,
     scoring::{Model, Windowing},
 };
 

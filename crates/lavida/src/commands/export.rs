@@ -19,20 +19,12 @@ use serde_json::json;
 use super::predict::write;
 use crate::{
     cli,
-    exported::{CONFIG, SUMS, sha256, weight_error},
+    exported::{CONFIG, ExportedFile, SUMS, weight_error},
     scoring::Model,
 };
 
 /// What a serving stack is told of the model.
 const SERVING: &str = "serving.json";
-
-/// A file of an export.
-#[derive(Clone, Debug)]
-pub struct ExportedFile {
-    pub name: String,
-    pub bytes: u64,
-    pub sha256: String,
-}
 
 /// How the weights are written.
 #[derive(Clone, Copy, Debug)]
@@ -111,16 +103,10 @@ pub fn export_as(
         write(&out.join(name), &bytes)?;
         names.push(name.to_owned());
     }
-    let mut exported = Vec::new();
-    for name in names {
-        let path = out.join(&name);
-        let context = || path.display().to_string();
-        exported.push(ExportedFile {
-            bytes: std::fs::metadata(&path).with_context(context)?.len(),
-            sha256: sha256(&path).with_context(context)?,
-            name,
-        });
-    }
+    let files = names.iter().map(|name| {
+        ExportedFile::read(out, name).with_context(|| out.join(name).display().to_string())
+    });
+    let exported = files.collect::<anyhow::Result<Vec<_>>>()?;
     // The layout of `sha256sum`, so that `sha256sum -c SHA256SUMS` checks an export.
     let sums: String = exported
         .iter()

@@ -17,7 +17,7 @@ use lavida_store::Store;
 use lavida_train::settings::Settings;
 use serde_json::{Value, json};
 
-use crate::{cli, config};
+use crate::{cli, config, exported::Exported};
 
 pub async fn run(args: cli::Inspect) -> anyhow::Result<()> {
     let document = match (&args.checkpoint, &args.data, &args.sample) {
@@ -34,6 +34,9 @@ pub async fn run(args: cli::Inspect) -> anyhow::Result<()> {
 }
 
 async fn checkpoint(uri: &str) -> anyhow::Result<Value> {
+    if let Some(exported) = Exported::open(uri)? {
+        return export(&exported);
+    }
     let checkpoint = checkpoints::open(uri).await?;
     let parts = checkpoint.manifest.parts.iter();
     let parts: Vec<Value> = parts
@@ -44,6 +47,20 @@ async fn checkpoint(uri: &str) -> anyhow::Result<Value> {
         "state": checkpoint.manifest.state,
         "parts": parts,
         "settings": toml::from_str::<Value>(&checkpoint.settings_toml().await?)?,
+    }))
+}
+
+/// As of a checkpoint, as far as an export has it.
+fn export(exported: &Exported) -> anyhow::Result<Value> {
+    let parts = exported.files().iter();
+    let parts: Vec<Value> = parts
+        .map(|file| json!({ "name": file.name, "bytes": file.bytes, "sha256": file.sha256 }))
+        .collect();
+    Ok(json!({
+        "export": exported.folder().display().to_string(),
+        "state": { "step": exported.step()? },
+        "parts": parts,
+        "settings": toml::from_str::<Value>(&exported.settings_toml()?)?,
     }))
 }
 

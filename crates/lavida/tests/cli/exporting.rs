@@ -1,4 +1,5 @@
-//! An export is as good as its checkpoint: it scores the same to the bit, and an import of it is the same to the byte.
+//! An export is as good as its checkpoint: it scores and trains on the same to the bit, and an import of it is the same to
+//! the byte.
 
 use std::path::{Path, PathBuf};
 
@@ -107,6 +108,86 @@ fn an_export_scores_as_the_checkpoint_did_to_the_bit_with_adapters_merged() {
         let sums = |folder: &Path| std::fs::read_to_string(folder.join("SHA256SUMS")).unwrap();
         if out != "burnpack" {
             assert_eq!(sums(&again), sums(&folder)); // burnpack also holds identities of parameters, which are new each time
+        }
+    }
+}
+
+/// What a run of two steps from these weights leaves: losses, weights, and what is carried beside them.
+fn trained_from(world: &World, initial: &str) -> (Vec<Value>, [Vec<u8>; 2]) {
+    let settings = fixture("lavida.toml");
+    let out = format!("run-from-{initial}");
+    let args = [
+        "train",
+        "--config",
+        settings.to_str().unwrap(),
+        "--data",
+        "shards/coco",
+        "--out",
+        &out,
+        "--set",
+        &format!("train.initial={initial}"),
+    ];
+    finish(world.lavida(&args)).succeeded();
+    let rows = std::fs::read_to_string(world.join(&out).join("metrics.jsonl")).unwrap();
+    let rows = rows.lines().map(|row| {
+        let mut row: Value = serde_json::from_str(row).unwrap();
+        for measured in ["seconds", "data_seconds"] {
+            row[measured].take();
+        }
+        row
+    });
+    let checkpoint = world.join(&out).join("checkpoints/0000000002");
+    let parts = ["g0-weights.safetensors", "g0-carried.safetensors"]
+        .map(|part| std::fs::read(checkpoint.join(part)).unwrap());
+    (rows.collect(), parts)
+}
+
+#[test]
+fn a_run_from_an_export_is_the_run_from_its_checkpoint_to_the_bit() {
+    let world = World::new();
+    Towers::default()
+        .import(world.path(), "first", &[])
+        .succeeded();
+    let expected = trained_from(&world, "first");
+    assert_eq!(expected.0.len(), 2);
+    for (out, packing) in PACKINGS {
+        export(world.path(), "first", out, packing);
+        assert!(trained_from(&world, out) == expected, "{out}");
+    }
+}
+
+#[test]
+fn an_export_is_inspected_as_a_checkpoint_is() {
+    let world = World::new();
+    let run = world.trained();
+    let inspect = |uri: &str| {
+        world
+            .run(&["inspect", "--checkpoint", uri, "--json"])
+            .json()
+    };
+    let checkpoint = inspect(run);
+    for (out, packing) in PACKINGS {
+        let folder = export(world.path(), run, out, packing);
+        let found = inspect(out);
+        assert_eq!(found["state"]["step"], checkpoint["state"]["step"]);
+        for section in ["model", "compression", "sampler", "optimizer"] {
+            let mut expected = checkpoint["settings"][section].clone();
+            if section == "model" {
+                expected["tokenizer"] = "tokenizer.json".into();
+                expected["clip_tokenizer"] = "clip_tokenizer.json".into();
+            }
+            assert_eq!(found["settings"][section], expected, "{out}: {section}");
+        }
+        let sums = std::fs::read_to_string(folder.join("SHA256SUMS")).unwrap();
+        let parts = found["parts"].as_array().unwrap();
+        let text = |part: &Value, key: &str| part[key].as_str().unwrap().to_owned();
+        let lines = parts
+            .iter()
+            .map(|part| format!("{}  {}\n", text(part, "sha256"), text(part, "name")));
+        assert_eq!(lines.collect::<String>(), sums);
+        for part in parts {
+            let file = std::fs::metadata(folder.join(text(part, "name"))).unwrap();
+            assert_eq!(part["bytes"], file.len());
         }
     }
 }
@@ -265,6 +346,7 @@ fn an_export_that_is_damaged_or_lacks_a_file_is_refused_and_the_file_is_named() 
         run_in(folder, &import).refused(3, &[weights, "a readable file"]);
         let again = ["export", "--checkpoint", out, "--out", "again"];
         run_in(folder, &again).refused(3, &[weights]);
+        run_in(folder, &["inspect", "--checkpoint", out]).refused(3, &[weights]);
         assert!(!folder.join("back").exists() && !folder.join("again").exists());
     }
     let size = [

@@ -14,17 +14,19 @@ use lavida_data::{
     Error, Result,
     catalog::{Catalog, DataSource},
     manifest::Purpose,
+    tokenizer::Tokenizers,
 };
 use lavida_dataflow::{
     checkpoints,
     clock::SystemClock,
-    run::{Run, RunOutcome},
+    run::{Pretrained, Run, RunOutcome},
 };
 use lavida_store::Store;
+use lavida_train::settings::Settings;
 
 pub use processes::WorkerFailed;
 
-use crate::{cli, config};
+use crate::{cli, config, exported::Exported};
 
 pub async fn run(args: cli::Train) -> anyhow::Result<()> {
     if let Some(address) = &args.join {
@@ -89,7 +91,10 @@ async fn prepare(
     let catalog = Arc::new(open_catalog(data, &settings.sampler.weights).await?);
     let tokenizers = Arc::new(settings.tokenizers(&loaded.folder)?);
     let initial = match &settings.train.initial {
-        Some(uri) => Some(checkpoints::open(uri).await.context("train.initial")?),
+        Some(uri) => {
+            let initial = initial(uri, &settings, &tokenizers).await;
+            Some(initial.context("train.initial")?)
+        }
         None => None,
     };
     Ok(Run {
@@ -100,6 +105,18 @@ async fn prepare(
         store: Store::open(out)?,
         label: label.to_owned(),
         clock: Arc::new(SystemClock::default()),
+    })
+}
+
+/// What a fresh run starts from: a run, a checkpoint or an export.
+async fn initial(
+    uri: &str,
+    settings: &Settings,
+    tokenizers: &Tokenizers,
+) -> Result<Arc<dyn Pretrained>> {
+    Ok(match Exported::open(uri)? {
+        Some(exported) => Arc::new(exported.pretrained(settings, tokenizers)?),
+        None => Arc::new(checkpoints::open(uri).await?),
     })
 }
 
