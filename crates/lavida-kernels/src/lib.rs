@@ -1,5 +1,5 @@
-//! Operations the model cannot afford as Burn composes them: token compression, attention, softmax, gated activations,
-//! layer normalisation, max-pooling.
+//! Operations the model cannot afford as Burn composes them: token compression, attention, linear layers, softmax,
+//! gated activations, layer normalisation, max-pooling.
 //!
 //! Each has a plain version in Burn operations, which every backend runs and which is the truth, and kernels that
 //! agree with it.
@@ -9,6 +9,8 @@ pub mod attention;
 pub mod compression;
 mod fast_math;
 pub mod layer_norm;
+pub mod linear;
+mod matrix;
 pub mod max_pool;
 pub mod recompute;
 pub mod softmax;

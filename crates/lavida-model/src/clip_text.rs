@@ -14,6 +14,7 @@ use lavida_kernels::activation::quick_gelu;
 use crate::attention::{additive_mask, attention, causal_keep};
 use crate::config::ClipTextConfig;
 use crate::initial::{normal_embedding, normal_linear};
+use crate::linear::linear_of;
 use crate::norm::layer_norm_of;
 
 const LAYER_NORM_EPSILON: f64 = 1e-5;
@@ -249,16 +250,16 @@ impl ClipAttention {
                 .swap_dims(1, 2)
         };
         let attended = attention(
-            heads(self.q_proj.forward(hidden.clone())),
-            heads(self.k_proj.forward(hidden.clone())),
-            heads(self.v_proj.forward(hidden)),
+            heads(linear_of(&self.q_proj, hidden.clone())),
+            heads(linear_of(&self.k_proj, hidden.clone())),
+            heads(linear_of(&self.v_proj, hidden)),
             Some(mask),
             (d_head as f64).powf(-0.5),
         ); // [C, N, L, d]
-        self.out_proj.forward(
-            attended
-                .swap_dims(1, 2)
-                .reshape([n_texts, n_positions, width]),
+        let attended = attended.swap_dims(1, 2);
+        linear_of(
+            &self.out_proj,
+            attended.reshape([n_texts, n_positions, width]),
         )
     }
 }
@@ -268,7 +269,7 @@ impl ClipMlp {
     ///
     /// - hidden: `[C, L, W]`; output: `[C, L, W]`
     pub fn forward(&self, hidden: Tensor<3>) -> Tensor<3> {
-        self.fc2.forward(quick_gelu(self.fc1.forward(hidden)))
+        linear_of(&self.fc2, quick_gelu(linear_of(&self.fc1, hidden)))
     }
 }
 

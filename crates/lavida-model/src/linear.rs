@@ -8,8 +8,9 @@
 
 use burn::config::Config;
 use burn::module::{Module, Param};
-use burn::nn::Initializer;
-use burn::tensor::{Device, Tensor, assert_shape, module::linear};
+use burn::nn::{self, Initializer};
+use burn::tensor::{Device, Tensor, assert_shape};
+use lavida_kernels::linear::linear;
 
 /// Sizes and initial values of a [`Linear`].
 #[derive(Config, Debug)]
@@ -77,22 +78,16 @@ impl Linear {
     /// - output: `[.., O]`
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         let weight = self.weight.val();
-        let [d_input, d_output] = weight.dims();
+        let [d_input, _] = weight.dims();
         assert_shape!(x, [.., d_input]);
-        let mut shape = x.dims();
-        let n_rows = shape[..D - 1].iter().product::<usize>();
-        // All rows as one matrix: one large product instead of one per leading index.
-        let x = x.reshape([n_rows, d_input]);
         let bias = self.bias.as_ref().map(Param::val);
-        let y = match (&self.lora_a, &self.lora_b) {
+        match (&self.lora_a, &self.lora_b) {
             (Some(a), Some(b)) => {
-                let low_rank = linear(x.clone(), a.val(), None).matmul(b.val()); // [rows, O]
+                let low_rank = linear(linear(x.clone(), a.val(), None), b.val(), None); // [rows, O]
                 linear(x, weight, bias) + low_rank.mul_scalar(self.lora_scale)
             }
             _ => linear(x, weight, bias),
-        };
-        shape[D - 1] = d_output;
-        y.reshape(shape)
+        }
     }
 
     /// Attaches an adapter of this rank and freezes weight and bias. `A` is drawn as PyTorch does, `B` is zero,
@@ -144,6 +139,16 @@ impl Linear {
             lora_scale: 0.0,
         }
     }
+}
+
+/// Burn's linear layer, by the project's own operation.
+///
+/// # Shapes
+///
+/// - x: `[.., I]`; output: `[.., O]`
+pub(crate) fn linear_of<const D: usize>(layer: &nn::Linear, x: Tensor<D>) -> Tensor<D> {
+    let bias = layer.bias.as_ref().map(Param::val);
+    linear(x, layer.weight.val(), bias)
 }
 
 #[cfg(test)]

@@ -3,9 +3,9 @@
 use std::cell::RefCell;
 
 use burn::backend::flex::FlexTensor;
-use burn::tensor::{DType, Shape};
 use rayon::prelude::*;
 
+use crate::matrix::{View, multiply, positive, tensor};
 use crate::softmax::{backward_in_place, softmax_in_place};
 
 /// Queries that meet all keys together. Measured with 4096 keys of width 96: 48 of them make 49 G multiply-adds and adds a
@@ -13,93 +13,6 @@ use crate::softmax::{backward_in_place, softmax_in_place};
 const QUERY_BLOCK: usize = 192;
 /// Multiply-adds below which a second thread costs more than it saves.
 const WORTH_A_THREAD: usize = 1 << 20;
-
-/// A matrix somewhere in memory.
-#[derive(Clone, Copy)]
-struct View<'a> {
-    values: &'a [f32],
-    /// Rows and columns.
-    shape: [usize; 2],
-    /// From row to row and from column to column.
-    strides: [usize; 2],
-}
-
-impl<'a> View<'a> {
-    /// The matrix that starts at the first of `values`.
-    ///
-    /// # Panics
-    ///
-    /// Panics if it is empty or reaches beyond them.
-    fn new(values: &'a [f32], shape: [usize; 2], strides: [usize; 2]) -> Self {
-        let last = (shape[0] - 1) * strides[0] + (shape[1] - 1) * strides[1];
-        assert!(last < values.len(), "a matrix reaches beyond its storage");
-        Self {
-            values,
-            shape,
-            strides,
-        }
-    }
-
-    /// Rows of `n_columns` values that follow each other.
-    fn of_rows(values: &'a [f32], n_columns: usize) -> Self {
-        Self::new(
-            values,
-            [values.len() / n_columns, n_columns],
-            [n_columns, 1],
-        )
-    }
-
-    /// Rows as columns.
-    fn transposed(self) -> Self {
-        let [rows, columns] = self.shape;
-        let [row_stride, column_stride] = self.strides;
-        Self {
-            shape: [columns, rows],
-            strides: [column_stride, row_stride],
-            ..self
-        }
-    }
-
-    /// Some of its rows.
-    fn rows(self, first: usize, n_rows: usize) -> Self {
-        let values = &self.values[first * self.strides[0]..];
-        assert!(first + n_rows <= self.shape[0], "rows beyond the matrix");
-        Self::new(values, [n_rows, self.shape[1]], self.strides)
-    }
-}
-
-/// `out = factor·left·right`, or `out += …`, rows of `out` one after the other. On this thread.
-fn multiply(left: View, right: View, factor: f32, adds: bool, out: &mut [f32]) {
-    let ([n_rows, n_inner], [n_inner_right, n_columns]) = (left.shape, right.shape);
-    assert_eq!(n_inner, n_inner_right, "inner axes of a product");
-    assert_eq!(out.len(), n_rows * n_columns, "size of a product");
-    let strides = |view: View| view.strides.map(|stride| stride as isize);
-    let ([left_rows, left_columns], [right_rows, right_columns]) = (strides(left), strides(right));
-    // SAFETY: both sides lie within their storage (`View::new`), `out` holds the whole product and nobody else reads it.
-    unsafe {
-        gemm::gemm(
-            n_rows,
-            n_columns,
-            n_inner,
-            out.as_mut_ptr(),
-            1,
-            n_columns as isize,
-            adds,
-            left.values.as_ptr(),
-            left_columns,
-            left_rows,
-            right.values.as_ptr(),
-            right_columns,
-            right_rows,
-            1.0,
-            factor,
-            false,
-            false,
-            false,
-            gemm::Parallelism::None,
-        );
-    }
-}
 
 /// A tensor of `[B, N, positions, width]` anywhere in memory.
 struct Heads<'a> {
@@ -129,15 +42,6 @@ impl<'a> Heads<'a> {
             [self.shape[2], self.shape[3]],
             [self.strides[2], self.strides[3]],
         )
-    }
-}
-
-/// The tensor, copied if it runs backwards through its storage.
-fn positive(tensor: FlexTensor) -> FlexTensor {
-    if tensor.layout().has_positive_strides() {
-        tensor
-    } else {
-        tensor.to_contiguous()
     }
 }
 
@@ -220,7 +124,7 @@ pub(super) fn attend(
     let [query, key, value, mask] = std::array::from_fn(|i| Heads::of(&tensors[i]));
     let [batch, n_heads, n_queries, d_head] = query.shape;
     let [_, _, n_keys, d_value] = value.shape;
-    let mut out = FlexTensor::empty(Shape::new([batch, n_heads, n_queries, d_value]), DType::F32);
+    let mut out = vec![0f32; batch * n_heads * n_queries * d_value];
     let attend_block = |index: usize, first: usize, out: &mut [f32]| {
         let head = Head {
             query: query.head(index, n_heads),
@@ -236,8 +140,7 @@ pub(super) fn attend(
         });
     };
     let block = QUERY_BLOCK.min(n_queries);
-    out.storage_mut::<f32>()
-        .par_chunks_mut(n_queries * d_value)
+    out.par_chunks_mut(n_queries * d_value)
         .with_min_len(pieces_per_task(n_queries * n_keys * (d_head + d_value)))
         .enumerate()
         .for_each(|(index, out)| {
@@ -246,7 +149,7 @@ pub(super) fn attend(
                 .enumerate()
                 .for_each(|(i, out)| attend_block(index, i * block, out));
         });
-    out
+    tensor(out, [batch, n_heads, n_queries, d_value])
 }
 
 /// Gradients of query, key and value; every tensor has values.
@@ -262,8 +165,9 @@ pub(super) fn attend_backward(
     let [query, key, value, mask, gradient] = std::array::from_fn(|i| Heads::of(&tensors[i]));
     let [_, n_heads, n_queries, d_head] = query.shape;
     let [_, _, n_keys, d_value] = value.shape;
-    let [mut of_query, mut of_key, mut of_value] = [query.shape, key.shape, value.shape]
-        .map(|shape| FlexTensor::empty(Shape::new(shape), DType::F32));
+    let shapes = [query.shape, key.shape, value.shape];
+    let [mut of_query, mut of_key, mut of_value] =
+        shapes.map(|shape| vec![0f32; shape.iter().product()]);
     let backward_head =
         |index: usize, of_query: &mut [f32], of_key: &mut [f32], of_value: &mut [f32]| {
             let (key, value) = (key.head(index, n_heads), value.head(index, n_heads));
@@ -290,18 +194,18 @@ pub(super) fn attend_backward(
             }
         };
     of_query
-        .storage_mut::<f32>()
         .par_chunks_mut(n_queries * d_head)
-        .zip(of_key.storage_mut::<f32>().par_chunks_mut(n_keys * d_head))
-        .zip(
-            of_value
-                .storage_mut::<f32>()
-                .par_chunks_mut(n_keys * d_value),
-        )
+        .zip(of_key.par_chunks_mut(n_keys * d_head))
+        .zip(of_value.par_chunks_mut(n_keys * d_value))
         .with_min_len(pieces_per_task(2 * n_queries * n_keys * (d_head + d_value)))
         .enumerate()
         .for_each(|(index, ((of_query, of_key), of_value))| {
             backward_head(index, of_query, of_key, of_value);
         });
-    (of_query, of_key, of_value)
+    let [query, key, value] = shapes;
+    (
+        tensor(of_query, query),
+        tensor(of_key, key),
+        tensor(of_value, value),
+    )
 }

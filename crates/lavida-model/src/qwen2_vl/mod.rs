@@ -25,6 +25,7 @@ use crate::compression::{CompressionConfig, CompressionError, compress_samples};
 use crate::config::{LanguageConfig, Positions, VisionConfig};
 use crate::error::{Error, Result};
 use crate::initial::normal_linear;
+use crate::linear::linear_of;
 use language::LanguageModel;
 use rope::{Rotary, language_angles};
 use sequence::{Prompt, SequenceLayout};
@@ -166,9 +167,11 @@ impl Qwen2Vl {
         let rows = hidden_last.clone().flatten::<2>(0, 1); // [B·S, D]
         let semantic_feature = select_rows(rows.clone(), &layout.seg_rows);
         let answer = (!layout.answer_rows.is_empty()).then(|| AnswerPrediction {
-            logits: gated(&self.lm_head, &rows)
-                .forward(select_rows(rows.clone(), &layout.answer_rows))
-                .cast(FloatDType::F32),
+            logits: linear_of(
+                &gated(&self.lm_head, &rows),
+                select_rows(rows.clone(), &layout.answer_rows),
+            )
+            .cast(FloatDType::F32),
             targets: int_tensor(&layout.answer_ids, &rows.device()),
         });
         MllmOutput {
@@ -185,7 +188,7 @@ impl Qwen2Vl {
     ///
     /// - hidden: `[B, S, D]`, after the final norm; output: `[B, S, V]`
     pub fn logits(&self, hidden: Tensor<3>) -> Tensor<3> {
-        self.lm_head.forward(hidden)
+        linear_of(&self.lm_head, hidden)
     }
 
     /// Looks at the clips, compresses what is seen and places it between the words.

@@ -12,12 +12,14 @@ use burn::module::{Module, Param};
 use burn::nn::{LayerNorm, LayerNormConfig, Linear};
 use burn::tensor::{Device, Int, Tensor, TensorData, assert_shape, s};
 use lavida_kernels::activation::gelu;
+use lavida_kernels::linear::linear;
 use lavida_kernels::watch::gated;
 
 use super::rope::{Rotary, vision_angles};
 use super::vision_block::{GroupRun, VisionBlock, runs};
 use crate::config::VisionConfig;
 use crate::initial::{normal, normal_linear};
+use crate::linear::linear_of;
 use crate::norm::layer_norm_of;
 
 pub(super) const LAYER_NORM_EPSILON: f64 = 1e-6;
@@ -232,7 +234,7 @@ impl PatchEmbed {
         let d_patch = channels * frames * rows * columns;
         assert_shape!(patches, [_, d_patch]);
         let kernel = self.proj.weight.val().reshape([width, d_patch]);
-        patches.cast(kernel.dtype()).matmul(kernel.transpose())
+        linear(patches.cast(kernel.dtype()), kernel.transpose(), None)
     }
 }
 
@@ -244,7 +246,7 @@ impl PatchMerger {
         let [n_patches, width] = hidden.dims();
         let merged =
             layer_norm_of(&self.ln_q, hidden).reshape([n_patches / per_token, per_token * width]);
-        self.mlp._2.forward(gelu(self.mlp._0.forward(merged)))
+        linear_of(&self.mlp._2, gelu(linear_of(&self.mlp._0, merged)))
     }
 }
 

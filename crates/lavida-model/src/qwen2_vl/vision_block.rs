@@ -12,6 +12,7 @@ use super::vision::{INITIAL_STD, LAYER_NORM_EPSILON};
 use crate::attention::attention;
 use crate::config::VisionConfig;
 use crate::initial::normal_linear;
+use crate::linear::linear_of;
 use crate::norm::layer_norm_of;
 
 /// Attention within groups and an MLP, each after a norm and beside a residual.
@@ -117,10 +118,7 @@ impl VisionAttention {
     fn forward(&self, hidden: Tensor<2>, rotary: &Rotary, runs: &[GroupRun]) -> Tensor<2> {
         let [n_patches, width] = hidden.dims();
         let (n_heads, d_head) = (self.n_heads, width / self.n_heads);
-        let qkv = self
-            .qkv
-            .forward(hidden)
-            .reshape([n_patches, 3, n_heads, d_head]);
+        let qkv = linear_of(&self.qkv, hidden).reshape([n_patches, 3, n_heads, d_head]);
         let turned = rotary.turn(qkv.clone().narrow(1, 0, 2)); // queries and keys
         let values = qkv.narrow(1, 2, 1);
 
@@ -149,12 +147,12 @@ impl VisionAttention {
         } else {
             Tensor::cat(attended, 0)
         };
-        self.proj.forward(attended)
+        linear_of(&self.proj, attended)
     }
 }
 
 impl VisionMlp {
     fn forward(&self, hidden: Tensor<2>) -> Tensor<2> {
-        self.fc2.forward(quick_gelu(self.fc1.forward(hidden)))
+        linear_of(&self.fc2, quick_gelu(linear_of(&self.fc1, hidden)))
     }
 }

@@ -12,12 +12,13 @@ use burn::module::{Module, Param};
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::Device;
 use burn::tensor::Tensor;
-use burn::tensor::module::linear;
+use lavida_kernels::linear::linear;
 
 use super::windows::WindowedMap;
 use crate::attention::attention;
+use crate::linear::linear_of;
 use crate::norm::{LayerNorm, LayerNormConfig};
-use crate::two_way::{Activation, Mlp, MlpConfig, merge_heads, rowwise, split_heads};
+use crate::two_way::{Activation, Mlp, MlpConfig, merge_heads, split_heads};
 
 /// Epsilon of Hiera's norms.
 const NORM_EPSILON: f64 = 1e-6;
@@ -107,7 +108,7 @@ impl MultiScaleBlock {
         let normed = map.with_tokens(self.norm1.forward(map.tokens.clone()));
         let shortcut = match &self.proj {
             Some(proj) => normed
-                .with_tokens(rowwise(proj, normed.tokens.clone()))
+                .with_tokens(linear_of(proj, normed.tokens.clone()))
                 .max_pooled(),
             None => map,
         };
@@ -204,7 +205,7 @@ impl MultiScaleAttention {
             (d_head as f64).powf(-0.5),
         ); // [groups, K, n_queries, d]
         let merged = merge_heads(attended).reshape([n_windows, cells, width]);
-        queries.with_tokens(rowwise(&self.proj, merged))
+        queries.with_tokens(linear_of(&self.proj, merged))
     }
 }
 

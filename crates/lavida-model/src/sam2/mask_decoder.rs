@@ -13,8 +13,8 @@ use burn::config::Config;
 use burn::module::{Module, Param};
 use burn::nn::conv::{Conv2d, Conv2dConfig, ConvTranspose2d, ConvTranspose2dConfig};
 use burn::nn::{Embedding, EmbeddingConfig};
-use burn::tensor::module::linear;
 use burn::tensor::{Device, FloatDType, Tensor, assert_shape};
+use lavida_kernels::linear::linear;
 
 use lavida_kernels::activation::gelu;
 

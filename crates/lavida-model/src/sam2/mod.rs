@@ -23,8 +23,8 @@ pub mod windows;
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::nn::Initializer;
 use burn::nn::conv::Conv2d;
-use burn::tensor::module::linear;
 use burn::tensor::{Device, Tensor, assert_shape};
+use lavida_kernels::linear::linear;
 
 use crate::config::Sam2Config;
 use fpn::{FpnNeck, FpnNeckConfig};

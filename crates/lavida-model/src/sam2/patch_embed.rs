@@ -11,8 +11,8 @@ use burn::config::Config;
 use burn::module::Module;
 use burn::nn::PaddingConfig2d;
 use burn::nn::conv::{Conv2d, Conv2dConfig};
-use burn::tensor::module::linear;
 use burn::tensor::{Device, Tensor, assert_shape};
+use lavida_kernels::linear::linear;
 
 use super::windows::WindowedMap;
 

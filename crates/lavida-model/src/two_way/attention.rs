@@ -11,8 +11,8 @@ use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{Bool, Device, FloatDType, Tensor};
 use lavida_kernels::softmax::softmax;
 
-use super::mlp::rowwise;
 use crate::attention::{additive_mask, attention};
+use crate::linear::linear_of;
 
 /// Additive attention mask of padded keys.
 ///
@@ -95,12 +95,12 @@ impl Attention {
         value: Tensor<3>,
         mask: Option<Tensor<4>>,
     ) -> Tensor<3> {
-        let query = self.heads(rowwise(&self.q_proj, query));
-        let key = self.heads(rowwise(&self.k_proj, key));
-        let value = self.heads(rowwise(&self.v_proj, value));
+        let query = self.heads(linear_of(&self.q_proj, query));
+        let key = self.heads(linear_of(&self.k_proj, key));
+        let value = self.heads(linear_of(&self.v_proj, value));
         let scale = self.scale();
         let attended = attention(query, key, value, mask, scale); // [B, N, S, c]
-        rowwise(&self.out_proj, merge_heads(attended))
+        linear_of(&self.out_proj, merge_heads(attended))
     }
 
     /// The weights [`Attention::forward`] gives each key, per head.
@@ -111,8 +111,8 @@ impl Attention {
     /// - mask: additive, broadcast to `[B, N, S, L]`
     /// - output: `[B, N, S, L]` in f32, rows sum to one
     pub fn weights(&self, query: Tensor<3>, key: Tensor<3>, mask: Option<Tensor<4>>) -> Tensor<4> {
-        let query = self.heads(rowwise(&self.q_proj, query)) * self.scale();
-        let key = self.heads(rowwise(&self.k_proj, key));
+        let query = self.heads(linear_of(&self.q_proj, query)) * self.scale();
+        let key = self.heads(linear_of(&self.k_proj, key));
         let scores = query.matmul(key.swap_dims(2, 3));
         let mut scores = scores.cast(FloatDType::F32);
         if let Some(mask) = mask {

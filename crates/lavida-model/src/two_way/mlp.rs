@@ -11,6 +11,8 @@ use burn::tensor::activation::{relu, sigmoid};
 use burn::tensor::{Device, Tensor};
 use lavida_kernels::activation::gelu;
 
+use crate::linear::linear_of;
+
 /// What lies between the layers of an [`Mlp`].
 #[derive(Config, Debug)]
 pub enum Activation {
@@ -87,8 +89,7 @@ impl Mlp {
     /// - input: `[.., input_dim]`
     /// - output: `[.., output_dim]`
     pub fn forward<const D: usize>(&self, input: Tensor<D>) -> Tensor<D> {
-        let shape = input.dims();
-        let mut hidden = into_rows(input);
+        let mut hidden = input;
         for (i, layer) in self.layers.iter().enumerate() {
             if i > 0 {
                 hidden = match self.activation {
@@ -96,36 +97,13 @@ impl Mlp {
                     Activation::Gelu => gelu(hidden),
                 };
             }
-            hidden = layer.forward(hidden);
+            hidden = linear_of(layer, hidden);
         }
         if self.sigmoid_output {
             hidden = sigmoid(hidden);
         }
-        from_rows(hidden, shape)
+        hidden
     }
-}
-
-/// A linear layer of all tokens as one matrix: one large product instead of one per batch entry.
-///
-/// # Shapes
-///
-/// - input: `[.., C]`; output: `[.., C']`
-pub(crate) fn rowwise<const D: usize>(linear: &Linear, input: Tensor<D>) -> Tensor<D> {
-    let shape = input.dims();
-    from_rows(linear.forward(into_rows(input)), shape)
-}
-
-/// `[.., C]` to `[rows, C]`.
-fn into_rows<const D: usize>(input: Tensor<D>) -> Tensor<2> {
-    let width = input.dims()[D - 1];
-    let n_rows = input.dims().iter().rev().skip(1).product::<usize>();
-    input.reshape([n_rows, width])
-}
-
-/// `[rows, C']` to `[.., C']`, the leading axes those of `shape`.
-fn from_rows<const D: usize>(rows: Tensor<2>, mut shape: [usize; D]) -> Tensor<D> {
-    shape[D - 1] = rows.dims()[1];
-    rows.reshape(shape)
 }
 
 #[cfg(test)]

@@ -19,7 +19,6 @@ use crate::norm::{LayerNorm, LayerNormConfig};
 use crate::recompute::{Recompute, fork};
 pub use attention::{Attention, AttentionConfig, padding_mask};
 pub(crate) use attention::{merge_heads, split_heads};
-pub(crate) use mlp::rowwise;
 pub use mlp::{Activation, Mlp, MlpConfig};
 
 /// Sizes of a [`TwoWayAttentionBlock`].
