@@ -3,6 +3,7 @@
 
 pub mod assembly;
 pub mod checkpoint;
+mod cores;
 pub mod evaluation;
 pub mod losses;
 pub mod memory;

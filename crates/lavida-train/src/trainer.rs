@@ -21,6 +21,7 @@ use lavida_model::{
 
 use crate::{
     checkpoint::{self, Snapshot, TrainState},
+    cores::Cores,
     losses::{
         IouSupervision, MaskPrediction, grounding_losses, language_loss, scale_loss,
         segmentation_losses,
@@ -77,6 +78,7 @@ pub struct Trainer {
     model: Option<Lavida>,
     optimizer: AdamW,
     reducer: Box<dyn GradientReducer>,
+    cores: Option<Cores>,
     /// Of this worker, in the step under way.
     gradients: Option<FlatGradients>,
     /// Of all workers, once the last microbatches of the step are computed.
@@ -191,6 +193,7 @@ impl Trainer {
             order_is_agreed: false,
             optimizer,
             reducer,
+            cores: None,
             gradients: None,
             summed: None,
             n_microbatches: 0,
@@ -206,7 +209,7 @@ impl Trainer {
             .expect("only an update takes the model, and puts it back")
     }
 
-    /// Forward and backward of microbatches, each on a thread of its own; gradients add up in their order until
+    /// Forward and backward of microbatches, each on threads of its own; gradients add up in their order until
     /// [`Trainer::update`], so the sum does not depend on how many are given at once. The last of a step's are summed over the
     /// workers while backward goes on.
     ///
@@ -214,6 +217,10 @@ impl Trainer {
     /// A prompt that does not fit its clip, or a loss that is not finite: training cannot go on. As
     /// [`GradientReducer::all_reduce`].
     pub fn microbatches(&mut self, batches: &[HostBatch]) -> Result<Vec<LossTerms>> {
+        let n_at_once = batches.len();
+        if n_at_once > 1 && self.cores.as_ref().is_none_or(|c| c.len() != n_at_once) {
+            self.cores = Some(Cores::shared_by(n_at_once)?);
+        }
         let began = (self.now)();
         let n_workers = self.reducer.size();
         let n_of_step = self.settings.accumulation() / n_workers;
@@ -256,17 +263,20 @@ impl Trainer {
         batches: &[HostBatch],
         lane: impl Fn(usize) -> Option<Lane>,
     ) -> Vec<Result<Microbatch>> {
-        if let [batch] = batches {
-            return vec![self.microbatch(self.model(), batch, lane(0))];
+        match &self.cores {
+            Some(cores) if batches.len() > 1 => {
+                let work = batches.iter().enumerate().map(|(index, batch)| {
+                    let (model, lane) = (with_own_leaves(self.model()), lane(index));
+                    move || self.microbatch(&model, batch, lane)
+                });
+                cores.run(work.collect())
+            }
+            _ => {
+                let batches = batches.iter().enumerate();
+                let results = batches.map(|(i, batch)| self.microbatch(self.model(), batch, lane(i)));
+                results.collect()
+            }
         }
-        std::thread::scope(|scope| {
-            let lanes = batches.iter().enumerate().map(|(index, batch)| {
-                let (model, lane) = (with_own_leaves(self.model()), lane(index));
-                scope.spawn(move || self.microbatch(&model, batch, lane))
-            });
-            let lanes: Vec<_> = lanes.collect();
-            lanes.into_iter().map(joined).collect()
-        })
     }
 
     /// Microbatches side by side, added to what was `before`, and the sums over all workers; and when backward had ended.
