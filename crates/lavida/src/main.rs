@@ -4,16 +4,13 @@ mod cli;
 mod commands;
 mod config;
 mod exported;
+mod memory;
 mod scoring;
 
 use std::process::ExitCode;
 
 use clap::Parser;
 use cli::{Cli, Command};
-
-/// Tensors come and go by the thousand a step; the system's allocator hands their pages back to the kernel each time.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Exit code of an error that is nobody's fault we know of.
 const FAILED: u8 = 1;
@@ -22,6 +19,7 @@ const FAILED: u8 = 1;
 const LOG: &str = "warn,lavida_cluster=info,ractor_cluster=error";
 
 fn main() -> ExitCode {
+    memory::keep_what_is_freed();
     let cli = Cli::parse(); // wrong arguments end here with exit code 2
     let filter = tracing_subscriber::EnvFilter::try_from_env("LAVIDA_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(LOG));

@@ -1,11 +1,13 @@
 //! CPU and wall time of a piece of work: medians, one line of JSON for `benches/parts_torch.py` to read.
 
-use std::ffi::c_long;
+use std::ffi::{c_int, c_long};
 use std::time::Instant;
 
 unsafe extern "C" {
     /// CPU time of all threads of this process, user and system, in microseconds (POSIX).
     safe fn clock() -> c_long;
+    /// Of mimalloc, which the benchmarks allocate by.
+    safe fn mi_option_set(option: c_int, value: c_long);
 }
 
 /// What to measure and how often.
@@ -17,8 +19,10 @@ pub struct Request {
 }
 
 impl Request {
-    /// Reads the command line.
+    /// Reads the command line. From now on freed memory stays with the process, as in `lavida`.
     pub fn from_arguments() -> Self {
+        const PURGE_DELAY: c_int = 15;
+        mi_option_set(PURGE_DELAY, -1);
         let mut request = Self {
             part: None,
             n_runs: 5,
