@@ -12,7 +12,9 @@ use burn::{
     tensor::{Device, Tensor, TensorData},
 };
 use lavida_cluster::{collective::local::Local, training::EngineReducer};
+use lavida_model::weights::{self, CapturedFile};
 use lavida_train::{
+    checkpoint::Content,
     optimizer::{AdamW, FlatGradients, TrainableParameter},
     reduce::{GradientReducer, StepShare},
     settings::OptimizerSettings,
@@ -133,7 +135,8 @@ fn work(
         norms.push(norm.to_bits());
     }
     let module = optimizer.with_exact_values(module, reducer).unwrap();
-    let state = optimizer.state(reducer).unwrap();
+    let moments = CapturedFile::new(optimizer.captured(reducer).unwrap()).unwrap();
+    let state = weights::read_safetensors(&Content::from(moments).into_bytes()).unwrap();
     let values = module.values.iter();
     let values: Vec<Vec<f32>> = values
         .map(|value| value.val().into_data().try_into_vec().unwrap())

@@ -17,7 +17,7 @@ use std::{
 
 use futures::future::BoxFuture;
 use lavida_dataflow::{
-    checkpoints,
+    checkpoints::{self, Piece, Retention},
     parts::Snapshot,
     run::{Run, RunOutcome},
     worker::{Committer, Orders, Worker},
@@ -171,7 +171,7 @@ impl Work {
         let engine = Arc::new(Mutex::new(None));
         let committer = RankCommitter {
             run: run.store.clone(),
-            keep_last: run.settings.checkpoint.keep_last,
+            retention: (&run.settings.checkpoint).into(),
             rank,
             n_ranks: world.size(),
             generation,
@@ -342,7 +342,7 @@ fn connect_rank(
 /// Writes this rank's parts of each checkpoint; the coordinator commits them.
 struct RankCommitter {
     run: Store,
-    keep_last: usize,
+    retention: Retention,
     rank: usize,
     n_ranks: usize,
     generation: Generation,
@@ -355,14 +355,22 @@ impl RankCommitter {
         let step = snapshot.state.step;
         let state = serde_json::to_vec(&snapshot.state)
             .map_err(|e| Error::Internal(format!("the state does not serialise: {e}")))?;
-        let sizes: Vec<u64> = snapshot.parts.values().map(|b| b.len() as u64).collect();
-        let n_parts = sizes.len() as u32;
-        let writers = writers(&sizes, self.n_ranks);
-        let mine = snapshot.parts.into_iter().zip(writers);
-        let mine = mine.filter(|(_, writer)| *writer == self.rank);
-        let puts = mine.map(|((name, bytes), _)| {
-            checkpoints::put_part(&self.run, step, self.generation.0, name, bytes)
+        let sizes = snapshot.parts.iter();
+        let sizes = sizes.map(|(name, content)| (name.as_str(), content.n_bytes()));
+        let (mine, n_parts) = share(sizes, self.rank, self.n_ranks);
+        let mut parts = snapshot.parts;
+        let puts = mine.into_iter().filter_map(|piece| {
+            let content = parts.remove(&piece.part)?;
+            Some(checkpoints::put_piece(
+                &self.run,
+                step,
+                self.generation.0,
+                piece,
+                content,
+            ))
         });
+        let puts: Vec<_> = puts.collect();
+        drop(parts); // the others write them
         let parts = futures::future::try_join_all(puts).await?;
         let parts = parts.into_iter().map(|part| {
             let hash = blake3::Hash::from_hex(&part.blake3)
@@ -385,10 +393,27 @@ impl RankCommitter {
         let waited = committed.wait_for(|committed| *committed >= step).await;
         waited.map_err(|_| ended(self.generation))?;
         match self.rank {
-            0 => checkpoints::retire_all_but(&self.run, self.keep_last).await,
+            0 => checkpoints::retire_outdated(&self.run, self.retention).await,
             _ => Ok(()),
         }
     }
+}
+
+/// The files that `rank` writes of parts of these sizes, at most one of each part, and the number of files of all ranks. A
+/// long part has a piece for every rank; short ones go, the largest first, to whoever has least to do.
+fn share<'a>(
+    parts: impl Iterator<Item = (&'a str, u64)>,
+    rank: usize,
+    n_ranks: usize,
+) -> (Vec<Piece>, u32) {
+    let pieces = parts.flat_map(|(name, n_bytes)| checkpoints::cut(name, n_bytes, n_ranks));
+    let (cut, whole): (Vec<Piece>, Vec<Piece>) = pieces.partition(|piece| piece.index.is_some());
+    let n_files = (cut.len() + whole.len()) as u32;
+    let sizes: Vec<u64> = whole.iter().map(|piece| piece.range.end).collect();
+    let whole = whole.into_iter().zip(writers(&sizes, n_ranks));
+    let whole = whole.filter(|(_, writer)| *writer == rank);
+    let cut = cut.into_iter().filter(|piece| piece.index == Some(rank));
+    (cut.chain(whole.map(|(piece, _)| piece)).collect(), n_files)
 }
 
 impl Committer for RankCommitter {
@@ -461,6 +486,47 @@ impl Entries for RendezvousEntries {
                 "no entry {key} after {} s",
                 ENTRY_PATIENCE.as_secs()
             )),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn ranks_write_every_byte_once_and_equally_much() {
+        const MIB: u64 = 1 << 20;
+        let parts = [
+            ("carried.safetensors", 30 * MIB),
+            ("optimizer.safetensors", 200 * MIB + 1),
+            ("settings.toml", 2_000),
+            ("tokenizer.json", 11 * MIB),
+            ("weights.safetensors", 100 * MIB),
+        ];
+        for n_ranks in [1, 2, 3, 8] {
+            let shares: Vec<_> = (0..n_ranks)
+                .map(|rank| share(parts.into_iter(), rank, n_ranks))
+                .collect();
+            let mut names = BTreeSet::new();
+            let mut n_bytes: BTreeSet<u64> = BTreeSet::new();
+            for (mine, n_files) in &shares {
+                assert_eq!(
+                    *n_files as usize,
+                    shares.iter().map(|s| s.0.len()).sum::<usize>()
+                );
+                let of: BTreeSet<&str> = mine.iter().map(|piece| piece.part.as_str()).collect();
+                assert_eq!(of.len(), mine.len(), "two files of one part");
+                names.extend(mine.iter().map(|piece| piece.name.clone()));
+                let sizes = mine.iter().map(|piece| piece.range.end - piece.range.start);
+                n_bytes.insert(sizes.sum());
+            }
+            assert_eq!(names.len(), shares[0].1 as usize);
+            let (least, most) = (n_bytes.first().unwrap(), n_bytes.last().unwrap());
+            // What is not cut is the difference.
+            assert!(most - least <= 11 * MIB + 3, "{n_bytes:?}");
         }
     }
 }

@@ -1,17 +1,30 @@
 //! Checkpoints in the store: parts first, the manifest last, the newest committed one to resume from.
 //!
 //! `checkpoints/<step>/manifest.json` makes a checkpoint; files without one are garbage of a run that
-//! died. The manifest is committed with put-if-absent, names every part with its size and hash, and
+//! died. The manifest is committed with put-if-absent, names every file with its size and hash, and
 //! is deleted first when a checkpoint is retired, so no reader ever sees half of one.
 
+mod pieces;
+mod retention;
+mod writing;
+
+use std::ops::Range;
+
 use bytes::Bytes;
-use futures::future::try_join_all;
+use futures::{StreamExt, TryStreamExt, future::try_join_all, stream};
 use lavida_store::{Error, Result, Store, Versioned, manifest};
 use lavida_train::checkpoint::{Snapshot, TrainState};
 use serde::{Deserialize, Serialize};
 
+pub use pieces::{Piece, cut};
+pub use retention::Retention;
+pub use writing::put_piece;
+
 const CHECKPOINTS: &str = "checkpoints";
 pub(crate) const MANIFEST: &str = "manifest.json";
+/// A longer file is read in ranges of this size, several at once: an answer of a store may not take forever.
+const READ_BYTES: u64 = 16 << 20;
+const READS_AT_ONCE: usize = 4;
 
 /// `manifest.json` of a checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,11 +32,11 @@ pub(crate) const MANIFEST: &str = "manifest.json";
 pub struct CheckpointManifest {
     /// Numbers the run resumes from.
     pub state: TrainState,
-    /// Every part, by name.
+    /// Every file, by name.
     pub parts: Vec<Part>,
 }
 
-/// One file of a checkpoint.
+/// One file of a checkpoint: a part, or a [`Piece`] of one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Part {
@@ -50,31 +63,34 @@ pub struct Checkpoint {
     store: Store,
 }
 
-/// Writes the parts, commits the manifest, then retires all but the newest `keep_last`.
+/// Writes the parts, commits the manifest, then retires what is no longer kept.
 ///
 /// # Errors
 /// [`Error::Fenced`] when the step was already committed by another worker of the run.
-pub async fn commit(run: &Store, snapshot: Snapshot, keep_last: usize) -> Result<()> {
+pub async fn commit(run: &Store, snapshot: Snapshot, retention: Retention) -> Result<()> {
     let Snapshot { state, parts } = snapshot;
     let (step, generation) = (state.step, state.generation);
-    let writes = parts.into_iter().map(|(name, bytes)| {
-        let run = run.clone();
-        async move { put_part(&run, step, generation, name, bytes).await }
+    let writes = parts.into_iter().map(|(name, content)| {
+        let piece = Piece::whole(&name, content.n_bytes());
+        put_piece(run, step, generation, piece, content)
     });
     let parts = try_join_all(writes).await?;
     let manifest = CheckpointManifest { state, parts };
     match publish(run, &manifest).await {
-        Err(Error::Exists { what }) => {
-            let theirs = published(run, step).await?;
-            return Err(Error::Fenced {
-                what,
-                ours: generation,
-                theirs: theirs.map_or(generation, |m| m.state.generation),
-            });
-        }
+        Err(Error::Exists { what }) => match published(run, step).await? {
+            // A store may do what it says it did not, and be asked again.
+            Some(there) if there == manifest => {}
+            theirs => {
+                return Err(Error::Fenced {
+                    what,
+                    ours: generation,
+                    theirs: theirs.map_or(generation, |m| m.state.generation),
+                });
+            }
+        },
         other => other?,
     }
-    retire_all_but(run, keep_last).await
+    retire_outdated(run, retention).await
 }
 
 /// Makes the checkpoint of a manifest count, once.
@@ -93,35 +109,13 @@ pub async fn published(run: &Store, step: u64) -> Result<Option<CheckpointManife
     manifest::read(&place(run, step), MANIFEST).await
 }
 
-/// Writes one part of the checkpoint of `step`. Generations do not write over each other's parts; the part counts when
-/// a manifest names it.
+/// Deletes the checkpoints that are no longer kept.
 ///
 /// # Errors
 /// [`Error::Unavailable`] when the store fails.
-pub async fn put_part(
-    run: &Store,
-    step: u64,
-    generation: u64,
-    name: String,
-    bytes: Bytes,
-) -> Result<Part> {
-    let part = Part {
-        key: format!("g{generation}-{name}"),
-        bytes: bytes.len() as u64,
-        blake3: blake3::hash(&bytes).to_hex().to_string(),
-        name,
-    };
-    place(run, step).put(&part.key, bytes).await?;
-    Ok(part)
-}
-
-/// Deletes all checkpoints but the newest `keep_last`.
-///
-/// # Errors
-/// [`Error::Unavailable`] when the store fails.
-pub async fn retire_all_but(run: &Store, keep_last: usize) -> Result<()> {
-    for retired in committed(run).await?.into_iter().rev().skip(keep_last) {
-        retire(run, retired).await?;
+pub async fn retire_outdated(run: &Store, retention: Retention) -> Result<()> {
+    for step in retention.outdated(&committed(run).await?) {
+        retire(run, step).await?;
     }
     Ok(())
 }
@@ -188,38 +182,17 @@ impl Checkpoint {
     /// The bytes of a part, checked against the manifest.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] when the part is missing, cut or changed; [`Error::Invalid`] when the checkpoint has none of
+    /// [`Error::Corrupt`] when a file of it is missing, cut or changed; [`Error::Invalid`] when the checkpoint has none of
     /// that name.
     pub async fn part(&self, name: &str) -> Result<Bytes> {
-        let part = self.manifest.parts.iter().find(|part| part.name == name);
-        let part = part.ok_or_else(|| {
-            let has = self.manifest.parts.iter().map(|part| part.name.as_str());
-            Error::invalid(
-                self.uri(),
-                format!("a part {name}"),
-                has.collect::<Vec<_>>().join(", "),
-            )
-        })?;
-        let what = self.store.full(&part.key);
-        let bytes = self.store.try_get(&part.key).await?;
-        let bytes = bytes
-            .ok_or_else(|| Error::corrupt(&what, format!("{} bytes", part.bytes), "no file"))?;
-        if bytes.len() as u64 != part.bytes {
-            return Err(Error::corrupt(
-                what,
-                format!("{} bytes", part.bytes),
-                format!("{} bytes", bytes.len()),
-            ));
+        let files = self.files(name)?;
+        let n_bytes: u64 = files.iter().map(|file| file.bytes).sum();
+        let mut bytes = Vec::with_capacity(usize::try_from(n_bytes).unwrap_or(0));
+        for file in files {
+            self.read_file(file, |chunk| bytes.extend_from_slice(chunk))
+                .await?;
         }
-        let hash = blake3::hash(&bytes).to_hex();
-        if hash.as_str() != part.blake3 {
-            return Err(Error::corrupt(
-                what,
-                format!("content with blake3 {}", part.blake3),
-                hash,
-            ));
-        }
-        Ok(bytes)
+        Ok(bytes.into())
     }
 
     /// [`Self::part`] where the checkpoint has one of that name.
@@ -227,10 +200,74 @@ impl Checkpoint {
     /// # Errors
     /// [`Error::Corrupt`] when the part is missing, cut or changed.
     pub async fn part_if_any(&self, name: &str) -> Result<Option<Bytes>> {
-        match self.manifest.parts.iter().any(|part| part.name == name) {
+        let is_there = |file: &Part| pieces::place(name, &file.name).is_some();
+        match self.manifest.parts.iter().any(is_there) {
             true => self.part(name).await.map(Some),
             false => Ok(None),
         }
+    }
+
+    /// The files of a part, in order.
+    fn files(&self, name: &str) -> Result<Vec<&Part>> {
+        let files = self.manifest.parts.iter();
+        let mut files: Vec<((usize, usize), &Part)> = files
+            .filter_map(|file| Some((pieces::place(name, &file.name)?, file)))
+            .collect();
+        files.sort_by_key(|(place, _)| *place);
+        let n = files.len();
+        let are_all = files.iter().enumerate();
+        if n > 0 && are_all.into_iter().all(|(i, (place, _))| *place == (i, n)) {
+            return Ok(files.into_iter().map(|(_, file)| file).collect());
+        }
+        let has = self.manifest.parts.iter().map(|part| part.name.as_str());
+        Err(Error::invalid(
+            self.uri(),
+            format!("a part {name}"),
+            has.collect::<Vec<_>>().join(", "),
+        ))
+    }
+
+    /// Gives the bytes of a file in order. What was given counts only when this returns without an error.
+    async fn read_file(&self, file: &Part, mut give: impl FnMut(&Bytes)) -> Result<()> {
+        let what = self.store.full(&file.key);
+        let short = match file.bytes <= READ_BYTES {
+            true => self.store.try_get(&file.key).await?,
+            false => None,
+        };
+        let n_bytes = match &short {
+            Some(bytes) => Some(bytes.len() as u64),
+            None => self.store.size(&file.key).await?,
+        };
+        if n_bytes != Some(file.bytes) {
+            let found = n_bytes.map_or("no file".to_owned(), |n| format!("{n} bytes"));
+            return Err(Error::corrupt(what, format!("{} bytes", file.bytes), found));
+        }
+        let rest = match &short {
+            Some(_) => 0,
+            None => file.bytes,
+        };
+        let reads = stream::iter(ranges(rest))
+            .map(|range| self.store.get_range(&file.key, range))
+            .buffered(READS_AT_ONCE);
+        let reads = stream::iter(short.map(Ok)).chain(reads);
+        let mut reads = std::pin::pin!(reads);
+        let mut hasher = blake3::Hasher::new();
+        while let Some(chunk) = reads.try_next().await? {
+            give(&chunk);
+            let hashing = tokio::task::spawn_blocking(move || {
+                hasher.update(&chunk);
+                hasher
+            });
+            hasher = hashing
+                .await
+                .map_err(|e| Error::Internal(format!("hashing {what}: {e}")))?;
+        }
+        let hash = hasher.finalize().to_hex();
+        if hash.as_str() != file.blake3 {
+            let expected = format!("content with blake3 {}", file.blake3);
+            return Err(Error::corrupt(what, expected, hash));
+        }
+        Ok(())
     }
 
     /// The settings the run was started with, as TOML.
@@ -240,6 +277,14 @@ impl Checkpoint {
         String::from_utf8(bytes.to_vec())
             .map_err(|e| Error::corrupt(self.store.full(name), "UTF-8 text", e))
     }
+}
+
+/// A file of so many bytes in the ranges it is read in.
+fn ranges(n_bytes: u64) -> impl Iterator<Item = Range<u64>> {
+    (0..n_bytes.div_ceil(READ_BYTES)).map(move |i| {
+        let start = i * READ_BYTES;
+        start..(start + READ_BYTES).min(n_bytes)
+    })
 }
 
 fn place(run: &Store, step: u64) -> Store {
@@ -261,7 +306,7 @@ mod tests {
 
     use super::*;
 
-    fn snapshot(step: u64, generation: u64) -> Snapshot {
+    pub(super) fn snapshot(step: u64, generation: u64) -> Snapshot {
         Snapshot {
             state: TrainState {
                 stage: Stage::Anomaly,
@@ -275,15 +320,18 @@ mod tests {
             parts: [
                 (
                     "weights.safetensors".to_owned(),
-                    Bytes::from(vec![step as u8; 100]),
+                    Bytes::from(vec![step as u8; 100]).into(),
                 ),
-                ("settings.toml".to_owned(), Bytes::from_static(b"seed = 1")),
+                (
+                    "settings.toml".to_owned(),
+                    Bytes::from_static(b"seed = 1").into(),
+                ),
             ]
             .into(),
         }
     }
 
-    fn run(folder: &tempfile::TempDir) -> Store {
+    pub(super) fn run(folder: &tempfile::TempDir) -> Store {
         Store::open(folder.path().to_str().unwrap()).unwrap()
     }
 
@@ -292,7 +340,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let run = run(&folder);
         for step in [1, 2, 3, 10] {
-            commit(&run, snapshot(step, 0), 2).await.unwrap();
+            commit(&run, snapshot(step, 0), Retention::last(2))
+                .await
+                .unwrap();
         }
         assert_eq!(committed(&run).await.unwrap(), [3, 10]);
         let newest = open(run.uri()).await.unwrap();
@@ -310,7 +360,9 @@ mod tests {
     async fn files_without_a_manifest_are_no_checkpoint() {
         let folder = tempfile::tempdir().unwrap();
         let run = run(&folder);
-        commit(&run, snapshot(5, 0), 3).await.unwrap();
+        commit(&run, snapshot(5, 0), Retention::last(3))
+            .await
+            .unwrap();
         let torn = place(&run, 6);
         torn.put("g0-weights.safetensors", Bytes::from_static(b"half"))
             .await
@@ -322,8 +374,12 @@ mod tests {
     async fn a_stale_generation_cannot_commit_over_a_newer_one() {
         let folder = tempfile::tempdir().unwrap();
         let run = run(&folder);
-        commit(&run, snapshot(5, 2), 3).await.unwrap();
-        let error = commit(&run, snapshot(5, 1), 3).await.unwrap_err();
+        commit(&run, snapshot(5, 2), Retention::last(3))
+            .await
+            .unwrap();
+        let error = commit(&run, snapshot(5, 1), Retention::last(3))
+            .await
+            .unwrap_err();
         assert_eq!(error.exit_code(), 5, "{error}");
         let kept = newest(&run).await.unwrap().unwrap();
         assert_eq!(kept.manifest.state.generation, 2);
@@ -331,10 +387,25 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_is_there_already_is_committed() {
+        let folder = tempfile::tempdir().unwrap();
+        let run = run(&folder);
+        commit(&run, snapshot(5, 0), Retention::last(3))
+            .await
+            .unwrap();
+        commit(&run, snapshot(5, 0), Retention::last(3))
+            .await
+            .unwrap();
+        assert_eq!(committed(&run).await.unwrap(), [5]);
+    }
+
+    #[tokio::test]
     async fn a_missing_cut_or_changed_part_is_damage_and_names_the_file() {
         let folder = tempfile::tempdir().unwrap();
         let run = run(&folder);
-        commit(&run, snapshot(5, 0), 3).await.unwrap();
+        commit(&run, snapshot(5, 0), Retention::last(3))
+            .await
+            .unwrap();
         let checkpoint = newest(&run).await.unwrap().unwrap();
         let key = "g0-weights.safetensors";
         let damages: [&[u8]; 2] = [&[5; 99], &[6; 100]];
@@ -350,5 +421,74 @@ mod tests {
         place(&run, 5).delete(key).await.unwrap();
         let error = checkpoint.part("weights.safetensors").await.unwrap_err();
         assert_eq!(error.exit_code(), 3, "{error}");
+    }
+
+    /// Longer than what is cut and than what is read at once.
+    const LONG: usize = (READ_BYTES as usize) * 2 + 12_345;
+
+    fn long_part() -> Bytes {
+        let words =
+            (0..LONG as u32 / 4 + 1).flat_map(|i| i.wrapping_mul(0x9e37_79b9).to_le_bytes());
+        words.take(LONG).collect()
+    }
+
+    /// A checkpoint whose long part three workers wrote.
+    async fn written_by_three(run: &Store) -> Checkpoint {
+        let mut parts = Vec::new();
+        for (name, content) in [
+            ("weights.safetensors", long_part()),
+            ("settings.toml", Bytes::from_static(b"seed = 1")),
+        ] {
+            for piece in cut(name, content.len() as u64, 3) {
+                let written = put_piece(run, 5, 7, piece, content.clone().into()).await;
+                parts.push(written.unwrap());
+            }
+        }
+        parts.sort_by(|a, b| b.name.cmp(&a.name)); // whatever order a manifest has
+        let state = snapshot(5, 7).state;
+        publish(run, &CheckpointManifest { state, parts })
+            .await
+            .unwrap();
+        newest(run).await.unwrap().unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_part_that_several_workers_wrote_reads_as_one() {
+        let run = Store::open("memory://checkpoint-of-three").unwrap();
+        let checkpoint = written_by_three(&run).await;
+        let names = checkpoint.manifest.parts.iter().map(|part| &*part.name);
+        assert_eq!(
+            names.collect::<Vec<_>>(),
+            [
+                "weights.safetensors.00003-of-00003",
+                "weights.safetensors.00002-of-00003",
+                "weights.safetensors.00001-of-00003",
+                "settings.toml"
+            ]
+        );
+        let read = checkpoint.part("weights.safetensors").await.unwrap();
+        assert!(read == long_part(), "other bytes");
+        let optional = checkpoint.part_if_any("weights.safetensors").await.unwrap();
+        assert!(optional == Some(read), "other bytes");
+        assert_eq!(checkpoint.settings_toml().await.unwrap(), "seed = 1");
+        let error = checkpoint.part("weights").await.unwrap_err();
+        assert_eq!(error.exit_code(), 2, "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_piece_that_is_damaged_or_not_named_is_missed() {
+        let run = Store::open("memory://checkpoint-of-three-damaged").unwrap();
+        let mut checkpoint = written_by_three(&run).await;
+        let key = "g7-weights.safetensors.00002-of-00003";
+        let at = place(&run, 5);
+        let mut bytes = at.get(key).await.unwrap().to_vec();
+        bytes[1_000_000] ^= 1;
+        at.put(key, bytes.into()).await.unwrap();
+        let error = checkpoint.part("weights.safetensors").await.unwrap_err();
+        assert_eq!(error.exit_code(), 3, "{error}");
+        assert!(error.to_string().contains(key), "{error}");
+        checkpoint.manifest.parts.remove(1);
+        let error = checkpoint.part("weights.safetensors").await.unwrap_err();
+        assert_eq!(error.exit_code(), 2, "{error}");
     }
 }

@@ -18,7 +18,7 @@ use lavida_train::{
 };
 use tokio::sync::{mpsc, watch};
 
-use crate::checkpoints;
+use crate::checkpoints::{self, Retention};
 
 /// A worker's place.
 pub struct Worker {
@@ -75,12 +75,12 @@ pub struct StoreCommitter {
     /// The run.
     pub run: Store,
     /// Checkpoints that are kept.
-    pub keep_last: usize,
+    pub retention: Retention,
 }
 
 impl Committer for StoreCommitter {
     fn commit(&self, snapshot: Snapshot) -> BoxFuture<'_, Result<()>> {
-        Box::pin(checkpoints::commit(&self.run, snapshot, self.keep_last))
+        Box::pin(checkpoints::commit(&self.run, snapshot, self.retention))
     }
 }
 
@@ -94,7 +94,7 @@ impl Worker {
             reports: true,
             committer: Some(Arc::new(StoreCommitter {
                 run: run.clone(),
-                keep_last: settings.checkpoint.keep_last,
+                retention: (&settings.checkpoint).into(),
             })),
             resume_from: None,
             orders: None,

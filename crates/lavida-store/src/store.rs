@@ -13,6 +13,11 @@ use crate::location::{self, Location};
 use crate::writer::ObjectWriter;
 use crate::{Error, Result};
 
+/// A longer object is sent in parts of this size: stores take 10,000 parts, which makes 160 GB.
+const UPLOAD_PART_BYTES: usize = 16 << 20;
+/// Parts of an object that are on their way at once; each is held in memory until it is there.
+const UPLOADS_AT_ONCE: usize = 4;
+
 /// An object below a [`Store`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObjectInfo {
@@ -238,7 +243,8 @@ impl Store {
     /// Streams a big object; it appears when [`ObjectWriter::finish`] returns, or never.
     pub async fn writer(&self, key: &str) -> Result<ObjectWriter> {
         let path = self.path(key)?;
-        let upload = BufWriter::new(self.backend.clone(), path);
+        let upload = BufWriter::with_capacity(self.backend.clone(), path, UPLOAD_PART_BYTES)
+            .with_max_concurrency(UPLOADS_AT_ONCE);
         Ok(ObjectWriter::new(self.clone(), key.to_string(), upload))
     }
 

@@ -5,9 +5,10 @@
 //! [`TrainState`]'s few numbers, so nothing else is saved of them. Where the parts lie in the store
 //! and how they are committed is the dataflow's business (`docs/checkpoint-format.md`).
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Range};
 
 use bytes::Bytes;
+use lavida_model::weights::CapturedFile;
 use serde::{Deserialize, Serialize};
 
 use crate::settings::Stage;
@@ -50,6 +51,57 @@ pub struct TrainState {
 pub struct Snapshot {
     /// The numbers.
     pub state: TrainState,
-    /// Part name → bytes.
-    pub parts: BTreeMap<String, Bytes>,
+    /// Part name → what is in it.
+    pub parts: BTreeMap<String, Content>,
+}
+
+/// What is in a part. A clone shares it.
+#[derive(Clone, Debug)]
+pub enum Content {
+    /// Bytes that are at hand.
+    Bytes(Bytes),
+    /// Tensors as they were at the snapshot; the bytes are made as they are read.
+    Tensors(CapturedFile),
+}
+
+impl Content {
+    /// Size in bytes.
+    pub fn n_bytes(&self) -> u64 {
+        match self {
+            Self::Bytes(bytes) => bytes.len() as u64,
+            Self::Tensors(file) => file.n_bytes(),
+        }
+    }
+
+    /// A range of the bytes, in order, in pieces of any size. Making them is work for a thread that may block.
+    pub fn pieces(self, range: Range<u64>) -> Box<dyn Iterator<Item = Bytes> + Send> {
+        match self {
+            Self::Bytes(bytes) => {
+                let within =
+                    |at: u64| usize::try_from(at).map_or(bytes.len(), |at| at.min(bytes.len()));
+                let piece = bytes.slice(within(range.start)..within(range.end));
+                Box::new(std::iter::once(piece))
+            }
+            Self::Tensors(file) => Box::new(file.pieces(range)),
+        }
+    }
+
+    /// All bytes at once.
+    pub fn into_bytes(self) -> Bytes {
+        let n_bytes = self.n_bytes();
+        let pieces: Vec<Bytes> = self.pieces(0..n_bytes).collect();
+        pieces.concat().into()
+    }
+}
+
+impl From<Bytes> for Content {
+    fn from(bytes: Bytes) -> Self {
+        Self::Bytes(bytes)
+    }
+}
+
+impl From<CapturedFile> for Content {
+    fn from(file: CapturedFile) -> Self {
+        Self::Tensors(file)
+    }
 }

@@ -23,6 +23,7 @@ use burn::{
     tensor::{Device, FloatDType, Gradients, Tensor, TensorData},
 };
 use lavida_data::{Error, Result};
+use lavida_model::weights::CapturedTensor;
 
 use crate::{
     reduce::{Alone, GradientReducer, gather_numbers},
@@ -443,25 +444,24 @@ impl AdamW {
         Tensor::from_data(TensorData::new(values, [n]), &self.device)
     }
 
-    /// Moments by parameter name: `exp_avg.NAME` and `exp_avg_sq.NAME`, in the module's shapes. They do not show whether the
+    /// Moments as they are now: `exp_avg.NAME` and `exp_avg_sq.NAME`, in the module's shapes. They do not show whether the
     /// state was shared or by how many; where it is, every worker calls this.
     ///
     /// # Errors
     /// As [`GradientReducer::all_gather`].
-    pub fn state(&self, reducer: &dyn GradientReducer) -> Result<BTreeMap<String, TensorData>> {
-        let mut state = BTreeMap::new();
+    pub fn captured(&self, reducer: &dyn GradientReducer) -> Result<Vec<CapturedTensor>> {
+        let mut captured = Vec::new();
         self.each_moment(reducer, |prefix, bucket, moment| {
             for slot in &bucket.slots {
+                let name = format!("{prefix}.{}", slot.name);
                 let part = moment.clone().slice([slot.range.clone()]);
-                let part = TensorData::new(on_host(part)?, slot.shape.clone());
-                state.insert(format!("{prefix}.{}", slot.name), part);
+                captured.push(CapturedTensor::new(name, slot.shape.clone(), part));
             }
-            Ok(())
         })?;
-        Ok(state)
+        Ok(captured)
     }
 
-    /// This worker's share of another's [`AdamW::state`] and [`AdamW::with_exact_values`], which need every worker's part.
+    /// This worker's share of another's [`AdamW::captured`] and [`AdamW::with_exact_values`], which need every worker's part.
     ///
     /// # Errors
     /// As [`GradientReducer::all_gather`].
@@ -472,13 +472,13 @@ impl AdamW {
         for (bucket, master) in self.buckets.iter().zip(self.masters.iter().flatten()) {
             self.whole(bucket, master.clone(), reducer)?;
         }
-        self.each_moment(reducer, |_, _, _| Ok(()))
+        self.each_moment(reducer, |_, _, _| {})
     }
 
     fn each_moment(
         &self,
         reducer: &dyn GradientReducer,
-        mut take: impl FnMut(&str, &Bucket, Tensor<1>) -> Result<()>,
+        mut take: impl FnMut(&str, &Bucket, Tensor<1>),
     ) -> Result<()> {
         let moments = [
             ("exp_avg", &self.first_moments),
@@ -486,13 +486,13 @@ impl AdamW {
         ];
         for (prefix, moments) in moments {
             for (bucket, moment) in self.buckets.iter().zip(moments) {
-                take(prefix, bucket, self.whole(bucket, moment.clone(), reducer)?)?;
+                take(prefix, bucket, self.whole(bucket, moment.clone(), reducer)?);
             }
         }
         Ok(())
     }
 
-    /// Takes back what [`AdamW::state`] gave, or its part of it. Every moment must be there, in its shape, and none be left
+    /// Takes back what [`AdamW::captured`] took, or its part of it. Every moment must be there, in its shape, and none be left
     /// over.
     pub fn restore(&mut self, updates: u64, mut state: BTreeMap<String, TensorData>) -> Result<()> {
         let mut flat = |prefix: &str| -> Result<Vec<Tensor<1>>> {

@@ -219,8 +219,10 @@ pub struct OptimizerSettings {
 pub struct CheckpointSettings {
     /// Steps between checkpoints; the last step always has one.
     pub every: u64,
-    /// Committed checkpoints that are kept.
+    /// So many of the newest committed checkpoints are kept.
     pub keep_last: usize,
+    /// So is that of every step that is a multiple of this; 0 for none.
+    pub keep_every: u64,
 }
 
 /// `[cluster]`: how a run on several workers is led. Nothing here changes what is learned.
@@ -318,6 +320,7 @@ impl Default for CheckpointSettings {
         Self {
             every: 500,
             keep_last: 3,
+            keep_every: 0,
         }
     }
 }

@@ -126,6 +126,9 @@ pub struct StepRecord {
     /// What it was spent on, by the worker that writes this.
     #[serde(flatten)]
     pub times: StepTimes,
+    /// Time from the last snapshot until its checkpoint counted, beside training; in the step during which it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint_save_seconds: Option<f64>,
 }
 
 /// What the time of one worker's step was spent on, seconds. What is left of the whole is spent between jobs: messages, and
@@ -242,6 +245,7 @@ mod tests {
                 generation: 0,
                 seconds: 0.1,
                 times: StepTimes { data_seconds: 0.2, reduce_seconds: lr / 3.0, ..StepTimes::default() },
+                checkpoint_save_seconds: (lr > 0.0).then_some(lr),
             };
             let line = serde_json::to_string(&record).unwrap();
             let read: StepRecord = serde_json::from_str(&line).unwrap();

@@ -16,11 +16,11 @@ use lavida_model::{
     policy::{TrainPolicies, TrainPolicy},
     precision::Precision,
     qwen2_vl::SpecialTokens,
-    weights,
+    weights::{self, CapturedFile, CapturedTensor},
 };
 
 use crate::{
-    checkpoint::{self, Snapshot, TrainState},
+    checkpoint::{self, Content, Snapshot, TrainState},
     cores::Cores,
     losses::{
         IouSupervision, MaskPrediction, grounding_losses, language_loss, scale_loss,
@@ -71,9 +71,9 @@ pub struct TrainerParts {
 /// Model, optimizer and position of one worker.
 pub struct Trainer {
     settings: Settings,
-    tokenizers: Arc<Tokenizers>,
     state: TrainState,
-    carried: Option<Bytes>,
+    /// Parts that every checkpoint of the run holds as they are.
+    constant_parts: BTreeMap<String, Bytes>,
     device: Device,
     model: Option<Lavida>,
     optimizer: AdamW,
@@ -131,6 +131,18 @@ impl Trainer {
             now,
         } = parts;
         settings.check_vocabularies(&tokenizers)?;
+        let mut constant_parts = BTreeMap::from([
+            (checkpoint::SETTINGS.to_owned(), settings.to_toml().into()),
+            (
+                checkpoint::TOKENIZER.to_owned(),
+                tokenizers.prompt_json()?.into(),
+            ),
+            (
+                checkpoint::CLIP_TOKENIZER.to_owned(),
+                tokenizers.category_json()?.into(),
+            ),
+        ]);
+        constant_parts.extend(carried.map(|bytes| (checkpoint::CARRIED.to_owned(), bytes)));
         let taped = device.clone().autodiff();
         let policies = settings.policies();
         let special = special_tokens(&tokenizers);
@@ -184,9 +196,8 @@ impl Trainer {
         let model = model.with_recompute(settings.train.recompute);
         Ok(Self {
             settings,
-            tokenizers,
             state,
-            carried,
+            constant_parts,
             device: device.clone(),
             model: Some(model),
             order: (0..optimizer.n_buckets()).rev().collect(),
@@ -394,8 +405,9 @@ impl Trainer {
         })
     }
 
-    /// Everything a checkpoint holds, as of the last update. Where workers share the optimizer's state, those that take no
-    /// snapshot call [`Trainer::attend_snapshot`] meanwhile.
+    /// Everything a checkpoint holds, as of the last update. On the CPU nothing is copied here: whoever reads the parts
+    /// makes their bytes, while further updates leave the captured tensors as they are. Where workers share the optimizer's
+    /// state, those that take no snapshot call [`Trainer::attend_snapshot`] meanwhile.
     ///
     /// # Errors
     /// As [`GradientReducer::all_gather`].
@@ -405,36 +417,24 @@ impl Trainer {
         let exact = self
             .optimizer
             .with_exact_values(self.model().clone(), reducer)?;
-        let tensors = |tensors| {
-            weights::write_safetensors(tensors, None)
-                .map(Bytes::from)
+        let shares_memory = self.device == Device::flex();
+        let file = |tensors: Vec<CapturedTensor>| {
+            let tensors = match shares_memory {
+                true => tensors,
+                false => tensors.into_iter().map(CapturedTensor::on_host).collect(),
+            };
+            CapturedFile::new(tensors)
+                .map(Content::from)
                 .map_err(|e| Error::Internal(format!("weights do not serialise: {e}")))
         };
-        let mut parts = BTreeMap::from([
-            (
-                checkpoint::WEIGHTS.to_owned(),
-                tensors(&weights::export(&exact))?,
-            ),
-            (
-                checkpoint::OPTIMIZER.to_owned(),
-                tensors(&self.optimizer.state(reducer)?)?,
-            ),
-            (
-                checkpoint::SETTINGS.to_owned(),
-                self.settings.to_toml().into(),
-            ),
-            (
-                checkpoint::TOKENIZER.to_owned(),
-                self.tokenizers.prompt_json()?.into(),
-            ),
-            (
-                checkpoint::CLIP_TOKENIZER.to_owned(),
-                self.tokenizers.category_json()?.into(),
-            ),
-        ]);
-        if let Some(carried) = &self.carried {
-            parts.insert(checkpoint::CARRIED.to_owned(), carried.clone());
-        }
+        let constant = self.constant_parts.iter();
+        let mut parts: BTreeMap<String, Content> = constant
+            .map(|(name, bytes)| (name.clone(), bytes.clone().into()))
+            .collect();
+        let weights = file(weights::capture(&exact))?;
+        parts.insert(checkpoint::WEIGHTS.to_owned(), weights);
+        let moments = file(self.optimizer.captured(reducer)?)?;
+        parts.insert(checkpoint::OPTIMIZER.to_owned(), moments);
         Ok(Snapshot {
             state: self.state.clone(),
             parts,

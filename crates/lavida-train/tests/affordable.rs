@@ -57,7 +57,10 @@ fn go_on(trainer: &mut Trainer, settings: &Settings, from: u64, to: u64) -> Vec<
 fn parts(trainer: &mut Trainer) -> BTreeMap<String, Bytes> {
     let mut parts = trainer.snapshot(0).unwrap().parts;
     parts.remove("settings.toml"); // these differ on purpose
+    let parts = parts.into_iter();
     parts
+        .map(|(name, content)| (name, content.into_bytes()))
+        .collect()
 }
 
 fn with<'a>(base: &[&'a str], more: &[&'a str]) -> Vec<&'a str> {

@@ -2,7 +2,7 @@
 //!
 //! A step is `accumulation` microbatches of this worker and one update that all make; up to `side_by_side` of them are on the device at once. Twice as
 //! many are granted: those on the device and those ready to follow. A checkpoint is taken between two steps; its upload
-//! overlaps the steps that follow, and the next checkpoint waits for it.
+//! overlaps the steps that follow, and the next checkpoint and the end of the run wait for it.
 
 use std::{
     collections::BTreeMap,
@@ -101,6 +101,14 @@ pub struct Start {
     pub progress: Progress,
 }
 
+/// A checkpoint on its way to the store.
+#[derive(Clone, Copy)]
+struct Saving {
+    since: Duration,
+    /// How long training was held for it.
+    stall: Duration,
+}
+
 /// What changes.
 pub struct State {
     demand: Option<AskForBatches>,
@@ -113,8 +121,11 @@ pub struct State {
     batches: BTreeMap<u64, Box<PlacedBatch>>,
     on_device: bool,
     ready: bool,
-    committing: bool,
+    /// The checkpoint on its way: one at a time.
+    saving: Option<Saving>,
     snapshot_step: u64,
+    /// How long one took, for the next record.
+    save: Option<Duration>,
     stopping: bool,
     log: Option<MetricsLog>,
     progress: Progress,
@@ -146,8 +157,9 @@ impl Actor for Trainer {
             batches: BTreeMap::new(),
             on_device: false,
             ready: false,
-            committing: false,
+            saving: None,
             snapshot_step: start.step,
+            save: None,
             stopping: false,
             log: start.log,
             progress: start.progress,
@@ -178,13 +190,18 @@ impl Actor for Trainer {
             }
             Msg::Device(done) => self.device_done(done?, &myself, state)?,
             Msg::Committed(step) => {
-                state.committing = false;
+                let saving = state.saving.take();
+                let saving = saving.ok_or("a commit that nobody waits for")?;
+                let save = self.clock.monotonic() - saving.since;
+                state.save = Some(save);
                 if let Some(log) = &mut state.log {
                     log.flush().await?;
                 }
-                state
-                    .progress
-                    .line(&format!("checkpoint of step {step} committed"));
+                state.progress.line(&format!(
+                    "checkpoint of step {step} committed: saved in {:.2} s, training was held for {:.3} s",
+                    save.as_secs_f64(),
+                    saving.stall.as_secs_f64()
+                ));
             }
             Msg::Stop => {
                 state.share.stop = true;
@@ -218,15 +235,19 @@ impl Trainer {
             }
             Done::Update(update) => self.finish_step(update, state)?,
             Done::Snapshot(snapshot) => {
-                state.checkpointing.stop(self.clock.monotonic());
-                state.committing = true;
+                let now = self.clock.monotonic();
+                state.checkpointing.stop(now);
+                state.saving = Some(Saving {
+                    since: now,
+                    stall: state.checkpointing.total,
+                });
                 let commit = checkpointer::Msg::Commit(snapshot, myself.clone());
                 let checkpointer = self.checkpointer.as_ref();
                 checkpointer
                     .ok_or("a snapshot that nobody commits")?
                     .cast(commit)?;
             }
-            Done::Attended => {}
+            Done::Attended => state.checkpointing.stop(self.clock.monotonic()),
         }
         Ok(())
     }
@@ -254,6 +275,7 @@ impl Trainer {
                 checkpoint_seconds: state.checkpointing.take().as_secs_f64(),
                 ..update.times
             },
+            checkpoint_save_seconds: state.save.take().map(|save| save.as_secs_f64()),
         };
         if let Some(log) = &mut state.log {
             log.record(&record)?;
@@ -285,7 +307,7 @@ impl Trainer {
             Job::Update(state.share.clone())
         } else if between_steps && self.snapshot_is_due(state) {
             state.checkpointing.start(self.clock.monotonic());
-            if state.committing {
+            if state.saving.is_some() {
                 return Ok(()); // one upload at a time
             }
             state.snapshot_step = state.step;
@@ -294,7 +316,7 @@ impl Trainer {
                 None => Job::AttendSnapshot,
             }
         } else if between_steps && self.at_end(state) {
-            if !state.committing {
+            if state.saving.is_none() {
                 self.end(myself, state);
             }
             return Ok(());

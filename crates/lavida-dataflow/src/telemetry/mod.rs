@@ -74,6 +74,9 @@ impl MetricsLog {
         let phases = record.times.named();
         let phases = phases.map(|(phase, seconds)| (format!("{phase}_seconds"), seconds));
         let phases = phases.iter().map(|(tag, value)| (tag.as_str(), *value));
+        let save = record.checkpoint_save_seconds;
+        let save = save.map(|seconds| ("checkpoint_save_seconds", seconds));
+        let rest = rest.into_iter().chain(save);
         let wall = self.clock.wall().as_secs_f64();
         let event = events::scalars(wall, record.step, scalars.chain(rest).chain(phases));
         if let Some((metrics, events)) = &mut self.local {

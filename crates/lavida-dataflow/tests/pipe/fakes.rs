@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use futures::{FutureExt, future::BoxFuture};
 use lavida_data::{
     Error, Result,
@@ -16,6 +17,7 @@ use lavida_data::{
     clip::Clip,
 };
 use lavida_dataflow::{
+    checkpoints::Retention,
     clock::{Clock, SteppingClock},
     parts::{ClipSource, Drawer, Learner, PlacedClip},
     pipeline::Pipeline,
@@ -89,6 +91,8 @@ pub struct Case {
     pub orders: Option<watch::Receiver<Orders>>,
     /// Told of each step.
     pub learned: Option<mpsc::UnboundedSender<u64>>,
+    /// Who commits; the store's own without.
+    pub committer: Option<Arc<dyn Committer>>,
     pub run: Store,
 }
 
@@ -108,6 +112,7 @@ impl Case {
             stop_at: None,
             orders: None,
             learned: None,
+            committer: None,
             run: fresh_store(),
         }
     }
@@ -161,10 +166,12 @@ impl Case {
             accumulation: self.accumulation,
             side_by_side: self.side_by_side,
             checkpoint_every: self.checkpoint_every,
-            committer: self.commits.then(|| -> Arc<dyn Committer> {
-                Arc::new(StoreCommitter {
-                    run: self.run.clone(),
-                    keep_last: self.keep_last,
+            committer: self.commits.then(|| {
+                self.committer.clone().unwrap_or_else(|| {
+                    Arc::new(StoreCommitter {
+                        run: self.run.clone(),
+                        retention: Retention::last(self.keep_last),
+                    })
                 })
             }),
             orders: self.orders.clone(),
@@ -228,6 +235,47 @@ pub fn fresh_store() -> Store {
 /// What the learner says the loss of a microbatch is.
 pub fn loss_of(positions: &[u64]) -> f32 {
     positions.iter().map(|p| *p as f32).sum::<f32>() / positions.len() as f32
+}
+
+/// Saves that last until they are let go.
+pub struct HeldCommits {
+    begun: mpsc::UnboundedSender<u64>,
+    let_go: tokio::sync::Semaphore,
+    under_way: AtomicUsize,
+    pub most_at_once: AtomicUsize,
+}
+
+impl HeldCommits {
+    /// With the steps whose save has begun.
+    pub fn new() -> (Arc<Self>, mpsc::UnboundedReceiver<u64>) {
+        let (begun, begins) = mpsc::unbounded_channel();
+        let held = Self {
+            begun,
+            let_go: tokio::sync::Semaphore::new(0),
+            under_way: AtomicUsize::new(0),
+            most_at_once: AtomicUsize::new(0),
+        };
+        (Arc::new(held), begins)
+    }
+
+    /// Lets one save end.
+    pub fn let_one_go(&self) {
+        self.let_go.add_permits(1);
+    }
+}
+
+impl Committer for HeldCommits {
+    fn commit(&self, snapshot: Snapshot) -> BoxFuture<'_, Result<()>> {
+        async move {
+            let under_way = self.under_way.fetch_add(1, Ordering::SeqCst) + 1;
+            self.most_at_once.fetch_max(under_way, Ordering::SeqCst);
+            self.begun.send(snapshot.state.step).unwrap();
+            self.let_go.acquire().await.unwrap().forget();
+            self.under_way.fetch_sub(1, Ordering::SeqCst);
+            Ok(())
+        }
+        .boxed()
+    }
 }
 
 #[derive(Default)]
@@ -362,7 +410,10 @@ impl Learner for FakeLearner {
         self.note(Event::Snapshot(position));
         Ok(Snapshot {
             state: state(self.step, position, 0),
-            parts: BTreeMap::from([("weights".to_owned(), vec![self.step as u8; 3].into())]),
+            parts: BTreeMap::from([(
+                "weights".to_owned(),
+                Bytes::from(vec![self.step as u8; 3]).into(),
+            )]),
         })
     }
 

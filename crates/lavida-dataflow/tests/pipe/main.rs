@@ -4,9 +4,14 @@
 
 mod fakes;
 
-use fakes::{Case, Event, Fault, How, Ran, loss_of, state};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use fakes::{Case, Event, Fault, HeldCommits, How, Ran, loss_of, state};
 use lavida_data::Error;
-use lavida_dataflow::{checkpoints, worker::Orders};
+use lavida_dataflow::{
+    checkpoints::{self, Retention},
+    worker::Orders,
+};
 use lavida_store::Store;
 use lavida_train::{checkpoint::Snapshot, step::StepRecord};
 use proptest::prelude::*;
@@ -176,6 +181,57 @@ async fn checkpoints_are_taken_every_so_many_steps_and_at_the_end() {
 }
 
 #[tokio::test]
+async fn training_goes_on_beside_one_save_and_its_end_waits_for_the_last() {
+    let (held, mut begun) = HeldCommits::new();
+    let (learned, mut steps) = mpsc::unbounded_channel();
+    let case = Case {
+        checkpoint_every: 1,
+        committer: Some(held.clone()),
+        learned: Some(learned),
+        ..Case::new(3)
+    };
+    let ended = AtomicBool::new(false);
+    let running = async {
+        let ran = case.run().await;
+        ended.store(true, Ordering::SeqCst);
+        ran
+    };
+    let driving = async {
+        assert_eq!(steps.recv().await, Some(1));
+        for step in 1..3 {
+            assert_eq!(begun.recv().await, Some(step));
+            assert_eq!(steps.recv().await, Some(step + 1), "beside the save");
+            for _ in 0..1000 {
+                tokio::task::yield_now().await;
+            }
+            assert!(begun.try_recv().is_err(), "a second save");
+            assert!(
+                steps.try_recv().is_err(),
+                "a step past a snapshot that is due"
+            );
+            held.let_one_go();
+        }
+        assert_eq!(begun.recv().await, Some(3));
+        for _ in 0..1000 {
+            tokio::task::yield_now().await;
+        }
+        assert!(!ended.load(Ordering::SeqCst), "before the last save");
+        held.let_one_go();
+    };
+    let (ran, ()) = tokio::join!(running, driving);
+    assert_eq!(ran.outcome.unwrap().step, 3);
+    assert_eq!(held.most_at_once.load(Ordering::SeqCst), 1);
+    let records = records(&case.run).await;
+    let stalls = records.iter().map(|r| r.times.checkpoint_seconds > 0.0);
+    assert_eq!(stalls.collect::<Vec<_>>(), [false, true, true]);
+    let saves = records.iter().map(|r| r.checkpoint_save_seconds.is_some());
+    assert_eq!(saves.collect::<Vec<_>>(), [false, false, true]);
+    for record in records {
+        assert!(record.times.checkpoint_seconds < record.seconds, "{record:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_last_step_that_is_due_anyway_is_committed_once() {
     let case = Case {
         checkpoint_every: 2,
@@ -262,7 +318,9 @@ async fn a_commit_that_another_worker_made_first_ends_the_run_as_fenced() {
         state: state(4, 16, 9),
         parts: Default::default(),
     };
-    checkpoints::commit(&case.run, theirs, 9).await.unwrap();
+    checkpoints::commit(&case.run, theirs, Retention::last(9))
+        .await
+        .unwrap();
     let error = case.run().await.outcome.unwrap_err();
     assert!(
         matches!(

@@ -4,6 +4,7 @@
 //! tensor that is missing, left over, of another shape or not finite is listed by name, and nothing is loaded.
 
 mod burnpack;
+mod captured;
 mod carried;
 mod error;
 mod files;
@@ -15,6 +16,7 @@ mod shards;
 mod torch_file;
 
 pub use burnpack::write_burnpack;
+pub use captured::{CapturedFile, CapturedTensor, capture};
 pub use carried::{CARRIED, read_carried};
 pub use error::{WeightError, WeightMismatch};
 pub use files::TensorFiles;
