@@ -20,7 +20,7 @@ use lavida_dataflow::{
     checkpoints::{self, Piece, Retention},
     parts::Snapshot,
     run::{Run, RunOutcome},
-    worker::{Committer, Orders, Worker},
+    worker::{Committer, Orders, Resume, Worker},
 };
 use lavida_store::{Error, Result, Store};
 use tokio::{
@@ -187,13 +187,19 @@ impl Work {
                 let (resume_from, n_on_machine) = (world.resume_from, here.count());
                 let patience = Duration::from_secs(run.settings.cluster.stall_s);
                 let device = cuda_device(&run.settings.device);
-                let connecting = tokio::task::spawn_blocking(move || {
-                    connect_rank(&world, rank, device, entries, patience)
-                });
                 let mut aborts = ordered.clone();
-                let connected = tokio::select! {
-                    connected = connecting => connected
-                        .map_err(|e| Error::Internal(format!("connecting the engine: {e}")))??,
+                let prepared = async {
+                    let resume = load(&run.store, resume_from).await?;
+                    let connecting = tokio::task::spawn_blocking(move || {
+                        connect_rank(&world, rank, device, entries, patience)
+                    });
+                    let connected = connecting
+                        .await
+                        .map_err(|e| Error::Internal(format!("connecting the engine: {e}")))??;
+                    Ok::<_, Error>((resume, connected))
+                };
+                let (resume, connected) = tokio::select! {
+                    prepared = prepared => prepared?,
                     _ = aborts.wait_for(|orders| orders.abort) => return Err(ended(generation)),
                 };
                 *engine.lock().unwrap_or_else(PoisonError::into_inner) = Some(connected.clone());
@@ -207,7 +213,7 @@ impl Work {
                     n_on_machine,
                     reports: rank == 0,
                     committer: Some(Arc::new(committer)),
-                    resume_from: Some(resume_from),
+                    resume,
                     orders: Some(ordered),
                     learned: Some(learned),
                 };
@@ -301,6 +307,15 @@ impl Work {
         }
         self.teller.stopped(self.world.generation).await;
     }
+}
+
+/// Reads what a generation goes on from.
+async fn load(run: &Store, step: u64) -> Result<Resume> {
+    if step == 0 {
+        return Ok(Resume::Fresh);
+    }
+    let checkpoint = checkpoints::at_step(run, step).await?;
+    Ok(Resume::From(Box::new(checkpoint.load().await?)))
 }
 
 fn ended(generation: Generation) -> Error {

@@ -24,6 +24,8 @@ pub async fn train(
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> Result<RunOutcome> {
     Worker::accumulation(&run.settings, n)?;
+    // Once for all: it is read once, and one that is damaged is set aside once.
+    let newest = run.newest().await?;
     let (asks, asked) = watch::channel(false);
     let stopper = tokio::spawn(async move {
         stop.await;
@@ -40,6 +42,7 @@ pub async fn train(
                 n_on_machine: n,
                 reports: rank == 0,
                 committer: alone.committer.filter(|_| rank == 0),
+                resume: newest.clone().into(),
                 ..alone
             };
             let mut asked = asked.clone();
@@ -51,7 +54,7 @@ pub async fn train(
             tokio::spawn(run.clone().execute_as(worker, stop))
         });
     let mut workers: FuturesUnordered<_> = workers.collect();
-    drop(asked);
+    drop((asked, newest));
     let mut ended = None;
     while let Some(joined) = workers.next().await {
         let outcome = joined.map_err(|e| Error::Internal(format!("a worker panicked: {e}")));

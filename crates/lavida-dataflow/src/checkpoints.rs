@@ -6,9 +6,13 @@
 
 mod pieces;
 mod retention;
+mod whole;
 mod writing;
 
-use std::ops::Range;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+};
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, future::try_join_all, stream};
@@ -18,6 +22,7 @@ use serde::{Deserialize, Serialize};
 
 pub use pieces::{Piece, cut};
 pub use retention::Retention;
+pub use whole::{Damaged, LoadedCheckpoint, Newest, newest_whole, newest_whole_step, set_aside};
 pub use writing::put_piece;
 
 const CHECKPOINTS: &str = "checkpoints";
@@ -61,6 +66,8 @@ pub struct Checkpoint {
     /// What it says of itself.
     pub manifest: CheckpointManifest,
     store: Store,
+    /// The run's committed checkpoint before it, where it was opened as the newest.
+    before: Option<String>,
 }
 
 /// Writes the parts, commits the manifest, then retires what is no longer kept.
@@ -136,11 +143,21 @@ pub async fn committed(run: &Store) -> Result<Vec<u64>> {
 }
 
 /// The newest committed checkpoint of a run, if it has one.
+///
+/// # Errors
+/// [`Error::Corrupt`] when its manifest is damaged; as every damage of what is opened here it names the checkpoint before.
 pub async fn newest(run: &Store) -> Result<Option<Checkpoint>> {
-    match committed(run).await?.last() {
-        Some(step) => Checkpoint::read(place(run, *step)).await,
-        None => Ok(None),
-    }
+    let steps = committed(run).await?;
+    let Some((newest, older)) = steps.split_last() else {
+        return Ok(None);
+    };
+    let before = older.last().map(|step| place(run, *step).uri().to_owned());
+    let read = Checkpoint::read(place(run, *newest)).await;
+    let read = read.map_err(|error| with_the_one_before(error, before.as_deref()))?;
+    Ok(read.map(|checkpoint| Checkpoint {
+        before,
+        ..checkpoint
+    }))
 }
 
 /// The committed checkpoint of a step.
@@ -171,7 +188,11 @@ pub async fn open(uri: &str) -> Result<Checkpoint> {
 impl Checkpoint {
     async fn read(store: Store) -> Result<Option<Self>> {
         let manifest = manifest::read(&store, MANIFEST).await?;
-        Ok(manifest.map(|manifest| Self { manifest, store }))
+        Ok(manifest.map(|manifest| Self {
+            manifest,
+            store,
+            before: None,
+        }))
     }
 
     /// Where it is.
@@ -189,10 +210,30 @@ impl Checkpoint {
         let n_bytes: u64 = files.iter().map(|file| file.bytes).sum();
         let mut bytes = Vec::with_capacity(usize::try_from(n_bytes).unwrap_or(0));
         for file in files {
-            self.read_file(file, |chunk| bytes.extend_from_slice(chunk))
-                .await?;
+            let read = self.read_file(file, |chunk| bytes.extend_from_slice(chunk));
+            let read = read.await;
+            read.map_err(|error| with_the_one_before(error, self.before.as_deref()))?;
         }
         Ok(bytes.into())
+    }
+
+    /// Reads every part.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] when a file is missing, cut or changed.
+    pub async fn load(self) -> Result<LoadedCheckpoint> {
+        let names = self.manifest.parts.iter();
+        let names: BTreeSet<String> = names.map(|file| pieces::part_of(&file.name)).collect();
+        let mut parts = BTreeMap::new();
+        for name in names {
+            let bytes = self.part(&name).await?;
+            parts.insert(name, bytes);
+        }
+        Ok(LoadedCheckpoint {
+            uri: self.uri().to_owned(),
+            manifest: self.manifest,
+            parts,
+        })
     }
 
     /// [`Self::part`] where the checkpoint has one of that name.
@@ -205,6 +246,17 @@ impl Checkpoint {
             true => self.part(name).await.map(Some),
             false => Ok(None),
         }
+    }
+
+    /// Reads every file and keeps none.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::load`].
+    pub async fn verify(&self) -> Result<()> {
+        for file in &self.manifest.parts {
+            self.read_file(file, |_| {}).await?;
+        }
+        Ok(())
     }
 
     /// The files of a part, in order.
@@ -276,6 +328,25 @@ impl Checkpoint {
         let bytes = self.part(name).await?;
         String::from_utf8(bytes.to_vec())
             .map_err(|e| Error::corrupt(self.store.full(name), "UTF-8 text", e))
+    }
+}
+
+/// Damage of the newest checkpoint, for whoever asked for it: nobody is given another one without a word.
+fn with_the_one_before(error: Error, before: Option<&str>) -> Error {
+    match (error, before) {
+        (
+            Error::Corrupt {
+                what,
+                expected,
+                found,
+            },
+            Some(before),
+        ) => Error::Corrupt {
+            what,
+            expected,
+            found: format!("{found}; the one before it is {before}"),
+        },
+        (error, _) => error,
     }
 }
 

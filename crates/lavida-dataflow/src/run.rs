@@ -18,7 +18,7 @@ use lavida_train::{
 };
 
 use crate::{
-    checkpoints::{self, Checkpoint},
+    checkpoints::{self, Checkpoint, LoadedCheckpoint},
     clock::Clock,
     device,
     parts::Learner,
@@ -26,7 +26,7 @@ use crate::{
     stages::trainer::Outcome,
     telemetry::{MetricsLog, progress::Progress},
     training_data::{CatalogSource, TrainingDrawer},
-    worker::{Slice, Worker},
+    worker::{Resume, Slice, Worker},
 };
 
 /// Where the weights come from that a fresh run starts from.
@@ -103,14 +103,14 @@ impl Run {
         let settings = self.settings.clone();
         let (rank, world_size) = (worker.reducer.rank(), worker.reducer.size());
         let accumulation = Worker::accumulation(&settings, world_size)?;
-        let resumed = match worker.resume_from {
-            None => checkpoints::newest(&self.store).await?,
-            Some(0) => None,
-            Some(step) => Some(checkpoints::at_step(&self.store, step).await?),
+        let resumed = match worker.resume {
+            Resume::Newest => self.newest().await?,
+            Resume::Fresh => None,
+            Resume::From(checkpoint) => Some(*checkpoint),
         };
         let state = match &resumed {
             Some(checkpoint) => {
-                self.check_resumable(checkpoint).await?;
+                self.check_resumable(checkpoint)?;
                 checkpoint.manifest.state.clone()
             }
             None => self.first_state(),
@@ -132,17 +132,19 @@ impl Run {
         }
         let weights = match (&resumed, &self.initial) {
             (Some(checkpoint), _) => InitialWeights::Resume {
-                weights: checkpoint.part(checkpoint::WEIGHTS).await?,
-                optimizer: checkpoint.part(checkpoint::OPTIMIZER).await?,
+                weights: checkpoint.part(checkpoint::WEIGHTS)?,
+                optimizer: checkpoint.part(checkpoint::OPTIMIZER)?,
             },
             (None, Some(initial)) => InitialWeights::Pretrained(initial.weights().await?),
             (None, None) => InitialWeights::Random,
         };
         let carried = match (&resumed, &self.initial) {
-            (Some(checkpoint), _) => checkpoint.carried().await?,
+            (Some(checkpoint), _) => checkpoint.parts.get(checkpoint::CARRIED).cloned(),
             (None, Some(initial)) => initial.carried().await?,
             (None, None) => None,
         };
+        let goes_on = resumed.is_some();
+        drop(resumed); // its parts are the trainer's now
         let progress = match worker.reports {
             false => Progress::silent(self.clock.clone()),
             true => Progress::new(
@@ -153,7 +155,7 @@ impl Run {
                 self.clock.clone(),
             ),
         };
-        if resumed.is_some() {
+        if goes_on {
             progress.line(&format!(
                 "going on from the checkpoint of step {}",
                 state.step
@@ -207,6 +209,24 @@ impl Run {
         Ok(RunOutcome::Ran(pipeline.run(stop).await?))
     }
 
+    /// The newest committed checkpoint that is whole, which the run goes on from. Newer ones that are damaged are named on
+    /// standard error and set aside, so that their steps can be committed again.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] when the run has checkpoints and none is whole; nothing is set aside then.
+    pub async fn newest(&self) -> Result<Option<LoadedCheckpoint>> {
+        let found = checkpoints::newest_whole(&self.store).await?;
+        for damaged in &found.damaged {
+            let kept = checkpoints::set_aside(&self.store, damaged.step).await?;
+            let kept = kept.unwrap_or_else(|| "gone".into());
+            eprintln!(
+                "{}: {damaged}; set aside, its manifest is {kept}",
+                self.label
+            );
+        }
+        Ok(found.whole)
+    }
+
     fn first_state(&self) -> TrainState {
         TrainState {
             stage: self.settings.train.stage,
@@ -220,7 +240,7 @@ impl Run {
     }
 
     /// Refuses to go on with other settings or other data than the run began with.
-    async fn check_resumable(&self, checkpoint: &Checkpoint) -> Result<()> {
+    fn check_resumable(&self, checkpoint: &LoadedCheckpoint) -> Result<()> {
         let data = blake3::Hash::from_bytes(self.catalog.hash()).to_string();
         let began = &checkpoint.manifest.state.data;
         if *began != data {
@@ -230,9 +250,9 @@ impl Run {
                 format!("other data (hash {data})"),
             ));
         }
-        let toml = checkpoint.settings_toml().await?;
+        let toml = checkpoint.settings_toml()?;
         let began: Settings = toml::from_str(&toml)
-            .map_err(|e| Error::corrupt(checkpoint.uri(), "settings of this version", e))?;
+            .map_err(|e| Error::corrupt(&checkpoint.uri, "settings of this version", e))?;
         if let Some((key, began, now)) = differing(&comparable(&began), &comparable(&self.settings))
         {
             return Err(Error::invalid(

@@ -18,7 +18,7 @@ use lavida_train::{
 };
 use tokio::sync::{mpsc, watch};
 
-use crate::checkpoints::{self, Retention};
+use crate::checkpoints::{self, LoadedCheckpoint, Retention};
 
 /// A worker's place.
 pub struct Worker {
@@ -32,12 +32,32 @@ pub struct Worker {
     pub reports: bool,
     /// What becomes of its snapshots; without one it takes none.
     pub committer: Option<Arc<dyn Committer>>,
-    /// The committed step it starts from, 0 for the beginning; the newest there is where nobody says.
-    pub resume_from: Option<u64>,
+    /// What it starts from.
+    pub resume: Resume,
     /// What it is told, where somebody tells it; else it goes on to the last step.
     pub orders: Option<watch::Receiver<Orders>>,
     /// Told of each step it made.
     pub learned: Option<mpsc::UnboundedSender<u64>>,
+}
+
+/// What a worker starts from.
+#[derive(Debug)]
+pub enum Resume {
+    /// The newest committed checkpoint that is whole, or the beginning where the run has none.
+    Newest,
+    /// The beginning.
+    Fresh,
+    /// This checkpoint.
+    From(Box<LoadedCheckpoint>),
+}
+
+impl From<Option<LoadedCheckpoint>> for Resume {
+    fn from(checkpoint: Option<LoadedCheckpoint>) -> Self {
+        match checkpoint {
+            Some(checkpoint) => Self::From(Box::new(checkpoint)),
+            None => Self::Fresh,
+        }
+    }
 }
 
 /// What a worker may do, as it changes.
@@ -96,7 +116,7 @@ impl Worker {
                 run: run.clone(),
                 retention: (&settings.checkpoint).into(),
             })),
-            resume_from: None,
+            resume: Resume::Newest,
             orders: None,
             learned: None,
         }

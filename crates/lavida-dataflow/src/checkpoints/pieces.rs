@@ -59,6 +59,15 @@ pub(super) fn place(part: &str, name: &str) -> Option<(usize, usize)> {
     Some((number.checked_sub(1)?, n.parse().ok()?))
 }
 
+/// The part that a file of this name is, or is a piece of.
+pub(super) fn part_of(name: &str) -> String {
+    let part = name.rsplit_once('.').map(|(part, _)| part);
+    match part.filter(|part| place(part, name).is_some()) {
+        Some(part) => part.to_owned(),
+        None => name.to_owned(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -83,6 +92,7 @@ mod tests {
                 prop_assert!(length == fair || length == fair + 1);
                 prop_assert_eq!(place("weights", &piece.name), Some((i, pieces.len())));
                 prop_assert_eq!(piece.index, is_cut.then_some(i));
+                prop_assert_eq!(part_of(&piece.name), "weights");
             }
             prop_assert_eq!(end, n_bytes);
         }
@@ -98,6 +108,7 @@ mod tests {
             "settings",
         ] {
             assert_eq!(place("weights", name), None, "{name}");
+            assert_eq!(part_of(name), name);
         }
     }
 }

@@ -131,6 +131,49 @@ fn check_interruptions(stage: &str) {
 }
 
 #[test]
+fn a_run_whose_newest_checkpoint_is_damaged_goes_on_from_the_one_before_and_ends_the_same() {
+    let world = World::new();
+    let settings = ["checkpoint.every=2"];
+    let weights = |step: u64| format!("run/checkpoints/{step:010}/g0-weights.safetensors");
+    let flip_a_byte = |step: u64| {
+        let path = world.join(&weights(step));
+        let mut bytes = std::fs::read(&path).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        std::fs::write(path, bytes).unwrap();
+    };
+    finish(world.train("run", &settings)).succeeded();
+    let whole = ended(&world, "run");
+
+    flip_a_byte(6);
+    // Whoever asked for the newest gets no other one.
+    for reader in [
+        &["eval", "--checkpoint", "run", "--data", "shards/ucsd-ped"][..],
+        &["export", "--checkpoint", "run", "--out", "exported"],
+    ] {
+        let words = [&weights(6), "blake3", "the one before it is", "0000000004"];
+        world.run(reader).refused(3, &words);
+    }
+    // Training says so and does the steps again.
+    let again = finish(world.train("run", &settings)).succeeded();
+    for words in [
+        "the checkpoint of step 6 is damaged",
+        &weights(6),
+        "expected content with blake3",
+        "damaged-0.json",
+        "going on from the checkpoint of step 4",
+    ] {
+        assert!(again.stderr().contains(words), "{}", again.stderr());
+    }
+    assert_eq!(ended(&world, "run"), whole);
+
+    // Where none is whole, nothing is begun anew.
+    flip_a_byte(6);
+    flip_a_byte(4);
+    let words = ["a checkpoint that is whole", &weights(6), &weights(4)];
+    finish(world.train("run", &settings)).refused(3, &words);
+}
+
+#[test]
 fn two_workers_of_one_machine_learn_from_the_same_samples_as_one() {
     let world = World::new();
     let train = |out: &str, n_workers: &str| {
