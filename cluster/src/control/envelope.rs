@@ -16,7 +16,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use super::message::Bounded;
 
 /// Rises with every change that an older build would misread.
-pub const PROTOCOL_VERSION: u16 = 1;
+pub const PROTOCOL_VERSION: u16 = 2;
 /// Largest message, mark and version included.
 pub const MAX_MESSAGE_BYTES: usize = 256 * 1024;
 
@@ -136,8 +136,9 @@ mod tests {
             any::<bool>(),
             any::<u32>(),
             proptest::collection::vec(written, 0..=3),
+            proptest::option::of("[a-z ]{0,300}"),
         )
-            .prop_map(|(n, works, barrier, written)| Status {
+            .prop_map(|(n, works, barrier, written, damaged)| Status {
                 seq: n[0],
                 generation: Generation(n[1]),
                 activity: if works {
@@ -149,6 +150,7 @@ mod tests {
                 demand: n[3],
                 barrier,
                 written,
+                damaged,
             })
     }
 

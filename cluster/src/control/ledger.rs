@@ -7,7 +7,8 @@
 //! coordinator takes over by an entry as well, and looks now and then whether its next index is still free, so one that
 //! was replaced while it had nothing to write learns it too. The manifest of a
 //! checkpoint is published after its entry, from the entry; if the coordinator dies between the two, the next one
-//! publishes it before it does anything else. Entries are small and are never deleted: a deleted one could be written
+//! publishes it before it does anything else. A committed checkpoint that turns out to be damaged is set aside by an entry
+//! too, and its manifest after that: from there on its step may be committed again, by a later generation only. Entries are small and are never deleted: a deleted one could be written
 //! again by somebody who slept.
 
 use serde::{Deserialize, Serialize};
@@ -52,6 +53,23 @@ pub enum Fact {
         /// Every part, by name.
         parts: Vec<Part>,
     },
+    /// Checkpoints after `back_to`, up to `step`, are damaged: none of them counts any more.
+    SetAside {
+        /// The newest committed step so far.
+        step: u64,
+        /// The newest step whose checkpoint is whole.
+        back_to: u64,
+    },
+}
+
+impl Fact {
+    /// The step whose manifests follow from it.
+    pub fn step(&self) -> Option<u64> {
+        match self {
+            Self::Committed { step, .. } | Self::SetAside { step, .. } => Some(*step),
+            Self::TookOver | Self::Closed | Self::Opened { .. } => None,
+        }
+    }
 }
 
 /// What the entries add up to.
@@ -61,7 +79,7 @@ pub struct Remembered {
     pub next_index: u64,
     /// The newest generation.
     pub generation: Generation,
-    /// The newest committed step; 0 when there is none.
+    /// The newest committed step that was not set aside; 0 when there is none.
     pub committed: u64,
 }
 
@@ -72,7 +90,10 @@ impl Remembered {
     /// What contradicts the entries before, in words: a ledger is only ever written in order.
     pub fn add(&mut self, entry: &Entry) -> Result<(), String> {
         let index = self.next_index;
-        let closes = matches!(entry.fact, Fact::Committed { .. } | Fact::Closed);
+        let closes = matches!(
+            entry.fact,
+            Fact::Committed { .. } | Fact::Closed | Fact::SetAside { .. }
+        );
         if closes && entry.generation != self.generation {
             return Err(format!(
                 "entry {index}: expected one of generation {}, found one of {}",
@@ -106,6 +127,16 @@ impl Remembered {
                     ));
                 }
                 self.committed = *step;
+            }
+            Fact::SetAside { step, back_to } => {
+                // Of a run that began on one machine the ledger may know fewer commits than there are.
+                if *back_to >= *step || *step < self.committed {
+                    return Err(format!(
+                        "entry {index}: expected to go back from {} or later, found {step} to {back_to}",
+                        self.committed
+                    ));
+                }
+                self.committed = *back_to;
             }
         }
         self.next_index += 1;
@@ -153,6 +184,13 @@ mod tests {
         }
     }
 
+    fn set_aside(generation: u64, step: u64, back_to: u64) -> Entry {
+        Entry {
+            fact: Fact::SetAside { step, back_to },
+            ..opened(generation, 0)
+        }
+    }
+
     fn check_refused(entries: &[Entry], words: &str) {
         let error = Remembered::of(entries).unwrap_err();
         assert!(error.contains(words), "{error}");
@@ -177,6 +215,28 @@ mod tests {
         assert_eq!(remembered.next_index, 4);
         assert_eq!(remembered.generation, Generation(2));
         assert_eq!(remembered.committed, 8);
+    }
+
+    #[test]
+    fn a_step_that_was_set_aside_is_committed_again_by_a_later_generation_only() {
+        let mut entries = vec![
+            opened(1, 0),
+            committed(1, 4),
+            committed(1, 8),
+            opened(2, 8),
+            set_aside(2, 8, 4),
+        ];
+        assert_eq!(Remembered::of(&entries).unwrap().committed, 4);
+        entries.push(opened(3, 4));
+        let stale = [&entries[..], &[committed(2, 8)]].concat();
+        check_refused(&stale, "of generation 3, found one of 2");
+        entries.push(committed(3, 8));
+        assert_eq!(Remembered::of(&entries).unwrap().committed, 8);
+        check_refused(&[opened(1, 0), set_aside(1, 4, 4)], "found 4 to 4");
+        check_refused(
+            &[opened(1, 0), committed(1, 8), set_aside(1, 4, 2)],
+            "back from 8 or later, found 4",
+        );
     }
 
     #[test]

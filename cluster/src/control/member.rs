@@ -28,7 +28,7 @@ use super::{
     Refusal, Status, ToMember, View, World, Written,
     message::Activity,
     settings::{HEARTBEAT, LEASE, RETRY},
-    types::MAX_UNCOMMITTED,
+    types::{MAX_UNCOMMITTED, MAX_WORDS_BYTES},
 };
 
 /// Entries that may be asked for or offered at once.
@@ -66,6 +66,13 @@ pub enum MemberEvent {
     Stopped {
         /// Which generation.
         generation: Generation,
+    },
+    /// The trainer found the checkpoint damaged that its generation goes on from. It stops.
+    Damaged {
+        /// In which generation.
+        generation: Generation,
+        /// The file, what was expected and found.
+        words: String,
     },
     /// The engine offers an entry to the other ranks.
     Offer {
@@ -288,6 +295,13 @@ impl Member {
                     self.news = true;
                 }
             }
+            MemberEvent::Damaged {
+                generation,
+                mut words,
+            } if self.works(generation) => {
+                words.truncate(words.floor_char_boundary(MAX_WORDS_BYTES));
+                self.status.damaged = Some(words);
+            }
             MemberEvent::Arrived { generation } if self.works(generation) => {
                 self.status.barrier += 1;
                 self.news = true;
@@ -314,6 +328,7 @@ impl Member {
             // Late words of work that has ended.
             MemberEvent::Learned { .. }
             | MemberEvent::Wrote { .. }
+            | MemberEvent::Damaged { .. }
             | MemberEvent::Arrived { .. }
             | MemberEvent::Offer { .. }
             | MemberEvent::Need { .. } => {}
@@ -426,6 +441,8 @@ impl Member {
         self.lease = world.resume_from;
         self.passed = 0;
         self.snapshot = world.resume_from;
+        // Steps that were set aside since are committed once more.
+        self.committed = world.resume_from;
         self.status = Status {
             seq: self.status.seq,
             generation: world.generation,
@@ -434,6 +451,7 @@ impl Member {
             demand: world.resume_from + self.window,
             barrier: 0,
             written: Vec::new(),
+            damaged: None,
         };
         self.news = true;
         self.actions.push(MemberAction::Begin(world.clone()));

@@ -11,7 +11,7 @@ use super::{
     CoordinatorId, Generation, Join, MemberId, Outcome, Refusal, World, Written,
     types::{
         MAX_JOB_BYTES, MAX_KEY_BYTES, MAX_MEMBERS, MAX_NAME_BYTES, MAX_PART_NAME_BYTES, MAX_PARTS,
-        MAX_STATE_BYTES, MAX_UNCOMMITTED, MAX_VALUE_BYTES,
+        MAX_STATE_BYTES, MAX_UNCOMMITTED, MAX_VALUE_BYTES, MAX_WORDS_BYTES,
     },
 };
 
@@ -80,6 +80,8 @@ pub struct Status {
     pub barrier: u32,
     /// Checkpoints that it wrote its parts of and that are not committed yet, oldest first.
     pub written: Vec<Written>,
+    /// What is wrong with the checkpoint that its generation goes on from, if something is.
+    pub damaged: Option<String>,
 }
 
 /// From the coordinator to a member.
@@ -166,7 +168,9 @@ impl Bounded for MemberFrame {
             FromMember::Join(join) => over("bytes of a node", join.node.len(), MAX_NAME_BYTES)
                 .or_else(|| over("bytes of an address", join.address.len(), MAX_NAME_BYTES)),
             FromMember::Status(status) => {
+                let words = status.damaged.as_ref().map_or(0, String::len);
                 over("checkpoints", status.written.len(), MAX_UNCOMMITTED)
+                    .or_else(|| over("bytes about damage", words, MAX_WORDS_BYTES))
                     .or_else(|| status.written.iter().find_map(Bounded::excess))
             }
             FromMember::Put { key, value, .. } => over("bytes of a key", key.len(), MAX_KEY_BYTES)

@@ -17,12 +17,12 @@ mod rendezvous;
 pub mod settings;
 mod types;
 
-pub use coordinator::{Action, Answer, Coordinator, Event};
+pub use coordinator::{Action, Answer, Coordinator, Event, Examined};
 pub use envelope::{MAX_MESSAGE_BYTES, Malformed, PROTOCOL_VERSION, decode, encode};
 pub use member::{Member, MemberAction, MemberEvent};
 pub use message::{Activity, CoordinatorFrame, FromMember, MemberFrame, Status, ToMember, View};
 pub use settings::{CoordinatorSettings, Ended, Notice};
 pub use types::{
-    CoordinatorId, Engine, Generation, Join, MAX_JOB_BYTES, MAX_UNCOMMITTED, MemberId, Outcome,
-    Part, Peer, Refusal, RunId, World, Written, slice, writers,
+    CoordinatorId, Engine, Generation, Join, MAX_JOB_BYTES, MAX_UNCOMMITTED, MAX_WORDS_BYTES,
+    MemberId, Outcome, Part, Peer, Refusal, RunId, World, Written, slice, writers,
 };

@@ -77,6 +77,15 @@ pub enum Ended {
         /// Of which step.
         step: u64,
     },
+    /// A member found the checkpoint damaged that the generation was to go on from.
+    Damaged {
+        /// Who found it.
+        member: MemberId,
+        /// Its step.
+        step: u64,
+        /// The file, what was expected and found.
+        words: String,
+    },
     /// More workers came: the next world is larger. Not a loss.
     Grown,
 }
@@ -94,6 +103,14 @@ impl std::fmt::Display for Ended {
             Self::Disagreement { step } => {
                 write!(f, "the ranks disagree about the checkpoint of step {step}")
             }
+            Self::Damaged {
+                member,
+                step,
+                words,
+            } => write!(
+                f,
+                "member {member} found the checkpoint of step {step} damaged: {words}"
+            ),
             Self::Grown => f.write_str("more workers came"),
         }
     }
@@ -134,6 +151,13 @@ pub enum Notice {
         /// The generation that wrote it.
         generation: Generation,
     },
+    /// A checkpoint that was said to be damaged is.
+    SetAside {
+        /// Its step.
+        step: u64,
+        /// The step whose checkpoint is whole.
+        back_to: u64,
+    },
     /// The run has ended.
     RunEnded(Outcome),
 }
@@ -163,6 +187,10 @@ impl std::fmt::Display for Notice {
             Self::Committed { step, generation } => {
                 write!(f, "step {step} is committed by generation {generation}")
             }
+            Self::SetAside { step, back_to } => write!(
+                f,
+                "the checkpoint of step {step} is damaged and set aside: the run goes back to step {back_to}"
+            ),
             Self::RunEnded(outcome) => write!(f, "the run ended: {outcome}"),
         }
     }

@@ -18,6 +18,8 @@ pub const MAX_PART_NAME_BYTES: usize = 200;
 pub const MAX_STATE_BYTES: usize = 4096;
 /// Checkpoints that may be written and not yet committed: one uploading, one waiting, and the last of the run.
 pub const MAX_UNCOMMITTED: usize = 3;
+/// Longest description of damage, bytes.
+pub const MAX_WORDS_BYTES: usize = 1024;
 /// Largest description of a run for workers that bring none, bytes.
 pub const MAX_JOB_BYTES: usize = 128 * 1024;
 /// Longest key of a rendezvous entry, bytes.
@@ -225,6 +227,11 @@ pub enum Outcome {
         /// What was expected and found.
         reason: String,
     },
+    /// The run has checkpoints, and none of them is whole.
+    NoneWhole {
+        /// What is wrong with each.
+        found: String,
+    },
 }
 
 impl fmt::Display for Outcome {
@@ -240,6 +247,7 @@ impl fmt::Display for Outcome {
             }
             Self::Fenced { by } => write!(f, "generation {by} of another coordinator owns the run"),
             Self::Damaged { reason } => write!(f, "the run's ledger is damaged: {reason}"),
+            Self::NoneWhole { found } => write!(f, "no checkpoint is whole: {found}"),
         }
     }
 }

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::control::{
     Action, Answer, Coordinator, CoordinatorSettings, Event, Generation, MemberFrame, Outcome,
-    decode, encode, ledger::Fact,
+    decode, encode,
 };
 
 const TICK: Duration = Duration::from_millis(200);
@@ -174,6 +174,9 @@ impl Shell {
                         Outcome::Damaged { reason } => {
                             Err(Error::corrupt("ledger", "entries in order", reason))
                         }
+                        Outcome::NoneWhole { found } => {
+                            Err(Error::corrupt("checkpoints", "one that is whole", found))
+                        }
                         outcome => Ok(outcome),
                     };
                 }
@@ -239,8 +242,15 @@ impl Shell {
                     let _ = events.send(event).await;
                 });
             }
+            Action::Examine { step } => {
+                tokio::spawn(async move {
+                    let found = record.examine(step).await;
+                    let event = found.map(|found| Event::Examined { step, found });
+                    let _ = events.send(event).await;
+                });
+            }
             Action::Publish(entry) => {
-                let Fact::Committed { step, .. } = entry.fact else {
+                let Some(step) = entry.fact.step() else {
                     return None; // The machine publishes nothing else.
                 };
                 tokio::spawn(async move {

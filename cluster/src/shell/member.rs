@@ -66,6 +66,11 @@ impl Teller {
         self.tell(MemberEvent::Arrived { generation }).await;
     }
 
+    /// The checkpoint that this generation goes on from is damaged; to be said before [`Teller::stopped`].
+    pub async fn damaged(&self, generation: Generation, words: String) {
+        self.tell(MemberEvent::Damaged { generation, words }).await;
+    }
+
     /// Nothing of this generation works here any more: asked to end it, or unable to go on.
     pub async fn stopped(&self, generation: Generation) {
         self.tell(MemberEvent::Stopped { generation }).await;

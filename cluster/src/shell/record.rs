@@ -5,14 +5,15 @@
 //! | `ledger/INDEX.json` | one [`Entry`], format `lavida/ledger`; `INDEX` has 10 digits, from 0 without a gap |
 //! | `checkpoints/STEP/manifest.json` | the manifest of `docs/checkpoint-format.md`, written from its entry |
 //!
-//! Both are written with put-if-absent and never overwritten.
+//! Both are written with put-if-absent and never overwritten; the manifest of a damaged checkpoint is given another name once
+//! the ledger has set its step aside.
 
 use futures::{StreamExt, TryStreamExt, stream};
 use lavida_dataflow::checkpoints::{self, CheckpointManifest};
 use lavida_store::{Error, Result, Store, Versioned, manifest};
 
 use crate::control::{
-    Answer,
+    Answer, Examined, MAX_WORDS_BYTES,
     ledger::{Entry, Fact},
 };
 
@@ -89,17 +90,43 @@ impl Record {
         }
     }
 
-    /// Writes the manifest of a committed checkpoint, once. The same manifest there already is success.
+    /// The newest step up to `step` whose checkpoint is whole.
+    ///
+    /// # Errors
+    /// What is neither damage nor a store that does not answer, for example a manifest of another version.
+    pub async fn examine(&self, step: u64) -> Result<Examined> {
+        match checkpoints::newest_whole_step(&self.run, step).await {
+            Ok(Some(step)) => Ok(Examined::Whole(step)),
+            Ok(None) => Ok(Examined::NoneWhole("there is none".to_owned())),
+            Err(error @ Error::Corrupt { .. }) => {
+                let mut words = error.to_string();
+                words.truncate(words.floor_char_boundary(MAX_WORDS_BYTES));
+                Ok(Examined::NoneWhole(words))
+            }
+            Err(Error::Unavailable { what, reason }) => {
+                tracing::warn!("{what}: {reason}; trying again");
+                Ok(Examined::Unavailable)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Makes the manifests what an entry says: writes that of a committed checkpoint, once, where the same manifest there
+    /// already is success; or gives those of checkpoints that were set aside other names.
     ///
     /// # Errors
     /// [`Error::Internal`] for an entry that is no checkpoint or whose state is no [training state](lavida_dataflow::checkpoints::CheckpointManifest::state): ranks wrote nonsense.
     /// [`Error::Corrupt`] when the manifest that is there is damaged.
     pub async fn publish(&self, entry: &Entry) -> Result<Answer> {
-        let Fact::Committed {
-            step, state, parts, ..
-        } = &entry.fact
-        else {
-            return Err(Error::Internal("published no checkpoint".to_owned()));
+        let (step, state, parts) = match &entry.fact {
+            Fact::Committed {
+                step, state, parts, ..
+            } => (step, state, parts),
+            Fact::SetAside { step, back_to } => {
+                let set_aside = self.set_aside(*back_to, *step).await;
+                return set_aside.map_or_else(unknown, |()| Ok(Answer::Done));
+            }
+            _ => return Err(Error::Internal("published no checkpoint".to_owned())),
         };
         let state = serde_json::from_slice(state)
             .map_err(|error| Error::Internal(format!("state of step {step}: {error}")))?;
@@ -119,12 +146,33 @@ impl Record {
         match checkpoints::publish(&self.run, &body).await {
             Err(Error::Exists { .. }) => match checkpoints::published(&self.run, *step).await {
                 Ok(Some(there)) if there == body => Ok(Answer::Done),
+                // By a coordinator that slept since before the ledger set that step aside: or this one could not write it.
+                Ok(Some(there)) if there.state.generation < body.state.generation => {
+                    let cleared = checkpoints::set_aside(&self.run, *step).await;
+                    cleared.map_or_else(unknown, |_| Ok(Answer::Unavailable))
+                }
                 Ok(Some(_)) => Ok(Answer::Taken(Box::new(entry.clone()))),
                 Ok(None) => Ok(Answer::Unavailable),
                 Err(error) => unknown(error),
             },
             written => written.map_or_else(unknown, |()| Ok(Answer::Done)),
         }
+    }
+}
+
+impl Record {
+    /// The checkpoints after `back_to`, up to `step`, are none any more.
+    async fn set_aside(&self, back_to: u64, step: u64) -> Result<()> {
+        let committed = checkpoints::committed(&self.run).await?;
+        let of = committed
+            .into_iter()
+            .filter(|s| (back_to + 1..=step).contains(s));
+        for step in of {
+            if let Some(kept) = checkpoints::set_aside(&self.run, step).await? {
+                tracing::warn!("the manifest of step {step} is {kept} now");
+            }
+        }
+        Ok(())
     }
 }
 
@@ -195,6 +243,39 @@ mod tests {
             .unwrap();
         let text = String::from_utf8(text.to_vec()).unwrap();
         assert!(text.contains(&"ab".repeat(32)) && text.contains("lavida/checkpoint"));
+    }
+
+    #[tokio::test]
+    async fn what_was_set_aside_is_published_again_by_a_later_generation_and_never_by_an_older() {
+        let store = Store::open("memory://record-set-aside").unwrap();
+        let record = Record::new(store.clone());
+        let of_generation = |generation: u64| {
+            let mut entry = committed(3);
+            entry.generation = Generation(generation);
+            if let Fact::Committed { state, .. } = &mut entry.fact {
+                let text = String::from_utf8(state.clone()).unwrap();
+                let now = format!("\"generation\": {generation}");
+                *state = text.replace("\"generation\": 1", &now).into_bytes();
+            }
+            entry
+        };
+        record.publish(&of_generation(1)).await.unwrap();
+        let aside = Fact::SetAside {
+            step: 20,
+            back_to: 10,
+        };
+        let aside = entry(1, aside);
+        assert_eq!(record.publish(&aside).await.unwrap(), Answer::Done);
+        assert_eq!(record.publish(&aside).await.unwrap(), Answer::Done);
+        assert_eq!(record.read().await.unwrap().1, None);
+        // One that slept writes it again: the next generation takes it out of its way, and is not replaced by it.
+        record.publish(&of_generation(1)).await.unwrap();
+        let newer = of_generation(2);
+        assert_eq!(record.publish(&newer).await.unwrap(), Answer::Unavailable);
+        assert_eq!(record.publish(&newer).await.unwrap(), Answer::Done);
+        let older = record.publish(&of_generation(1)).await.unwrap();
+        assert!(matches!(older, Answer::Taken(_)), "{older:?}");
+        assert_eq!(record.publish(&newer).await.unwrap(), Answer::Done);
     }
 
     #[tokio::test]

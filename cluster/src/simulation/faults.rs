@@ -50,6 +50,12 @@ impl Simulation {
             Fault::CutStore { duration } => {
                 self.store_cut_until = self.store_cut_until.max(now + duration);
             }
+            Fault::DamageCheckpoint => {
+                let newest = self.store.manifests.last_key_value();
+                if let Some((step, entry)) = newest {
+                    self.store.damaged.insert((*step, entry.generation));
+                }
+            }
             Fault::TrainerFails { node } => {
                 let life = (node, self.nodes[node].life);
                 let trainer = self.nodes[node].trainer.as_ref();

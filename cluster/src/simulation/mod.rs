@@ -4,7 +4,7 @@
 //! The state machines are the product's own. Around them: messages (encoded and decoded as on the wire) are delayed,
 //! lost, doubled and reordered; links between members and coordinators, and between ranks, are cut; processes crash,
 //! start again as other members, and are suspended; a second coordinator is started beside the first; the store is slow,
-//! does not answer, or writes what it said it could not. After the last fault everything is whole again and the run must
+//! does not answer, writes what it said it could not, or damages a checkpoint. After the last fault everything is whole again and the run must
 //! end. See `README.md` of this crate for how to play one seed again.
 
 mod faults;

@@ -281,7 +281,19 @@ impl Simulation {
             return Ok(());
         };
         let step = trainer.step;
-        let model = match (step, self.store.manifests.get(&step)) {
+        let manifest = self.store.manifests.get(&step);
+        let damaged = match manifest {
+            Some(entry) => self.store.is_damaged(step, entry),
+            // Another rank was quicker, and this one has not heard yet that its generation is over.
+            None => self.store.was_set_aside(step, generation),
+        };
+        if damaged {
+            let words = format!("step {step}");
+            self.node(life, MemberEvent::Damaged { generation, words })?;
+            self.trainer_fails(life, generation);
+            return Ok(());
+        }
+        let model = match (step, manifest) {
             (0, _) => 0,
             (_, Some(manifest)) => self.checkpoint_model(manifest)?,
             (_, None) => return Err(format!("step {step} was resumed without a manifest")),

@@ -47,6 +47,7 @@ pub enum Fault {
     CutStore { duration: u64 },
     TrainerFails { node: usize },
     NodeLeaves { node: usize, back_after: u64 },
+    DamageCheckpoint,
 }
 
 /// Everything that a seed decides.
@@ -124,7 +125,7 @@ impl Plan {
         let other = dice.between(0, n_nodes as u64) as usize;
         let short = dice.between(50 * MS, 3 * SECOND).min(left);
         let long = dice.between(100 * MS, 12 * SECOND).min(left);
-        match dice.between(0, 13) {
+        match dice.between(0, 14) {
             0 | 1 => Fault::CrashNode {
                 node,
                 back_after: long,
@@ -147,6 +148,7 @@ impl Plan {
             },
             10 => Fault::CutStore { duration: long },
             11 => Fault::TrainerFails { node },
+            12 => Fault::DamageCheckpoint,
             _ => Fault::NodeLeaves {
                 node,
                 back_after: long,

@@ -11,8 +11,8 @@ use super::{
     trainer::{Round, expected_models, hash},
 };
 use crate::control::{
-    Action, Answer, Coordinator, CoordinatorId, CoordinatorSettings, Engine, Event, Generation,
-    MemberEvent, MemberFrame, MemberId, Outcome, RunId, World, decode, encode,
+    Action, Answer, Coordinator, CoordinatorId, CoordinatorSettings, Engine, Event, Examined,
+    Generation, MemberEvent, MemberFrame, MemberId, Outcome, RunId, World, decode, encode,
     ledger::{Entry, Fact},
 };
 
@@ -29,6 +29,7 @@ pub(super) enum What {
     ReadLedger(usize),
     Append(usize, u64, Entry, StoreFate),
     Publish(usize, Entry, StoreFate),
+    Examine(usize, u64),
     Probe(usize, u64),
     CoordinatorEvent(usize, Box<Event>),
     NodeTick(Life),
@@ -67,6 +68,8 @@ pub struct Report {
     pub completed: bool,
     pub stopped: bool,
     pub budget_spent: bool,
+    pub none_whole: bool,
+    pub set_aside: u64,
     pub generations: u64,
     pub fenced: u64,
     pub events: u64,
@@ -155,6 +158,9 @@ impl Simulation {
                 ));
             }
         }
+        let facts = self.store.ledger.iter().map(|entry| &entry.fact);
+        let set_aside = facts.filter(|fact| matches!(fact, Fact::SetAside { .. }));
+        self.report.set_aside = set_aside.count() as u64;
         self.report.generations = self.store.remembered.generation.0;
         self.report.virtual_seconds = self.queue.now / SECOND;
         Ok(self.report)
@@ -180,10 +186,12 @@ impl Simulation {
                 Outcome::Completed => self.report.completed = true,
                 Outcome::Stopped { .. } => self.report.stopped = true,
                 Outcome::BudgetSpent { .. } => self.report.budget_spent = true,
+                Outcome::NoneWhole { .. } => self.report.none_whole = true,
                 Outcome::Fenced { .. } | Outcome::Damaged { .. } => {}
             }
         }
-        self.report.completed || self.report.stopped || self.report.budget_spent
+        let report = &self.report;
+        report.completed || report.stopped || report.budget_spent || report.none_whole
     }
 
     fn happens(&mut self, what: What) -> Result<(), String> {
@@ -238,11 +246,21 @@ impl Simulation {
                         answer = judged;
                     }
                 }
-                if let Fact::Committed { step, .. } = entry.fact {
+                if let Some(step) = entry.fact.step() {
                     let event = Box::new(Event::Published { step, answer });
                     self.queue
                         .after(fate.answer_after, What::CoordinatorEvent(c, event));
                 }
+                Ok(())
+            }
+            What::Examine(c, step) => {
+                let found = match self.store_cut_until <= self.queue.now {
+                    true => self.store.examine(step),
+                    false => Examined::Unavailable,
+                };
+                let event = Box::new(Event::Examined { step, found });
+                let delay = self.dice.between(MS, 900 * MS);
+                self.queue.after(delay, What::CoordinatorEvent(c, event));
                 Ok(())
             }
             What::NodeTick(life) if self.lives(life) && !self.nodes[life.0].done => {
@@ -363,6 +381,10 @@ impl Simulation {
                     let (delay, fate) = self.store_fate();
                     self.queue.after(delay, What::Publish(c, entry, fate));
                 }
+                Action::Examine { step } => {
+                    let delay = self.dice.between(MS, 50 * MS);
+                    self.queue.after(delay, What::Examine(c, step));
+                }
                 Action::Log(notice) => self.say(&format!("coordinator {c}: {notice}")),
                 Action::End(outcome) => self.coordinator_ends(c, outcome)?,
             }
@@ -375,6 +397,15 @@ impl Simulation {
         self.coordinators[c].ended = Some(outcome.clone());
         match outcome {
             Outcome::Damaged { reason } => return Err(reason),
+            Outcome::NoneWhole { .. }
+                if self
+                    .store
+                    .manifests
+                    .iter()
+                    .any(|(step, entry)| !self.store.is_damaged(*step, entry)) =>
+            {
+                return Err("gave up beside a checkpoint that is whole".to_owned());
+            }
             Outcome::BudgetSpent { restarts } if restarts <= self.plan.max_restarts => {
                 return Err(format!("gave up after {restarts} restarts"));
             }

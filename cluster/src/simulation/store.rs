@@ -1,9 +1,9 @@
 //! The object store: put-if-absent entries, manifests and parts. Each write is judged when it takes effect.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::control::{
-    Answer, Generation,
+    Answer, Examined, Generation,
     ledger::{Entry, Fact, Remembered},
 };
 
@@ -14,6 +14,8 @@ pub struct Store {
     pub manifests: BTreeMap<u64, Entry>,
     /// By (step, key): the generation that wrote it and the digest of its content.
     pub parts: BTreeMap<(u64, String), (Generation, u64)>,
+    /// Checkpoints, by step and generation, that are not what they were.
+    pub damaged: BTreeSet<(u64, Generation)>,
 }
 
 impl Store {
@@ -33,13 +35,25 @@ impl Store {
         Ok(Answer::Done)
     }
 
-    /// Put-if-absent of a manifest. It must be of a checkpoint that the ledger holds.
+    /// Put-if-absent of a manifest, which must be of a checkpoint that the ledger holds; or what was set aside is moved.
     pub fn publish(&mut self, entry: &Entry) -> Result<Answer, String> {
-        let Fact::Committed { step, .. } = entry.fact else {
-            return Err("published something that is no checkpoint".to_owned());
+        let step = match entry.fact {
+            Fact::Committed { step, .. } => step,
+            Fact::SetAside { step, back_to } => {
+                if !self.ledger.contains(entry) {
+                    return Err(format!("step {step} was set aside without an entry"));
+                }
+                self.manifests.retain(|s, _| *s <= back_to || *s > step);
+                return Ok(Answer::Done);
+            }
+            _ => return Err("published something that is no checkpoint".to_owned()),
         };
         match self.manifests.get(&step) {
             Some(there) if there == entry => Ok(Answer::Done),
+            Some(there) if there.generation < entry.generation => {
+                self.manifests.remove(&step);
+                Ok(Answer::Unavailable)
+            }
             Some(there) => Ok(Answer::Taken(Box::new(there.clone()))),
             None => {
                 if !self.ledger.contains(entry) {
@@ -52,6 +66,30 @@ impl Store {
                 Ok(Answer::Done)
             }
         }
+    }
+
+    /// The newest step up to `step` whose checkpoint is whole.
+    pub fn examine(&self, step: u64) -> Examined {
+        let mut older = self.manifests.range(..=step).rev();
+        let whole = older.find(|(step, entry)| !self.is_damaged(**step, entry));
+        match whole {
+            Some((step, _)) => Examined::Whole(*step),
+            None => Examined::NoneWhole("none".to_owned()),
+        }
+    }
+
+    /// Whether the checkpoint of `step` was set aside while this generation was the newest, or later.
+    pub fn was_set_aside(&self, step: u64, generation: Generation) -> bool {
+        let since = self.ledger.iter().filter(|e| e.generation >= generation);
+        let mut aside = since.filter_map(|entry| match entry.fact {
+            Fact::SetAside { step, back_to } => Some(back_to + 1..=step),
+            _ => None,
+        });
+        aside.any(|steps| steps.contains(&step))
+    }
+
+    pub fn is_damaged(&self, step: u64, entry: &Entry) -> bool {
+        self.damaged.contains(&(step, entry.generation))
     }
 
     pub fn newest_manifest(&self) -> Option<u64> {

@@ -179,7 +179,7 @@ impl Work {
             committed: is_committed,
         };
         let task = {
-            let (run, world) = (run.clone(), world.clone());
+            let (run, world, teller) = (run.clone(), world.clone(), teller.clone());
             let (entries, engine) = (entries.clone(), engine.clone());
             async move {
                 let node = &world.peers[rank].node;
@@ -189,7 +189,7 @@ impl Work {
                 let device = cuda_device(&run.settings.device);
                 let mut aborts = ordered.clone();
                 let prepared = async {
-                    let resume = load(&run.store, resume_from).await?;
+                    let resume = load(&run.store, resume_from, generation, &teller).await?;
                     let connecting = tokio::task::spawn_blocking(move || {
                         connect_rank(&world, rank, device, entries, patience)
                     });
@@ -309,13 +309,23 @@ impl Work {
     }
 }
 
-/// Reads what a generation goes on from.
-async fn load(run: &Store, step: u64) -> Result<Resume> {
+/// Reads what a generation goes on from. When that is damaged, the coordinator is told, and the generation is over.
+async fn load(run: &Store, step: u64, generation: Generation, teller: &Teller) -> Result<Resume> {
     if step == 0 {
         return Ok(Resume::Fresh);
     }
-    let checkpoint = checkpoints::at_step(run, step).await?;
-    Ok(Resume::From(Box::new(checkpoint.load().await?)))
+    let read = async { checkpoints::at_step(run, step).await?.load().await };
+    match read.await {
+        Ok(checkpoint) => Ok(Resume::From(Box::new(checkpoint))),
+        Err(error @ Error::Corrupt { .. }) => {
+            teller.damaged(generation, error.to_string()).await;
+            Err(Error::Unavailable {
+                what: format!("the checkpoint of step {step}"),
+                reason: format!("it is damaged: {error}"),
+            })
+        }
+        Err(error) => Err(error),
+    }
 }
 
 fn ended(generation: Generation) -> Error {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{super::*, Coordinator, Gathering, Known, MAX_LEFT, Phase};
+use super::{super::*, Coordinator, Examination, Gathering, Known, MAX_LEFT, Phase};
 use crate::control::{message::Activity, types::MAX_MEMBERS};
 
 impl Coordinator {
@@ -95,14 +95,40 @@ impl Coordinator {
             return;
         }
         let stopped = status.activity == Activity::Standing;
-        let generation = status.generation;
+        let (generation, damaged) = (status.generation, status.damaged.clone());
         known.status = Some(status);
+        if let Some(words) = damaged {
+            self.damaged(id, generation, words, now);
+        }
         let Phase::Working { world, .. } = &self.phase else {
             return;
         };
         if stopped && generation == world.generation && world.rank_of(id).is_some() {
             self.end_generation(Ended::Stopped(id), now);
         }
+    }
+
+    /// A member of the newest generation could not read what it was to go on from. Another of its members may have been
+    /// heard first, and the generation be over.
+    fn damaged(&mut self, id: MemberId, generation: Generation, words: String, now: Duration) {
+        let newest = self.remembered.generation;
+        let step = self.committed;
+        let is_newest = generation == newest && self.examined < newest;
+        let between = matches!(self.phase, Phase::Gathering(_) | Phase::Working { .. });
+        if !is_newest || !between || step == 0 {
+            return;
+        }
+        self.examined = newest;
+        self.examine = Some(Examination::of(step));
+        let member = id;
+        self.end_generation(
+            Ended::Damaged {
+                member,
+                step,
+                words,
+            },
+            now,
+        );
     }
 
     pub(super) fn remove(&mut self, id: MemberId, why: Ended, now: Duration) {

@@ -111,7 +111,7 @@ impl Coordinator {
     }
 
     pub(super) fn maybe_finish(&mut self, now: Duration) {
-        let idle = self.append.is_none() && self.publish.is_none();
+        let idle = self.append.is_none() && self.publish.is_none() && self.examine.is_none();
         if idle && self.committed >= self.end {
             if self.committed >= self.settings.steps {
                 return self.end_run(Outcome::Completed, now);
@@ -126,7 +126,7 @@ impl Coordinator {
         let Phase::Gathering(gathering) = &self.phase else {
             return;
         };
-        if self.append.is_some() || self.publish.is_some() {
+        if self.append.is_some() || self.publish.is_some() || self.examine.is_some() {
             return;
         }
         let mut standing: Vec<(&MemberId, &Known)> = self

@@ -21,6 +21,8 @@
 //! | A lease is a range of steps for a rank, the least of its demand, the slowest rank plus `ahead`, two checkpoints beyond the committed one, and the end | in flight never exceeds demand, nobody runs away, a slow store slows training instead of filling memory |
 //! | The row groups behind a lease are not named | they are a pure function of the leased positions, which the node knows as well |
 //! | A checkpoint is committed when every rank wrote its parts and all agree what is whole | a rank that was lost half-way leaves garbage, never half a checkpoint |
+//! | What a member says of damage is looked at before it is believed | it may be the member's own trouble, and going back costs what everybody learned |
+//! | A run that is done is done once its last checkpoint was looked at | nobody goes on from it, so nobody else would find the damage |
 //! | A request to stop makes the largest lease the end of the run | all ranks can reach it and none is past it |
 //! | A coordinator that slept gives everybody a new lease | its own silence says nothing about the others |
 //! | The restart budget counts losses since the last commit, in memory | progress earns it back; a coordinator started again by a person starts with a full one |
@@ -76,6 +78,13 @@ pub enum Event {
         /// What is there.
         found: Option<Box<Entry>>,
     },
+    /// Answer to [`Action::Examine`].
+    Examined {
+        /// Up to which step.
+        step: u64,
+        /// What was found.
+        found: Examined,
+    },
     /// Answer to [`Action::Publish`].
     Published {
         /// Of which step.
@@ -98,6 +107,17 @@ pub enum Answer {
     Unavailable,
 }
 
+/// What became of the checkpoints of a run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Examined {
+    /// That of this step is the newest that is whole.
+    Whole(u64),
+    /// There are some and none is; what is wrong with each.
+    NoneWhole(String),
+    /// The store does not answer.
+    Unavailable,
+}
+
 /// What the shell is to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
@@ -117,7 +137,13 @@ pub enum Action {
         /// At which index.
         index: u64,
     },
-    /// Write the manifest of a committed checkpoint with put-if-absent; the same content there already is success.
+    /// Read the checkpoints up to this step, newest first, until one is whole.
+    Examine {
+        /// Up to which.
+        step: u64,
+    },
+    /// Make the manifests what this entry says. Of a committed checkpoint: write its manifest with put-if-absent; the same
+    /// content there already is success. Of those set aside: give their manifests other names.
     Publish(Entry),
     /// For the log.
     Log(Notice),
@@ -182,6 +208,14 @@ struct Pending {
     in_flight: bool,
 }
 
+/// Checkpoints that are being looked at.
+struct Examination {
+    /// The newest committed step.
+    step: u64,
+    not_before: Duration,
+    in_flight: bool,
+}
+
 /// The state machine.
 pub struct Coordinator {
     settings: CoordinatorSettings,
@@ -193,6 +227,9 @@ pub struct Coordinator {
     committed: u64,
     append: Option<Pending>,
     publish: Option<Pending>,
+    examine: Option<Examination>,
+    /// The newest generation that said of damage and was heard.
+    examined: Generation,
     read_asked: Option<Duration>,
     probed: Duration,
     rendezvous: Rendezvous,
@@ -220,6 +257,8 @@ impl Coordinator {
             committed: 0,
             append: None,
             publish: None,
+            examine: None,
+            examined: Generation::default(),
             read_asked: None,
             probed: Duration::ZERO,
             rendezvous: Rendezvous::default(),
@@ -287,6 +326,7 @@ impl Coordinator {
             Event::LedgerRead { entries, published } => self.ledger_read(&entries, published, now),
             Event::Appended { index, answer } => self.appended(index, answer, now),
             Event::Probed { index, found } => self.probed(index, found, now),
+            Event::Examined { step, found } => self.examined(step, found),
             Event::Published { step, answer } => self.published(step, answer, now),
             Event::Stop => self.stopping = true,
         }
@@ -298,6 +338,16 @@ impl Coordinator {
     #[cfg(test)]
     fn mutated(&self, mutation: crate::simulation::Mutation) -> bool {
         self.mutation == Some(mutation)
+    }
+}
+
+impl Examination {
+    fn of(step: u64) -> Self {
+        Self {
+            step,
+            not_before: Duration::ZERO,
+            in_flight: false,
+        }
     }
 }
 

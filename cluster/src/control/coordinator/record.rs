@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{super::*, Coordinator, Gathering, Known, Pending, Phase, Progress};
+use super::{super::*, Coordinator, Examination, Gathering, Known, Pending, Phase, Progress};
 use crate::control::ledger::{Entry, Fact, Remembered};
 
 impl Coordinator {
@@ -14,23 +14,33 @@ impl Coordinator {
             Ok(remembered) => self.remembered = remembered,
             Err(reason) => return self.end_run(Outcome::Damaged { reason }, now),
         }
-        let newest = self.remembered.committed.max(published.unwrap_or(0));
+        let committed = self.remembered.committed;
+        // The manifests may not say yet what the last such entry does: whoever wrote it may have died.
+        let last = entries
+            .iter()
+            .rev()
+            .find(|entry| matches!(entry.fact, Fact::Committed { .. } | Fact::SetAside { .. }));
+        let unpublished = last.filter(|entry| match entry.fact {
+            Fact::Committed { step, .. } => step == committed && published < Some(step),
+            Fact::SetAside { step, back_to } => {
+                published > Some(back_to) && published <= Some(step)
+            }
+            _ => false,
+        });
+        let newest = match unpublished {
+            Some(_) => committed,
+            None => committed.max(published.unwrap_or(0)),
+        };
         self.log(Notice::Recovered {
             generation: self.remembered.generation,
             committed: newest,
         });
-        let last_commit = entries.iter().rev().find(|entry| {
-            matches!(entry.fact, Fact::Committed { step, .. } if step == self.remembered.committed)
-        });
-        match last_commit {
-            // It may not be published yet: whoever wrote the entry may have died.
-            Some(entry) if published < Some(self.remembered.committed) => {
-                self.publish = Some(Pending::new(entry.clone()));
-            }
-            _ => self.committed = newest,
+        match unpublished {
+            Some(entry) => self.publish = Some(Pending::new(entry.clone())),
+            None => self.committed = newest,
         }
         if newest >= self.end {
-            return self.gather(now); // To tell those who ask.
+            self.examine = Some(Examination::of(newest)); // Done is done if it is whole.
         }
         self.append = Some(Pending::new(Entry {
             coordinator: self.settings.id,
@@ -108,6 +118,40 @@ impl Coordinator {
                 }
                 self.publish = Some(Pending::new(entry));
             }
+            Fact::SetAside { .. } => self.publish = Some(Pending::new(entry)),
+        }
+    }
+
+    /// What a look at the checkpoints found, from `step` back.
+    pub(super) fn examined(&mut self, step: u64, found: Examined) {
+        if !matches!(self.phase, Phase::Gathering(_)) {
+            return;
+        }
+        let Some(examination) = self.examine.as_mut().filter(|e| e.step == step) else {
+            return;
+        };
+        if self.append.is_some() || self.publish.is_some() {
+            examination.in_flight = false;
+            return; // It is asked again once they are answered.
+        }
+        match found {
+            Examined::Unavailable => examination.in_flight = false,
+            Examined::NoneWhole(found) => {
+                self.examine = None;
+                self.phase = Phase::Closing(Outcome::NoneWhole { found });
+            }
+            Examined::Whole(back_to) => {
+                self.examine = None;
+                // A step of its own that is whole was the member's trouble.
+                if back_to < step && step == self.committed {
+                    self.log(Notice::SetAside { step, back_to });
+                    self.append = Some(Pending::new(Entry {
+                        coordinator: self.settings.id,
+                        generation: self.remembered.generation,
+                        fact: Fact::SetAside { step, back_to },
+                    }));
+                }
+            }
         }
     }
 
@@ -152,7 +196,7 @@ impl Coordinator {
         let Some(pending) = &mut self.publish else {
             return;
         };
-        if !matches!(pending.entry.fact, Fact::Committed { step: s, .. } if s == step) {
+        if pending.entry.fact.step() != Some(step) {
             return;
         }
         match answer {
@@ -163,11 +207,15 @@ impl Coordinator {
                 self.end_run(Outcome::Fenced { by }, now);
             }
             Answer::Done => {
-                let generation = pending.entry.generation;
+                let (generation, fact) = (pending.entry.generation, pending.entry.fact.clone());
                 self.publish = None;
+                self.dirty.extend(self.members.keys());
+                if let Fact::SetAside { back_to, .. } = fact {
+                    self.committed = back_to;
+                    return;
+                }
                 self.committed = step;
                 self.restarts = 0;
-                self.dirty.extend(self.members.keys());
                 self.log(Notice::Committed { step, generation });
                 self.grow(now);
             }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{super::*, Coordinator, Pending, Phase};
+use super::{super::*, Coordinator, Examination, Pending, Phase};
 use crate::control::settings::RETRY;
 
 impl Coordinator {
@@ -20,6 +20,14 @@ impl Coordinator {
             pending.in_flight = true;
             pending.not_before = now + RETRY;
             self.actions.push(Action::Publish(pending.entry.clone()));
+        }
+        let asks = matches!(self.phase, Phase::Gathering(_));
+        let due = |e: &Examination| asks && !e.in_flight && now >= e.not_before;
+        if let Some(examination) = self.examine.as_mut().filter(|e| due(e)) {
+            examination.in_flight = true;
+            examination.not_before = now + RETRY;
+            let step = examination.step;
+            self.actions.push(Action::Examine { step });
         }
     }
 

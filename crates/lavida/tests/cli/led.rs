@@ -266,6 +266,57 @@ fn a_run_whose_coordinator_is_killed_goes_on_under_the_next_and_ends_the_same() 
     assert_eq!(ended(&world, "led"), whole);
 }
 
+/// A run of one process as it was after the last of these steps was committed.
+fn copied(world: &World, from: &str, to: &str, steps: &[u64]) {
+    for step in steps {
+        let (from, to) = (checkpoint(world, from, *step), checkpoint(world, to, *step));
+        std::fs::create_dir_all(&to).unwrap();
+        for file in std::fs::read_dir(from).unwrap() {
+            let file = file.unwrap();
+            std::fs::copy(file.path(), to.join(file.file_name())).unwrap();
+        }
+    }
+    for name in ["metrics.jsonl", "settings.toml"] {
+        std::fs::copy(world.join(from).join(name), world.join(to).join(name)).unwrap();
+    }
+}
+
+#[test]
+fn a_led_run_whose_newest_checkpoint_is_damaged_goes_back_to_the_one_before_and_ends_the_same() {
+    let world = World::new();
+    let whole = undisturbed(&world);
+    let damage = |out: &str, step: u64| {
+        let file = checkpoint(&world, out, step).join("g0-optimizer.safetensors");
+        let mut bytes = std::fs::read(&file).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        std::fs::write(file, bytes).unwrap();
+    };
+    copied(&world, "whole", "led", &[2, 4]);
+    damage("led", 4);
+    let (mut leads, port) = coordinator(&world, "led", 0);
+    let mut works = worker(&world, port);
+    assert_eq!(works.ends(), Some(0), "{}", works.said());
+    assert_eq!(leads.ends(), Some(0), "{}", leads.said());
+    for words in [
+        "g0-optimizer.safetensors: expected content with blake3",
+        "the checkpoint of step 4 is damaged and set aside: the run goes back to step 2",
+        "damaged-0.json",
+        "ranks go on from step 2",
+    ] {
+        assert!(leads.said().contains(words), "{}", leads.said());
+    }
+    assert_eq!(ended(&world, "led"), whole);
+
+    // Where none is whole, nothing is begun anew.
+    copied(&world, "whole", "lost", &[2]);
+    damage("lost", 2);
+    let (mut leads, port) = coordinator(&world, "lost", 0);
+    let mut works = worker(&world, port);
+    assert_eq!(works.ends(), Some(3), "{}", works.said());
+    assert_eq!(leads.ends(), Some(3), "{}", leads.said());
+    assert!(leads.said().contains("g0-optimizer.safetensors"));
+}
+
 #[test]
 fn what_a_worker_cannot_take_part_in_it_says() {
     let world = World::new();

@@ -157,6 +157,9 @@ fn report(outcome: &Outcome, steps: u64, out: &str) -> anyhow::Result<()> {
         Outcome::Stopped { step } => {
             eprintln!("train: stopped after step {step}; the same command goes on from there");
         }
+        Outcome::NoneWhole { found } => {
+            return Err(Error::corrupt(out, "a checkpoint that is whole", found).into());
+        }
         outcome => anyhow::bail!("{out}: {outcome}"),
     }
     Ok(())
