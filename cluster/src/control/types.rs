@@ -232,6 +232,11 @@ pub enum Outcome {
         /// What is wrong with each.
         found: String,
     },
+    /// The store did not take what had to be remembered; the next coordinator reads whether it did after all.
+    StoreLost {
+        /// For how long.
+        seconds: u64,
+    },
 }
 
 impl fmt::Display for Outcome {
@@ -248,6 +253,7 @@ impl fmt::Display for Outcome {
             Self::Fenced { by } => write!(f, "generation {by} of another coordinator owns the run"),
             Self::Damaged { reason } => write!(f, "the run's ledger is damaged: {reason}"),
             Self::NoneWhole { found } => write!(f, "no checkpoint is whole: {found}"),
+            Self::StoreLost { seconds } => write!(f, "it took nothing for {seconds} s"),
         }
     }
 }

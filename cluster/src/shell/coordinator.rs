@@ -75,7 +75,7 @@ impl CoordinatorHandle {
     ///
     /// # Errors
     /// [`Error::Fenced`] when another coordinator owns the run, [`Error::Corrupt`] when the ledger is damaged,
-    /// [`Error::Internal`] for a bug.
+    /// [`Error::Unavailable`] when the store stayed away, [`Error::Internal`] for a bug.
     pub async fn outcome(mut self) -> Result<Outcome> {
         let joined = (&mut self.task).await;
         joined.map_err(|error| Error::Internal(format!("coordinator: {error}")))?
@@ -177,6 +177,10 @@ impl Shell {
                         Outcome::NoneWhole { found } => {
                             Err(Error::corrupt("checkpoints", "one that is whole", found))
                         }
+                        Outcome::StoreLost { .. } => Err(Error::Unavailable {
+                            what: self.record.uri().to_owned(),
+                            reason: outcome.to_string(),
+                        }),
                         outcome => Ok(outcome),
                     };
                 }
@@ -237,7 +241,7 @@ impl Shell {
             Action::Append { index, entry } => {
                 tokio::spawn(async move {
                     let append = timeout(STORE_PATIENCE, record.append(index, &entry)).await;
-                    let answer = append.unwrap_or(Ok(Answer::Unavailable));
+                    let answer = append.unwrap_or_else(|_| Ok(no_answer("ledger")));
                     let event = answer.map(|answer| Event::Appended { index, answer });
                     let _ = events.send(event).await;
                 });
@@ -255,7 +259,7 @@ impl Shell {
                 };
                 tokio::spawn(async move {
                     let publish = timeout(STORE_PATIENCE, record.publish(&entry)).await;
-                    let answer = publish.unwrap_or(Ok(Answer::Unavailable));
+                    let answer = publish.unwrap_or_else(|_| Ok(no_answer("manifest")));
                     let event = answer.map(|answer| Event::Published { step, answer });
                     let _ = events.send(event).await;
                 });
@@ -296,4 +300,10 @@ impl Shell {
             changed
         });
     }
+}
+
+fn no_answer(what: &str) -> Answer {
+    let seconds = STORE_PATIENCE.as_secs();
+    tracing::warn!("{what}: no answer for {seconds} s; trying again");
+    Answer::Unavailable
 }

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use lavida_store::{Error, Result};
 use tokio::{
-    sync::mpsc,
+    sync::{mpsc, watch},
     task::JoinHandle,
-    time::{Instant, MissedTickBehavior, interval},
+    time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
 
 use super::{
@@ -29,6 +29,8 @@ pub struct MemberHandle {
     pub id: MemberId,
     work: mpsc::Receiver<MemberAction>,
     events: mpsc::Sender<MemberEvent>,
+    /// When the coordinator last said anything.
+    heard: watch::Receiver<Instant>,
     task: JoinHandle<Result<()>>,
 }
 
@@ -103,6 +105,20 @@ impl MemberHandle {
         Teller(self.events.clone())
     }
 
+    /// Resolves when the coordinator has said nothing for so long: the run may have ended without this worker.
+    pub fn silence(&self, patience: Duration) -> impl Future<Output = ()> + use<> {
+        let heard = self.heard.clone();
+        async move {
+            loop {
+                let until = *heard.borrow() + patience;
+                if Instant::now() >= until {
+                    return;
+                }
+                sleep_until(until).await;
+            }
+        }
+    }
+
     /// Leaves the run for good and waits until that is said.
     ///
     /// # Errors
@@ -135,13 +151,16 @@ pub async fn join(
     let (node, arrivals) = Node::of_member(id, &security).await?;
     let (events, from_trainer) = mpsc::channel(MAX_WAITING);
     let (work, to_do) = mpsc::channel(MAX_WAITING);
+    let began = Instant::now();
+    let (hears, heard) = watch::channel(began);
     let shell = Shell {
         machine: Member::new(id, join, window),
         node,
         address,
         security,
         work,
-        began: Instant::now(),
+        began,
+        hears,
         dialling: None,
         unanswered: 0,
         complaint: None,
@@ -151,6 +170,7 @@ pub async fn join(
         id,
         work: to_do,
         events,
+        heard,
         task,
     })
 }
@@ -162,6 +182,7 @@ struct Shell {
     security: Security,
     work: mpsc::Sender<MemberAction>,
     began: Instant,
+    hears: watch::Sender<Instant>,
     dialling: Option<JoinHandle<Result<()>>>,
     unanswered: u32,
     /// The last reason for not reaching the coordinator: the same is not logged again.
@@ -184,8 +205,11 @@ impl Shell {
             };
             self.dialled().await?;
             let Some(event) = event else { continue };
-            let leaving = event == MemberEvent::Leave;
+            let (leaving, ticked) = (event == MemberEvent::Leave, event == MemberEvent::Tick);
             for action in self.machine.step(event, self.began.elapsed()) {
+                if ticked && matches!(action, MemberAction::Abort { .. }) {
+                    self.complain("the coordinator is silent".to_owned());
+                }
                 let last = matches!(action, MemberAction::End(_) | MemberAction::Refused(_));
                 if let MemberAction::Send(frame) = action {
                     let joins = matches!(frame.message, FromMember::Join(_) | FromMember::Ask);
@@ -214,6 +238,7 @@ impl Shell {
                 Ok(frame) => {
                     self.unanswered = 0;
                     self.complaint = None;
+                    self.hears.send_replace(Instant::now());
                     Some(MemberEvent::Message(frame))
                 }
                 Err(error) => {

@@ -42,6 +42,11 @@ impl Record {
         Self { run }
     }
 
+    /// Where it is.
+    pub fn uri(&self) -> &str {
+        self.run.uri()
+    }
+
     /// All entries, and the newest step with a manifest.
     ///
     /// # Errors

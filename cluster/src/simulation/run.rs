@@ -187,7 +187,7 @@ impl Simulation {
                 Outcome::Stopped { .. } => self.report.stopped = true,
                 Outcome::BudgetSpent { .. } => self.report.budget_spent = true,
                 Outcome::NoneWhole { .. } => self.report.none_whole = true,
-                Outcome::Fenced { .. } | Outcome::Damaged { .. } => {}
+                Outcome::Fenced { .. } | Outcome::Damaged { .. } | Outcome::StoreLost { .. } => {}
             }
         }
         let report = &self.report;
@@ -405,6 +405,10 @@ impl Simulation {
                     .any(|(step, entry)| !self.store.is_damaged(*step, entry)) =>
             {
                 return Err("gave up beside a checkpoint that is whole".to_owned());
+            }
+            // No cut of the store lasts that long.
+            Outcome::StoreLost { seconds } => {
+                return Err(format!("took the store for lost after {seconds} s"));
             }
             Outcome::BudgetSpent { restarts } if restarts <= self.plan.max_restarts => {
                 return Err(format!("gave up after {restarts} restarts"));

@@ -7,11 +7,15 @@
 //! ```
 //!
 //! A generation that fails ends only itself: the process stays, with its decoded settings and data, and goes on from the
-//! committed step that the next world names. What no new generation can mend (settings, damaged data) ends the worker.
+//! committed step that the next world names. What no new generation can mend (settings, damaged data, a store that stays away)
+//! ends the worker.
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Condvar, Mutex, PoisonError},
+    sync::{
+        Arc, Condvar, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -20,6 +24,7 @@ use lavida_dataflow::{
     checkpoints::{self, Piece, Retention},
     parts::Snapshot,
     run::{Run, RunOutcome},
+    telemetry::LogFiles,
     worker::{Committer, Orders, Resume, Worker},
 };
 use lavida_store::{Error, Result, Store};
@@ -28,7 +33,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::{EngineReducer, cuda_device};
+use super::{EngineReducer, cuda_device, insist::insist};
 use crate::{
     collective::{Collective, CollectiveError, Connection, Entries, connect, require},
     control::{Generation, MemberAction, Outcome, Part, Refusal, World, Written, writers},
@@ -41,8 +46,8 @@ const ENTRY_PATIENCE: Duration = Duration::from_secs(30);
 /// Trains as a member of a run until it has ended, or until `stop` resolves: then it leaves.
 ///
 /// # Errors
-/// [`Error::Invalid`] when the coordinator refuses this worker; what a run fails with that no other generation can mend;
-/// the coordinator's reasons for ending the run before its last step.
+/// [`Error::Invalid`] when the coordinator refuses this worker; [`Error::Unavailable`] when it is silent for `cluster.stall_s`;
+/// what a run fails with that no other generation can mend.
 pub async fn train(
     run: Run,
     mut member: MemberHandle,
@@ -51,6 +56,8 @@ pub async fn train(
     let mut work: Option<Work> = None;
     let mut committed = 0;
     let mut stop = std::pin::pin!(stop);
+    let stall = Duration::from_secs(run.settings.cluster.stall_s);
+    let mut silence = std::pin::pin!(member.silence(stall));
     loop {
         let ended = async {
             match &mut work {
@@ -68,9 +75,19 @@ pub async fn train(
                 member.leave().await?;
                 return Ok(Outcome::Stopped { step });
             }
+            () = &mut silence => {
+                if let Some(work) = work.take() {
+                    work.end().await;
+                }
+                return Err(Error::Unavailable {
+                    what: "coordinator".to_owned(),
+                    reason: format!("no word for {} s", stall.as_secs()),
+                });
+            }
             failed = ended => {
                 if let Err(error) = failed {
-                    if !matches!(error, Error::Unavailable { .. } | Error::Fenced { .. }) {
+                    let mendable = matches!(error, Error::Unavailable { .. } | Error::Fenced { .. });
+                    if !mendable || work.as_ref().is_some_and(Work::gave_up) {
                         member.leave().await?;
                         return Err(error);
                     }
@@ -145,6 +162,8 @@ struct Work {
     /// The step that the settings end with.
     steps: u64,
     engine: Arc<Mutex<Option<Arc<dyn Collective>>>>,
+    /// Whether the store did not take a checkpoint for too long.
+    gave_up: Arc<AtomicBool>,
     run: Option<JoinHandle<Result<RunOutcome>>>,
     told: JoinHandle<()>,
 }
@@ -169,9 +188,13 @@ impl Work {
         });
         let entries = Arc::new(RendezvousEntries::new(teller.clone(), generation));
         let engine = Arc::new(Mutex::new(None));
+        let gave_up = Arc::new(AtomicBool::new(false));
+        let stall = Duration::from_secs(run.settings.cluster.stall_s);
         let committer = RankCommitter {
             run: run.store.clone(),
             retention: (&run.settings.checkpoint).into(),
+            patience: stall / 2,
+            gave_up: gave_up.clone(),
             rank,
             n_ranks: world.size(),
             generation,
@@ -185,13 +208,12 @@ impl Work {
                 let node = &world.peers[rank].node;
                 let here = world.peers.iter().filter(|peer| peer.node == *node);
                 let (resume_from, n_on_machine) = (world.resume_from, here.count());
-                let patience = Duration::from_secs(run.settings.cluster.stall_s);
                 let device = cuda_device(&run.settings.device);
                 let mut aborts = ordered.clone();
                 let prepared = async {
                     let resume = load(&run.store, resume_from, generation, &teller).await?;
                     let connecting = tokio::task::spawn_blocking(move || {
-                        connect_rank(&world, rank, device, entries, patience)
+                        connect_rank(&world, rank, device, entries, stall)
                     });
                     let connected = connecting
                         .await
@@ -228,6 +250,7 @@ impl Work {
             entries,
             steps: run.settings.train.steps,
             engine,
+            gave_up,
             run: Some(tokio::spawn(task)),
             told,
         }
@@ -245,6 +268,10 @@ impl Work {
             Ok(Err(error)) => Err(error),
             Err(error) => Err(Error::Internal(format!("the run panicked: {error}"))),
         }
+    }
+
+    fn gave_up(&self) -> bool {
+        self.gave_up.load(Ordering::Relaxed)
     }
 
     fn hear(&self, action: MemberAction) {
@@ -368,6 +395,10 @@ fn connect_rank(
 struct RankCommitter {
     run: Store,
     retention: Retention,
+    /// How long a part is tried again: less than the coordinator waits for progress, so that a store that stays away is
+    /// told as what it is and not as a stall.
+    patience: Duration,
+    gave_up: Arc<AtomicBool>,
     rank: usize,
     n_ranks: usize,
     generation: Generation,
@@ -376,7 +407,7 @@ struct RankCommitter {
 }
 
 impl RankCommitter {
-    async fn write(&self, snapshot: Snapshot) -> Result<()> {
+    async fn write(&self, snapshot: Snapshot, log: LogFiles) -> Result<()> {
         let step = snapshot.state.step;
         let state = serde_json::to_vec(&snapshot.state)
             .map_err(|e| Error::Internal(format!("the state does not serialise: {e}")))?;
@@ -384,19 +415,20 @@ impl RankCommitter {
         let sizes = sizes.map(|(name, content)| (name.as_str(), content.n_bytes()));
         let (mine, n_parts) = share(sizes, self.rank, self.n_ranks);
         let mut parts = snapshot.parts;
+        let generation = self.generation.0;
         let puts = mine.into_iter().filter_map(|piece| {
             let content = parts.remove(&piece.part)?;
-            Some(checkpoints::put_piece(
-                &self.run,
-                step,
-                self.generation.0,
-                piece,
-                content,
-            ))
+            Some(insist(self.patience, move || {
+                let (piece, content) = (piece.clone(), content.clone());
+                checkpoints::put_piece(&self.run, step, generation, piece, content)
+            }))
         });
         let puts: Vec<_> = puts.collect();
         drop(parts); // the others write them
-        let parts = futures::future::try_join_all(puts).await?;
+        let puts = futures::future::try_join_all(puts);
+        let log = insist(self.patience, || log.put());
+        let written = futures::future::try_join(log, puts).await;
+        let ((), parts) = written.inspect_err(|_| self.gave_up.store(true, Ordering::Relaxed))?;
         let parts = parts.into_iter().map(|part| {
             let hash = blake3::Hash::from_hex(&part.blake3)
                 .map_err(|e| Error::Internal(format!("a hash of our own: {e}")))?;
@@ -418,7 +450,10 @@ impl RankCommitter {
         let waited = committed.wait_for(|committed| *committed >= step).await;
         waited.map_err(|_| ended(self.generation))?;
         match self.rank {
-            0 => checkpoints::retire_outdated(&self.run, self.retention).await,
+            0 => {
+                let retire = || checkpoints::retire_outdated(&self.run, self.retention);
+                insist(self.patience, retire).await
+            }
             _ => Ok(()),
         }
     }
@@ -442,8 +477,8 @@ fn share<'a>(
 }
 
 impl Committer for RankCommitter {
-    fn commit(&self, snapshot: Snapshot) -> BoxFuture<'_, Result<()>> {
-        Box::pin(self.write(snapshot))
+    fn commit(&self, snapshot: Snapshot, log: LogFiles) -> BoxFuture<'_, Result<()>> {
+        Box::pin(self.write(snapshot, log))
     }
 }
 

@@ -4,6 +4,7 @@
 //! of the engine. [`threads`] are workers of one process, which live and die together and need no coordinator; a process of
 //! its own is a worker by [`train`], which does what a coordinator says, and lives on when others die.
 
+mod insist;
 mod lead;
 mod member;
 mod reducer;

@@ -18,7 +18,10 @@ use lavida_train::{
 };
 use tokio::sync::{mpsc, watch};
 
-use crate::checkpoints::{self, LoadedCheckpoint, Retention};
+use crate::{
+    checkpoints::{self, LoadedCheckpoint, Retention},
+    telemetry::LogFiles,
+};
 
 /// A worker's place.
 pub struct Worker {
@@ -83,11 +86,11 @@ impl Default for Orders {
 
 /// Brings snapshots to where they count.
 pub trait Committer: Send + Sync {
-    /// Returns when the checkpoint of the snapshot's step counts.
+    /// Returns when the checkpoint of the snapshot's step counts. The log goes first: no step counts whose row is lost.
     ///
     /// # Errors
     /// [`Error::Fenced`] when another worker of the run committed that step; [`Error::Unavailable`] when the store fails.
-    fn commit(&self, snapshot: Snapshot) -> BoxFuture<'_, Result<()>>;
+    fn commit(&self, snapshot: Snapshot, log: LogFiles) -> BoxFuture<'_, Result<()>>;
 }
 
 /// Commits whole snapshots to the run's store.
@@ -99,8 +102,11 @@ pub struct StoreCommitter {
 }
 
 impl Committer for StoreCommitter {
-    fn commit(&self, snapshot: Snapshot) -> BoxFuture<'_, Result<()>> {
-        Box::pin(checkpoints::commit(&self.run, snapshot, self.retention))
+    fn commit(&self, snapshot: Snapshot, log: LogFiles) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move {
+            log.put().await?;
+            checkpoints::commit(&self.run, snapshot, self.retention).await
+        })
     }
 }
 

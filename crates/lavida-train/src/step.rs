@@ -103,7 +103,8 @@ impl LossTerms {
 pub struct StepRecord {
     /// Updates made, this one included.
     pub step: u64,
-    /// Pass over the data that the step's last sample belongs to.
+    /// Pass over the data that the last sample belongs to which the logging worker learned in this step: with several
+    /// workers the last of the first part of the batch.
     pub epoch: u64,
     /// Loss terms, means over the global batch.
     #[serde(flatten)]

@@ -7,13 +7,16 @@ mod exported;
 mod memory;
 mod scoring;
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
 
 use clap::Parser;
 use cli::{Cli, Command};
 
 /// Exit code of an error that is nobody's fault we know of.
 const FAILED: u8 = 1;
+
+/// A thread that waits for somebody who is lost, as engines do while they connect, holds up the end no longer than this.
+const LAST_THREADS: Duration = Duration::from_secs(1);
 
 /// What is logged unless `LAVIDA_LOG` says otherwise. ractor_cluster warns of every connection that ends; ours says it once.
 const LOG: &str = "warn,lavida_cluster=info,ractor_cluster=error";
@@ -40,7 +43,7 @@ fn run(command: Command) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
-    runtime.block_on(async {
+    let ended = runtime.block_on(async {
         match command {
             Command::Demo(args) => Box::pin(commands::demo::run(args)).await,
             Command::Train(args) => commands::train::run(args).await,
@@ -53,7 +56,9 @@ fn run(command: Command) -> anyhow::Result<()> {
             Command::Bench(args) => commands::bench::run(&args),
             Command::Cluster(args) => commands::cluster::run(&args),
         }
-    })
+    });
+    runtime.shutdown_timeout(LAST_THREADS);
+    ended
 }
 
 fn exit_code(error: &anyhow::Error) -> u8 {

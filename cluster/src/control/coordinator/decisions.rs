@@ -28,6 +28,7 @@ impl Coordinator {
                     && self.read_asked.is_none_or(|asked| now >= asked + RETRY);
                 if asking {
                     self.read_asked = Some(now);
+                    self.reading_since.get_or_insert(now);
                     self.actions.push(Action::ReadLedger);
                 }
             }
@@ -78,7 +79,22 @@ impl Coordinator {
             let index = self.remembered.next_index;
             self.actions.push(Action::Probe { index });
         }
+        self.watch_store(now);
         self.retry(now);
+    }
+
+    /// Ends the run when the store has not answered for as long as a world may stall.
+    fn watch_store(&mut self, now: Duration) {
+        let reading = matches!(self.phase, Phase::Reading);
+        let writes = [&self.append, &self.publish].into_iter().flatten();
+        let waits = writes.map(|pending| pending.since);
+        let waits = waits.chain([self.reading_since.filter(|_| reading)]);
+        let longest = waits.flatten().map(|since| now.saturating_sub(since)).max();
+        if longest > Some(self.settings.stall) {
+            (self.append, self.publish) = (None, None);
+            let seconds = self.settings.stall.as_secs();
+            self.end_run(Outcome::StoreLost { seconds }, now);
+        }
     }
 
     /// Fixes the last step once a stop was asked for: the largest lease, which all can reach and nobody has passed.
@@ -300,4 +316,79 @@ fn whole_checkpoint(reports: &[&Written], is_end: bool, every: u64) -> Option<Ve
     let n = parts.len();
     let names: BTreeSet<&str> = parts.iter().map(|part| part.name.as_str()).collect();
     (agree && due && names.len() == n && n == first.n_parts as usize).then_some(parts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::{CoordinatorId, Engine, RunId};
+
+    fn coordinator(stall: Duration) -> Coordinator {
+        Coordinator::new(CoordinatorSettings {
+            id: CoordinatorId(1),
+            run: RunId::default(),
+            job: Vec::new(),
+            engine: Engine::Local,
+            min_ranks: 1,
+            max_ranks: 1,
+            rank_divisor: 1,
+            patience: Duration::ZERO,
+            patience_after_loss: Duration::ZERO,
+            steps: 1,
+            checkpoint_every: 1,
+            ahead: 1,
+            stall,
+            max_restarts: 0,
+        })
+    }
+
+    /// When a coordinator gives up whose store answers what `answers` makes of what it was asked.
+    fn gives_up(answers: impl Fn(&Action) -> Option<Event>) -> Option<u64> {
+        let mut machine = coordinator(Duration::from_secs(30));
+        for second in 0..100 {
+            let now = Duration::from_secs(second);
+            let mut events = vec![Event::Tick];
+            while let Some(event) = events.pop() {
+                for action in machine.step(event, now) {
+                    if let Action::End(Outcome::StoreLost { seconds }) = action {
+                        assert_eq!(seconds, 30);
+                        return Some(second);
+                    }
+                    events.extend(answers(&action));
+                }
+            }
+        }
+        None
+    }
+
+    fn read(action: &Action) -> Option<Event> {
+        let (entries, published) = (Vec::new(), None);
+        matches!(action, Action::ReadLedger).then_some(Event::LedgerRead { entries, published })
+    }
+
+    #[test]
+    fn a_store_that_answers_nothing_is_given_up_after_the_time_of_a_stall() {
+        assert_eq!(gives_up(|_| None), Some(32));
+        assert_eq!(gives_up(read), Some(32));
+        let refuses = |action: &Action| match action {
+            Action::Append { index, .. } => Some(Event::Appended {
+                index: *index,
+                answer: Answer::Unavailable,
+            }),
+            other => read(other),
+        };
+        assert_eq!(gives_up(refuses), Some(32));
+    }
+
+    #[test]
+    fn a_store_that_answers_is_waited_with_for_workers() {
+        let works = |action: &Action| match action {
+            Action::Append { index, .. } => Some(Event::Appended {
+                index: *index,
+                answer: Answer::Done,
+            }),
+            other => read(other),
+        };
+        assert_eq!(gives_up(works), None);
+    }
 }

@@ -23,8 +23,9 @@
 //! | A checkpoint is committed when every rank wrote its parts and all agree what is whole | a rank that was lost half-way leaves garbage, never half a checkpoint |
 //! | What a member says of damage is looked at before it is believed | it may be the member's own trouble, and going back costs what everybody learned |
 //! | A run that is done is done once its last checkpoint was looked at | nobody goes on from it, so nobody else would find the damage |
+//! | A store that takes nothing for as long as a world may stall ends the run, and writes nothing about it | somebody has to see it, and whether the last write happened is for the next coordinator to read |
 //! | A request to stop makes the largest lease the end of the run | all ranks can reach it and none is past it |
-//! | A coordinator that slept gives everybody a new lease | its own silence says nothing about the others |
+//! | A coordinator that slept gives everybody a new lease, and the store, too | its own silence says nothing about the others |
 //! | The restart budget counts losses since the last commit, in memory | progress earns it back; a coordinator started again by a person starts with a full one |
 
 mod arrivals;
@@ -206,6 +207,8 @@ struct Pending {
     not_before: Duration,
     /// Whether an answer is being waited for.
     in_flight: bool,
+    /// When it was first asked.
+    since: Option<Duration>,
 }
 
 /// Checkpoints that are being looked at.
@@ -231,6 +234,8 @@ pub struct Coordinator {
     /// The newest generation that said of damage and was heard.
     examined: Generation,
     read_asked: Option<Duration>,
+    /// When the ledger was first asked for.
+    reading_since: Option<Duration>,
     probed: Duration,
     rendezvous: Rendezvous,
     restarts: u32,
@@ -260,6 +265,7 @@ impl Coordinator {
             examine: None,
             examined: Generation::default(),
             read_asked: None,
+            reading_since: None,
             probed: Duration::ZERO,
             rendezvous: Rendezvous::default(),
             restarts: 0,
@@ -317,6 +323,10 @@ impl Coordinator {
             for known in self.members.values_mut() {
                 known.last_heard = now;
             }
+            for pending in [&mut self.append, &mut self.publish].into_iter().flatten() {
+                pending.since = Some(now);
+            }
+            self.reading_since = Some(now);
         }
         self.last_call = Some(now);
         match event {
@@ -357,6 +367,7 @@ impl Pending {
             entry,
             not_before: Duration::ZERO,
             in_flight: false,
+            since: None,
         }
     }
 }

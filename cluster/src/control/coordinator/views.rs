@@ -11,6 +11,7 @@ impl Coordinator {
         if let Some(pending) = self.append.as_mut().filter(|pending| due(pending)) {
             pending.in_flight = true;
             pending.not_before = now + RETRY;
+            pending.since.get_or_insert(now);
             self.actions.push(Action::Append {
                 index: self.remembered.next_index,
                 entry: pending.entry.clone(),
@@ -19,6 +20,7 @@ impl Coordinator {
         if let Some(pending) = self.publish.as_mut().filter(|pending| due(pending)) {
             pending.in_flight = true;
             pending.not_before = now + RETRY;
+            pending.since.get_or_insert(now);
             self.actions.push(Action::Publish(pending.entry.clone()));
         }
         let asks = matches!(self.phase, Phase::Gathering(_));

@@ -1,4 +1,4 @@
-//! Last stage: commits snapshots while training goes on.
+//! Last stage: commits snapshots while training goes on, each after the log of the steps before it.
 
 use std::sync::Arc;
 
@@ -6,12 +6,19 @@ use lavida_train::checkpoint::Snapshot;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use super::trainer;
-use crate::worker::Committer;
+use crate::{telemetry::LogFiles, worker::Committer};
 
 /// What the checkpointer understands.
 pub enum Msg {
     /// Commit this, then say so.
-    Commit(Box<Snapshot>, ActorRef<trainer::Msg>),
+    Commit {
+        /// What.
+        snapshot: Box<Snapshot>,
+        /// The log up to there.
+        log: LogFiles,
+        /// Whom to tell.
+        trainer: ActorRef<trainer::Msg>,
+    },
 }
 
 /// Commits the run's checkpoints.
@@ -32,11 +39,15 @@ impl Actor for Checkpointer {
     async fn handle(
         &self,
         _: ActorRef<Msg>,
-        Msg::Commit(snapshot, trainer): Msg,
+        Msg::Commit {
+            snapshot,
+            log,
+            trainer,
+        }: Msg,
         (): &mut (),
     ) -> Result<(), ActorProcessingErr> {
         let step = snapshot.state.step;
-        self.committer.commit(*snapshot).await?;
+        self.committer.commit(*snapshot, log).await?;
         trainer.cast(trainer::Msg::Committed(step))?;
         Ok(())
     }

@@ -194,9 +194,6 @@ impl Actor for Trainer {
                 let saving = saving.ok_or("a commit that nobody waits for")?;
                 let save = self.clock.monotonic() - saving.since;
                 state.save = Some(save);
-                if let Some(log) = &mut state.log {
-                    log.flush().await?;
-                }
                 state.progress.line(&format!(
                     "checkpoint of step {step} committed: saved in {:.2} s, training was held for {:.3} s",
                     save.as_secs_f64(),
@@ -241,7 +238,15 @@ impl Trainer {
                     since: now,
                     stall: state.checkpointing.total,
                 });
-                let commit = checkpointer::Msg::Commit(snapshot, myself.clone());
+                let commit = checkpointer::Msg::Commit {
+                    snapshot,
+                    log: state
+                        .log
+                        .as_ref()
+                        .map(MetricsLog::files)
+                        .unwrap_or_default(),
+                    trainer: myself.clone(),
+                };
                 let checkpointer = self.checkpointer.as_ref();
                 checkpointer
                     .ok_or("a snapshot that nobody commits")?

@@ -1,7 +1,7 @@
 //! What a run says about itself: `metrics.jsonl`, TensorBoard events, a progress bar or lines.
 //!
 //! A local run appends to its files step by step. In an object store, which cannot append, the files
-//! are written whole at every checkpoint and at the end. Resuming drops the rows after the step that
+//! are written whole before every checkpoint, the last of which is at the end. Resuming drops the rows after the step that
 //! is resumed from, so that each step has one row.
 
 pub mod events;
@@ -22,6 +22,23 @@ use crate::clock::Clock;
 
 const METRICS: &str = "metrics.jsonl";
 
+/// Files of a log as they were when a checkpoint was taken, for a store that cannot append; none for one that can.
+#[derive(Clone, Debug, Default)]
+pub struct LogFiles(Vec<(Store, String, Bytes)>);
+
+impl LogFiles {
+    /// Brings them to the store.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when it does not take them.
+    pub async fn put(&self) -> Result<()> {
+        for (store, key, bytes) in &self.0 {
+            store.put(key, bytes.clone()).await?;
+        }
+        Ok(())
+    }
+}
+
 /// Writes the records of a run.
 pub struct MetricsLog {
     clock: Arc<dyn Clock>,
@@ -38,7 +55,7 @@ impl MetricsLog {
         let earlier = run.try_get(METRICS).await?.unwrap_or_default();
         let metrics = keep_until(&run.full(METRICS), &earlier, resumed_step)?;
         let events_key = format!("events.out.tfevents.{resumed_step:010}.lavida");
-        let mut log = Self {
+        let log = Self {
             events: events::header(clock.wall().as_secs_f64()),
             store: run.clone(),
             events_key,
@@ -46,15 +63,15 @@ impl MetricsLog {
             local: None,
             clock,
         };
-        log.flush().await?;
-        log.local = match run.local_path() {
+        log.files().put().await?;
+        let local = match run.local_path() {
             None => None,
             Some(folder) => Some((
                 append_to(&folder.join(METRICS))?,
                 append_to(&folder.join(&log.events_key))?,
             )),
         };
-        Ok(log)
+        Ok(Self { local, ..log })
     }
 
     /// Logs one step.
@@ -94,15 +111,17 @@ impl MetricsLog {
         Ok(())
     }
 
-    /// Brings what was logged to a store that cannot append; nothing to do for a local run.
-    pub async fn flush(&mut self) -> Result<()> {
-        if self.local.is_none() {
-            let metrics = Bytes::copy_from_slice(&self.metrics);
-            self.store.put(METRICS, metrics).await?;
-            let events = Bytes::copy_from_slice(&self.events);
-            self.store.put(&self.events_key, events).await?;
+    /// What was logged so far.
+    pub fn files(&self) -> LogFiles {
+        if self.local.is_some() {
+            return LogFiles::default();
         }
-        Ok(())
+        let file = |key: &str, bytes: &[u8]| {
+            let bytes = Bytes::copy_from_slice(bytes);
+            (self.store.clone(), key.to_owned(), bytes)
+        };
+        let metrics = file(METRICS, &self.metrics);
+        LogFiles(vec![metrics, file(&self.events_key, &self.events)])
     }
 }
 

@@ -160,6 +160,10 @@ fn report(outcome: &Outcome, steps: u64, out: &str) -> anyhow::Result<()> {
         Outcome::NoneWhole { found } => {
             return Err(Error::corrupt(out, "a checkpoint that is whole", found).into());
         }
+        Outcome::StoreLost { .. } => {
+            let (what, reason) = (out.to_owned(), outcome.to_string());
+            return Err(Error::Unavailable { what, reason }.into());
+        }
         outcome => anyhow::bail!("{out}: {outcome}"),
     }
     Ok(())
