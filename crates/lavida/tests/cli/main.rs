@@ -8,8 +8,6 @@ mod cluster;
 mod exporting;
 mod import_refused;
 mod importing;
-#[cfg(unix)]
-mod led;
 mod reading;
 mod resuming;
 mod scores;

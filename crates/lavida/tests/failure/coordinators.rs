@@ -1,0 +1,67 @@
+//! Coordinators that are killed, stopped, woken up, or replaced.
+
+use crate::{
+    led::{Led, SILENCE, all_end},
+    processes::told,
+    support::World,
+};
+
+#[test]
+fn a_run_whose_coordinator_is_killed_goes_on_under_the_next_and_ends_the_same() {
+    let world = World::new();
+    let whole = Led::undisturbed(&world);
+    let led = Led::new(&world, "led");
+    let mut leads = led.coordinator(0);
+    let mut workers = led.workers(&mut leads);
+    led.commits(2);
+    leads.process.kill();
+    let mut leads = led.coordinator(leads.port());
+    all_end(&mut workers);
+    leads.process.ends_with(0);
+    assert_eq!(led.check(), whole);
+}
+
+#[test]
+fn a_run_whose_coordinator_hangs_goes_on_when_it_wakes_up_and_ends_the_same() {
+    let world = World::new();
+    let whole = Led::undisturbed(&world);
+    let led = Led::new(&world, "hung");
+    let mut leads = led.coordinator(0);
+    let mut workers = led.workers(&mut leads);
+    led.commits(2);
+    let at = leads.process.stop();
+    for worker in &mut workers {
+        let noticed = worker.says_after(at, "the coordinator is silent");
+        told("a hung coordinator, noticed after", noticed - at, SILENCE);
+    }
+    leads.process.wake();
+    all_end(&mut workers);
+    leads.process.ends_with(0);
+    assert_eq!(led.check(), whole);
+}
+
+#[test]
+fn a_coordinator_that_wakes_up_after_another_took_over_commits_nothing_and_says_that_it_is_fenced()
+{
+    let world = World::new();
+    let whole = Led::undisturbed(&world);
+    let mut led = Led::new(&world, "replaced");
+    led.more = vec!["cluster.stall_s=20"];
+    let mut old = led.coordinator(0);
+    let mut of_the_old = led.workers(&mut old);
+    led.commits(2);
+    old.process.stop();
+    let mut new = led.coordinator(0);
+    all_end(&mut led.workers(&mut new));
+    new.process.ends_with(0);
+    assert_eq!(led.check(), whole);
+
+    old.process.wake();
+    old.process.ends_with(5);
+    assert!(old.process.has_said("fenced"), "{}", old.process.said());
+    for worker in &mut of_the_old {
+        worker.ends_with(4); // nobody leads it any more
+        assert!(worker.has_said("no word for 20 s"), "{}", worker.said());
+    }
+    assert_eq!(led.check(), whole);
+}

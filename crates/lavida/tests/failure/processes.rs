@@ -1,0 +1,186 @@
+//! Processes that are started, watched, stopped and killed, and what they say, each line with the time at which it was heard.
+
+use std::{
+    io::{BufRead, BufReader},
+    process::{Child, Command, Stdio},
+    sync::{Arc, Mutex},
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+/// How long anything is waited for. What is slow here is the machine: claims about time are asked for where they are made.
+const PATIENCE: Duration = Duration::from_secs(180);
+const GLANCE: Duration = Duration::from_millis(5);
+
+/// A line on standard error.
+#[derive(Clone)]
+struct Line {
+    heard: Instant,
+    text: String,
+}
+
+/// A process that ends with its test.
+pub struct Process {
+    child: Child,
+    started: Instant,
+    lines: Arc<Mutex<Vec<Line>>>,
+    listens: JoinHandle<()>,
+}
+
+impl Process {
+    pub fn start(mut command: Command) -> Self {
+        let started = Instant::now();
+        let mut child = command
+            .env_remove("LAVIDA_LOG")
+            .stdin(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let said = BufReader::new(child.stderr.take().unwrap()).lines();
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        let heard = lines.clone();
+        let listens = std::thread::spawn(move || {
+            for text in said.map_while(Result::ok) {
+                let heard_at = Instant::now();
+                heard.lock().unwrap().push(Line {
+                    heard: heard_at,
+                    text,
+                });
+            }
+        });
+        Self {
+            child,
+            started,
+            lines,
+            listens,
+        }
+    }
+
+    /// All it said so far.
+    pub fn said(&self) -> String {
+        let lines = self.lines.lock().unwrap();
+        lines.iter().map(|line| line.text.clone() + "\n").collect()
+    }
+
+    pub fn has_said(&self, words: &str) -> bool {
+        self.said().contains(words)
+    }
+
+    /// How many of its lines have these words.
+    pub fn times_said(&self, words: &str) -> usize {
+        self.said()
+            .lines()
+            .filter(|line| line.contains(words))
+            .count()
+    }
+
+    /// Waits for a line with these words, and says when it was heard.
+    #[track_caller]
+    pub fn says(&mut self, words: &str) -> Instant {
+        self.says_after(self.started, words)
+    }
+
+    /// Waits for a line with these words that is heard after `since`.
+    #[track_caller]
+    pub fn says_after(&mut self, since: Instant, words: &str) -> Instant {
+        let find = |process: &Self| {
+            let lines = process.lines.lock().unwrap();
+            let mut later = lines.iter().filter(|line| line.heard >= since);
+            later
+                .find(|line| line.text.contains(words))
+                .map(|l| l.heard)
+        };
+        let begun = Instant::now();
+        loop {
+            let silent = self.listens.is_finished(); // asked first: it may say it just before
+            if let Some(heard) = find(self) {
+                return heard;
+            }
+            assert!(
+                begun.elapsed() < PATIENCE && !silent,
+                "waited for {words:?}: {}",
+                self.said()
+            );
+            std::thread::sleep(GLANCE);
+        }
+    }
+
+    /// Fails unless it ends with this exit code. All that it said is heard then.
+    #[track_caller]
+    pub fn ends_with(&mut self, code: i32) {
+        let ended = until("the end of a process", || self.child.try_wait().unwrap());
+        until("its last words", || {
+            self.listens.is_finished().then_some(())
+        });
+        assert_eq!(ended.code(), Some(code), "{}", self.said());
+    }
+
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// `kill -9`; says when.
+    pub fn kill(&mut self) -> Instant {
+        let at = Instant::now();
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        at
+    }
+
+    /// SIGSTOP; says when.
+    pub fn stop(&self) -> Instant {
+        self.signal("-STOP")
+    }
+
+    /// SIGCONT; says when.
+    pub fn wake(&self) -> Instant {
+        self.signal("-CONT")
+    }
+
+    fn signal(&self, name: &str) -> Instant {
+        let at = Instant::now();
+        run("kill", &[name, &self.id().to_string()]).unwrap();
+        at
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill(); // it may have ended
+        let _ = self.child.wait();
+    }
+}
+
+/// Waits until `find` finds something.
+#[track_caller]
+pub fn until<T>(what: &str, mut find: impl FnMut() -> Option<T>) -> T {
+    let begun = Instant::now();
+    loop {
+        if let Some(found) = find() {
+            return found;
+        }
+        assert!(begun.elapsed() < PATIENCE, "{what} does not come");
+        std::thread::sleep(GLANCE);
+    }
+}
+
+/// Runs a tool of the system to its end.
+pub fn run(program: &str, args: &[&str]) -> Result<(), String> {
+    let ran = Command::new(program).args(args).output();
+    let failed = |why: String| Err(format!("{program} {}: {why}", args.join(" ")));
+    match ran {
+        Ok(output) if output.status.success() => Ok(()),
+        Ok(output) => failed(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
+        Err(error) => failed(error.to_string()),
+    }
+}
+
+/// A duration as the log of a test shows it.
+pub fn told(what: &str, took: Duration, at_most: Duration) {
+    println!("{what}: {:.0} ms", took.as_secs_f64() * 1e3);
+    assert!(took < at_most, "{what}: {took:?}, at most {at_most:?}");
+}
