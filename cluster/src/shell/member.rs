@@ -205,9 +205,10 @@ impl Shell {
             };
             self.dialled().await?;
             let Some(event) = event else { continue };
-            let (leaving, ticked) = (event == MemberEvent::Leave, event == MemberEvent::Tick);
+            let leaving = event == MemberEvent::Leave;
+            let told = matches!(event, MemberEvent::Message(_) | MemberEvent::Disconnected);
             for action in self.machine.step(event, self.began.elapsed()) {
-                if ticked && matches!(action, MemberAction::Abort { .. }) {
+                if !told && matches!(action, MemberAction::Abort { .. }) {
                     self.complain("the coordinator is silent".to_owned());
                 }
                 let last = matches!(action, MemberAction::End(_) | MemberAction::Refused(_));

@@ -558,7 +558,8 @@ impl Bucket {
                 false => old,
             };
             let (start, end) = (slot.range.start.max(own.start), slot.range.end.min(own.end));
-            (start < end).then(|| from.clone().slice([start - own.start..end - own.start]))
+            let within = start.saturating_sub(own.start)..end.saturating_sub(own.start);
+            (start < end).then(|| from.clone().slice([within]))
         });
         let parts: Vec<_> = parts.collect();
         match parts.is_empty() {

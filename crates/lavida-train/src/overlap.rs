@@ -27,6 +27,7 @@ use crate::{
 };
 
 /// What a microbatch tells of its backward.
+#[expect(clippy::large_enum_variant, reason = "nearly all are gradients")]
 pub(crate) enum News {
     /// The whole gradient of a parameter, end to end, f32.
     Gradient {

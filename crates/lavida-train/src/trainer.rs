@@ -284,7 +284,8 @@ impl Trainer {
             }
             _ => {
                 let batches = batches.iter().enumerate();
-                let results = batches.map(|(i, batch)| self.microbatch(self.model(), batch, lane(i)));
+                let results =
+                    batches.map(|(i, batch)| self.microbatch(self.model(), batch, lane(i)));
                 results.collect()
             }
         }

@@ -98,7 +98,7 @@ impl Library {
             // SAFETY: NCCL's initialisers have no conditions.
             match unsafe { libloading::Library::new(name) } {
                 Ok(library) => return Self::of(library),
-                Err(error) => reasons.push(error.to_string()),
+                Err(error) => reasons.push(reason(&error)),
             }
         }
         Err(format!(
@@ -119,9 +119,10 @@ impl Library {
         ) -> Result<F, String> {
             // SAFETY: the caller's promise.
             let function = unsafe { library.get::<F>(name) };
-            let function =
-                function.map_err(|e| format!("NCCL lacks {name} ({e}): install 2.14 or newer"))?;
-            Ok(*function)
+            function.map(|function| *function).map_err(|error| {
+                let reason = reason(&error);
+                format!("NCCL lacks {name} ({reason}): install 2.14 or newer")
+            })
         }
         // SAFETY: each type is the one in nccl.h, and the functions are kept beside the library.
         let (loaded, version) = unsafe {
@@ -189,6 +190,12 @@ impl Library {
             }
         })
     }
+}
+
+/// The loader's words.
+fn reason(error: &libloading::Error) -> String {
+    let source = std::error::Error::source(error);
+    source.map_or_else(|| error.to_string(), ToString::to_string)
 }
 
 fn text(words: *const c_char) -> String {

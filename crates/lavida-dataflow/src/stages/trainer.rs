@@ -58,7 +58,7 @@ pub struct Outcome {
     /// Whether it ended before the last step because it was asked to.
     pub stopped: bool,
     /// The last step's record, if a step was made.
-    pub last: Option<StepRecord>,
+    pub last: Option<Box<StepRecord>>,
 }
 
 /// Settings of the stage.
@@ -363,7 +363,7 @@ impl Trainer {
         let outcome = Outcome {
             step: state.step,
             stopped: state.step < self.n_steps,
-            last: state.last.clone(),
+            last: state.last.clone().map(Box::new),
         };
         let _ = self.outcome.send(outcome); // nobody waiting any more is fine
         myself.stop(None);

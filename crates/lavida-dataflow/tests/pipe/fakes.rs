@@ -22,7 +22,7 @@ use lavida_dataflow::{
     parts::{ClipSource, Drawer, Learner, PlacedClip},
     pipeline::Pipeline,
     stages::trainer::Outcome,
-    telemetry::{MetricsLog, progress::Progress},
+    telemetry::{LogFiles, MetricsLog, progress::Progress},
     worker::{Committer, Orders, Slice, StoreCommitter},
 };
 use lavida_store::Store;
@@ -265,8 +265,9 @@ impl HeldCommits {
 }
 
 impl Committer for HeldCommits {
-    fn commit(&self, snapshot: Snapshot) -> BoxFuture<'_, Result<()>> {
+    fn commit(&self, snapshot: Snapshot, log: LogFiles) -> BoxFuture<'_, Result<()>> {
         async move {
+            log.put().await?;
             let under_way = self.under_way.fetch_add(1, Ordering::SeqCst) + 1;
             self.most_at_once.fetch_max(under_way, Ordering::SeqCst);
             self.begun.send(snapshot.state.step).unwrap();

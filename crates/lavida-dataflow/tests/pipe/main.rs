@@ -227,7 +227,10 @@ async fn training_goes_on_beside_one_save_and_its_end_waits_for_the_last() {
     let saves = records.iter().map(|r| r.checkpoint_save_seconds.is_some());
     assert_eq!(saves.collect::<Vec<_>>(), [false, false, true]);
     for record in records {
-        assert!(record.times.checkpoint_seconds < record.seconds, "{record:?}");
+        assert!(
+            record.times.checkpoint_seconds < record.seconds,
+            "{record:?}"
+        );
     }
 }
 
