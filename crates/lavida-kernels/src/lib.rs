@@ -17,3 +17,4 @@ pub mod softmax;
 #[cfg(test)]
 mod testing;
 pub mod watch;
+mod wide;
