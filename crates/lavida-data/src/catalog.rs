@@ -2,27 +2,48 @@
 //!
 //! The catalog is what the sample order numbers and what the exposure sampler draws distractors
 //! from: ids, texts, categories and where each clip lies. It is read once from the metadata columns;
-//! [`Catalog::read`] then fetches single clips through a cache of row groups.
+//! [`Catalog::read`] then fetches single clips, each with its row group, which is held for a while.
+//! Who knows what it will read is served better by a [`crate::read_ahead::ReadAhead`].
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::Arc;
 
 use futures::stream::{self, StreamExt, TryStreamExt};
 use lavida_store::Store;
 use serde::{Deserialize, Serialize};
 
-use crate::cache::RowGroupCache;
 use crate::clip::Clip;
 use crate::dataset::{ClipMeta, Dataset, DatasetHeader, Purpose};
+use crate::disk_cache::DiskCache;
+use crate::row_groups::{RowGroups, RowKey};
 pub use crate::schema::ObjectMeta;
 use crate::seed::SeedId;
 use crate::{Error, Result};
 
-/// Bytes of decoded row groups kept when nothing else is said: a few dozen of the largest.
-pub const DEFAULT_CACHE_BYTES: u64 = 512 << 20;
+/// Bytes of clips held when nothing else is said: half a shuffle window of pictures of a quarter MiB.
+pub const DEFAULT_MEMORY_BYTES: u64 = 1 << 30;
 
-/// Requests for metadata on their way at once.
-const N_REQUESTS: usize = 8;
+/// Datasets that are opened at once.
+const N_OPENED: usize = 8;
+
+/// Where clips are kept that may be read again.
+#[derive(Clone)]
+pub struct Caching {
+    /// Bytes of encoded clips held in memory by this process.
+    pub memory_bytes: u64,
+    /// The folder of this machine for what was fetched from a bucket; without one it is fetched again when needed again.
+    pub disk: Option<Arc<DiskCache>>,
+}
+
+impl Default for Caching {
+    fn default() -> Self {
+        Self {
+            memory_bytes: DEFAULT_MEMORY_BYTES,
+            disk: None,
+        }
+    }
+}
 
 /// A dataset to read and its share of the samples.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -102,13 +123,16 @@ pub struct Catalog {
     datasets: Vec<CatalogDataset>,
     entries: Vec<SampleEntry>,
     clips: Vec<Source>,
-    cache: RowGroupCache,
+    row_groups: RowGroups,
 }
 
 enum Source {
     Stored(Dataset),
-    Memory(Vec<Clip>),
+    Memory(Vec<Arc<Clip>>),
 }
+
+/// Where a clip stands in its shards: shard, row group, row.
+type Place = (usize, usize, usize);
 
 impl Catalog {
     /// Reads the manifests and the metadata of all sources.
@@ -118,7 +142,7 @@ impl Catalog {
     /// [`Error::Invalid`] without a source, for a source of another purpose (labels of a benchmark
     /// never reach training) or weights that are not shares; otherwise as [`Dataset::open`].
     pub async fn open(sources: &[DataSource], purpose: Purpose) -> Result<Self> {
-        Self::open_with_cache(sources, purpose, DEFAULT_CACHE_BYTES).await
+        Self::open_with(sources, purpose, Caching::default()).await
     }
 
     /// Mixes the datasets by `weights`, by name, instead of in proportion to their samples.
@@ -144,30 +168,23 @@ impl Catalog {
         Ok(self)
     }
 
-    /// [`Self::open`] with room for `cache_bytes` of decoded row groups.
-    pub async fn open_with_cache(
+    /// [`Self::open`], keeping clips as `caching` says.
+    pub async fn open_with(
         sources: &[DataSource],
         purpose: Purpose,
-        cache_bytes: u64,
+        caching: Caching,
     ) -> Result<Self> {
-        let mut catalog = Self::empty(cache_bytes);
-        for source in sources {
-            let store = Store::open(&source.uri)?;
-            let dataset = Dataset::open(&store).await?;
+        let mut catalog = Self::empty(caching.memory_bytes);
+        let opened: Vec<(Dataset, Vec<ClipMeta>)> = stream::iter(sources)
+            .map(|source| open_one(source, purpose, caching.disk.clone()))
+            .buffered(N_OPENED)
+            .try_collect()
+            .await?;
+        for ((dataset, metas), source) in opened.into_iter().zip(sources) {
             let header = dataset.manifest().header.clone();
-            if header.purpose != purpose {
-                return Err(Error::invalid(
-                    store.uri(),
-                    format!("a dataset for {purpose}"),
-                    format!(
-                        "one for {}: labels of a benchmark never reach training",
-                        header.purpose
-                    ),
-                ));
-            }
-            let metas = read_metas(&dataset).await?;
             let hash = dataset.manifest().hash();
-            catalog.add(header, hash, source.weight, metas);
+            let places: Vec<Place> = places(&dataset).collect();
+            catalog.add(header, hash, source.weight, places.into_iter().zip(metas));
             catalog.clips.push(Source::Stored(dataset));
         }
         catalog.check()?;
@@ -194,8 +211,9 @@ impl Catalog {
             }
             let hash = *hasher.finalize().as_bytes();
             let metas = clips.iter().map(ClipMeta::of).enumerate();
-            let metas = metas.map(|(row, meta)| (0, 0, row, meta)).collect();
+            let metas = metas.map(|(row, meta)| ((0, 0, row), meta));
             catalog.add(header, hash, weight, metas);
+            let clips = clips.into_iter().map(Arc::new).collect();
             catalog.clips.push(Source::Memory(clips));
         }
         catalog.check()?;
@@ -253,30 +271,62 @@ impl Catalog {
         *hasher.finalize().as_bytes()
     }
 
+    /// Samples of each row group of a dataset, in order. A dataset in memory is one row group.
+    pub fn group_lengths(&self, dataset_idx: usize) -> Vec<usize> {
+        let samples = self.datasets[dataset_idx].samples.clone();
+        self.entries[samples]
+            .chunk_by(|a, b| (a.shard, a.row_group) == (b.shard, b.row_group))
+            .map(<[SampleEntry]>::len)
+            .collect()
+    }
+
     /// The clip of sample `index`, with its frames and masks.
     ///
     /// # Errors
     ///
     /// As [`Dataset::read_row_group`].
-    pub async fn read(&self, index: usize) -> Result<Clip> {
+    pub async fn read(&self, index: usize) -> Result<Arc<Clip>> {
         let entry = &self.entries[index];
         match &self.clips[entry.dataset_idx] {
             Source::Memory(clips) => Ok(clips[entry.row].clone()),
             Source::Stored(dataset) => {
-                let key = (entry.dataset_idx, entry.shard, entry.row_group);
                 let fetch = || dataset.read_row_group(entry.shard, entry.row_group);
-                let clips = self.cache.get(key, fetch).await?;
-                Ok(clips[entry.row].clone())
+                self.row_groups.get(entry.row_key(), fetch).await
             }
         }
     }
 
-    fn empty(cache_bytes: u64) -> Self {
+    /// Row groups that were read so far, from a store or the cache on disk.
+    pub fn n_row_groups_read(&self) -> u64 {
+        self.row_groups.n_fetched()
+    }
+
+    /// What is held of the datasets.
+    pub(crate) fn row_groups(&self) -> &RowGroups {
+        &self.row_groups
+    }
+
+    /// The row that is sample `index`, and the bytes of its row group; `None` for a dataset in memory.
+    pub(crate) fn row(&self, index: usize) -> Option<(RowKey, u64)> {
+        let entry = &self.entries[index];
+        match &self.clips[entry.dataset_idx] {
+            Source::Memory(_) => None,
+            Source::Stored(dataset) => {
+                let shard = &dataset.manifest().shards[entry.shard];
+                Some((
+                    entry.row_key(),
+                    shard.row_groups[entry.row_group].data.bytes,
+                ))
+            }
+        }
+    }
+
+    fn empty(memory_bytes: u64) -> Self {
         Self {
             datasets: Vec::new(),
             entries: Vec::new(),
             clips: Vec::new(),
-            cache: RowGroupCache::new(cache_bytes),
+            row_groups: RowGroups::new(memory_bytes),
         }
     }
 
@@ -285,13 +335,11 @@ impl Catalog {
         header: DatasetHeader,
         hash: [u8; 32],
         weight: Option<f64>,
-        metas: Vec<(usize, usize, usize, ClipMeta)>,
+        metas: impl Iterator<Item = (Place, ClipMeta)>,
     ) {
         let dataset_idx = self.datasets.len();
         let begin = self.entries.len();
-        let entries = metas
-            .into_iter()
-            .map(|(shard, row_group, row, meta)| entry(dataset_idx, shard, row_group, row, meta));
+        let entries = metas.map(|(place, meta)| entry(dataset_idx, place, meta));
         self.entries.extend(entries);
         self.datasets.push(CatalogDataset {
             header,
@@ -338,26 +386,43 @@ impl Catalog {
     }
 }
 
-async fn read_metas(dataset: &Dataset) -> Result<Vec<(usize, usize, usize, ClipMeta)>> {
-    let groups: Vec<Vec<(usize, usize, usize, ClipMeta)>> = stream::iter(dataset.row_groups())
-        .map(|(shard, group)| async move {
-            let metas = dataset.read_metas(shard, group).await?;
-            let rows = metas.into_iter().enumerate();
-            Ok::<_, Error>(rows.map(|(row, meta)| (shard, group, row, meta)).collect())
-        })
-        .buffered(N_REQUESTS)
-        .try_collect()
-        .await?;
-    Ok(groups.into_iter().flatten().collect())
+impl SampleEntry {
+    fn row_key(&self) -> RowKey {
+        ((self.dataset_idx, self.shard, self.row_group), self.row)
+    }
 }
 
-fn entry(
-    dataset_idx: usize,
-    shard: usize,
-    row_group: usize,
-    row: usize,
-    meta: ClipMeta,
-) -> SampleEntry {
+async fn open_one(
+    source: &DataSource,
+    purpose: Purpose,
+    disk: Option<Arc<DiskCache>>,
+) -> Result<(Dataset, Vec<ClipMeta>)> {
+    let store = Store::open(&source.uri)?;
+    let dataset = Dataset::open(&store).await?.cached_in(disk);
+    let found = dataset.manifest().header.purpose;
+    if found != purpose {
+        return Err(Error::invalid(
+            store.uri(),
+            format!("a dataset for {purpose}"),
+            format!("one for {found}: labels of a benchmark never reach training"),
+        ));
+    }
+    let metas = dataset.read_all_metas().await?;
+    Ok((dataset, metas))
+}
+
+/// Where the clips of a dataset stand, in their order.
+fn places(dataset: &Dataset) -> impl Iterator<Item = Place> {
+    let shards = dataset.manifest().shards.iter().enumerate();
+    shards.flat_map(|(shard_idx, shard)| {
+        let groups = shard.row_groups.iter().enumerate();
+        groups.flat_map(move |(group_idx, group)| {
+            (0..group.rows as usize).map(move |row| (shard_idx, group_idx, row))
+        })
+    })
+}
+
+fn entry(dataset_idx: usize, (shard, row_group, row): Place, meta: ClipMeta) -> SampleEntry {
     let mut descriptions: Vec<String> = Vec::new();
     for text in meta.objects.iter().flat_map(|object| &object.descriptions) {
         if !descriptions.contains(text) {

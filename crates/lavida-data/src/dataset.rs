@@ -13,13 +13,17 @@ use lavida_store::{Store, manifest};
 use tokio::sync::OnceCell;
 
 use crate::clip::Clip;
+use crate::disk_cache::DiskCache;
 pub use crate::manifest::{
-    CategorySource, DatasetHeader, DatasetManifest, MANIFEST_KEY, Part, Positives, Purpose,
-    RowGroupEntry, ShardEntry,
+    CategorySource, DatasetHeader, DatasetManifest, MANIFEST_KEY, MetadataEntry, Part, Positives,
+    Purpose, RowGroupEntry, ShardEntry,
 };
-use crate::parquet_file::Footer;
+use crate::parquet_file::{Footer, decode_metadata};
 pub use crate::schema::{ClipMeta, ObjectMeta};
 use crate::{Error, Result};
+
+/// Requests for metadata on their way at once.
+const N_REQUESTS: usize = 8;
 
 /// A committed dataset, open for reading. Cloning is cheap.
 #[derive(Clone)]
@@ -27,6 +31,7 @@ pub struct Dataset {
     store: Store,
     manifest: Arc<DatasetManifest>,
     footers: Arc<[OnceCell<Footer>]>,
+    cache: Option<Arc<DiskCache>>,
 }
 
 /// What [`Dataset::verify`] went through.
@@ -66,6 +71,12 @@ impl Dataset {
         Ok(Self::new(store, manifest))
     }
 
+    /// The same, keeping what is read in `cache`. What lies in a folder is read where it is.
+    pub fn cached_in(mut self, cache: Option<Arc<DiskCache>>) -> Self {
+        self.cache = cache.filter(|_| self.store.local_path().is_none());
+        self
+    }
+
     /// The finished shards of a build that has no manifest yet.
     pub(crate) fn unfinished(
         store: &Store,
@@ -79,6 +90,7 @@ impl Dataset {
             objects: 0,
             bytes: shards.iter().map(|shard| shard.bytes).sum(),
             skipped: BTreeMap::new(),
+            metadata: None,
             shards,
         };
         Self::new(store, manifest)
@@ -90,6 +102,7 @@ impl Dataset {
             store: store.clone(),
             manifest: Arc::new(manifest),
             footers,
+            cache: None,
         }
     }
 
@@ -112,25 +125,56 @@ impl Dataset {
     pub async fn read_row_group(&self, shard_idx: usize, group_idx: usize) -> Result<Vec<Clip>> {
         let group = &self.manifest.shards[shard_idx].row_groups[group_idx];
         let what = self.name_group(shard_idx, group_idx);
-        let footer = self.footer(shard_idx).await?.clone();
-        let part = group.data.clone();
-        let bytes = self.fetch(shard_idx, part.range()).await?;
-        blocking(move || {
-            check_hash(&what, &part, &bytes)?;
-            footer.clips(&what, group_idx, part.offset, bytes)
-        })
-        .await
+        // Together: of a shard that is read for the first time both are on their way.
+        let (footer, bytes) = futures::try_join!(
+            self.footer(shard_idx),
+            self.part(&what, shard_idx, &group.data)
+        )?;
+        let (footer, offset) = (footer.clone(), group.data.offset);
+        blocking(move || footer.clips(&what, group_idx, offset, bytes)).await
     }
 
     /// The metadata of one row group; no image or mask is read.
     pub async fn read_metas(&self, shard_idx: usize, group_idx: usize) -> Result<Vec<ClipMeta>> {
-        let group = &self.manifest.shards[shard_idx].row_groups[group_idx];
+        let part = &self.manifest.shards[shard_idx].row_groups[group_idx].metadata;
         let what = self.name_group(shard_idx, group_idx);
-        let footer = self.footer(shard_idx).await?.clone();
-        let part = group.metadata.clone();
-        let bytes = self.fetch(shard_idx, part.range()).await?;
-        check_hash(&what, &part, &bytes)?;
+        let (footer, bytes) =
+            futures::try_join!(self.footer(shard_idx), self.part(&what, shard_idx, part))?;
         footer.metas(&what, group_idx, part.offset, bytes)
+    }
+
+    /// The metadata of all clips, in order. One request, or one for each row group where the dataset was built without.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::read_row_group`].
+    pub async fn read_all_metas(&self) -> Result<Vec<ClipMeta>> {
+        let Some(MetadataEntry { key, data }) = &self.manifest.metadata else {
+            let groups = stream::iter(self.row_groups())
+                .map(|(shard, group)| self.read_metas(shard, group))
+                .buffered(N_REQUESTS);
+            return Ok(groups
+                .try_collect::<Vec<_>>()
+                .await?
+                .into_iter()
+                .flatten()
+                .collect());
+        };
+        let what = self.store.full(key);
+        let bytes = self.whole(&what, key, data).await?;
+        let expected = self.manifest.samples;
+        blocking(move || {
+            let metas = decode_metadata(&what, bytes)?;
+            match metas.len() as u64 == expected {
+                true => Ok(metas),
+                false => Err(Error::corrupt(
+                    what,
+                    format!("{expected} clips"),
+                    metas.len(),
+                )),
+            }
+        })
+        .await
     }
 
     /// `(shard, row group)` of every row group, in order.
@@ -172,8 +216,9 @@ impl Dataset {
     /// [`Self::verify`], telling how many of the manifest's bytes are done after each row group.
     pub async fn verify_with(&self, mut progress: impl FnMut(u64) + Send) -> Result<VerifyReport> {
         let mut report = VerifyReport::default();
+        let mut metas = self.read_all_metas().await?.into_iter();
         for shard_idx in 0..self.manifest.shards.len() {
-            self.verify_shard(shard_idx, &mut report, &mut progress)
+            self.verify_shard(shard_idx, &mut metas, &mut report, &mut progress)
                 .await?;
         }
         let found = (report.samples, report.frames, report.objects);
@@ -193,12 +238,12 @@ impl Dataset {
             ));
         }
         for object in self.store.list("").await? {
-            let named = self
-                .manifest
-                .shards
-                .iter()
-                .any(|shard| shard.key == object.key);
-            if !named && object.key != MANIFEST_KEY {
+            let mut named = self.manifest.shards.iter().map(|shard| &shard.key);
+            let metadata = self.manifest.metadata.as_ref().map(|entry| &entry.key);
+            if !named.any(|key| *key == object.key)
+                && metadata != Some(&object.key)
+                && object.key != MANIFEST_KEY
+            {
                 report.leftovers.push(object.key);
             }
         }
@@ -208,6 +253,7 @@ impl Dataset {
     async fn verify_shard(
         &self,
         shard_idx: usize,
+        metas: &mut impl Iterator<Item = ClipMeta>,
         report: &mut VerifyReport,
         progress: &mut (impl FnMut(u64) + Send),
     ) -> Result<()> {
@@ -232,15 +278,25 @@ impl Dataset {
         for (group_idx, group) in shard.row_groups.iter().enumerate() {
             let name = self.name_group(shard_idx, group_idx);
             let bytes = self.fetch(shard_idx, group.data.range()).await?;
-            check_hash(&name, &group.data, &bytes)?;
-            check_hash(
-                &name,
-                &group.metadata,
-                &bytes[..group.metadata.bytes as usize],
-            )?;
+            group.data.check(&name, &bytes)?;
+            let metadata = &bytes[..group.metadata.bytes as usize];
+            group.metadata.check(&name, metadata)?;
             hasher.update(&bytes);
             for clip in footer.clips(&name, group_idx, group.data.offset, bytes)? {
                 self.verify_clip(&name, &clip)?;
+                if metas.next() != Some(ClipMeta::of(&clip)) {
+                    let expected = format!("the metadata that stands beside clip {}", clip.id);
+                    let key = self
+                        .manifest
+                        .metadata
+                        .as_ref()
+                        .map_or("", |entry| &entry.key);
+                    return Err(Error::corrupt(
+                        self.store.full(key),
+                        expected,
+                        "other metadata",
+                    ));
+                }
                 report.samples += 1;
                 report.frames += clip.frames.len() as u64;
                 report.objects += clip.objects.len() as u64;
@@ -278,20 +334,40 @@ impl Dataset {
         self.footers[shard_idx]
             .get_or_try_init(|| async {
                 let what = format!("{}, footer", self.store.full(&shard.key));
-                let bytes = self.fetch(shard_idx, shard.footer.range()).await?;
-                check_hash(&what, &shard.footer, &bytes)?;
+                let bytes = self.part(&what, shard_idx, &shard.footer).await?;
                 Footer::parse(&what, &bytes, shard)
             })
             .await
     }
 
-    /// A range of a shard. What the manifest names must be there, so absence is damage.
+    /// A part of a shard, whole; `what` names it in errors.
+    async fn part(&self, what: &str, shard_idx: usize, part: &Part) -> Result<Bytes> {
+        self.whole(what, &self.manifest.shards[shard_idx].key, part)
+            .await
+    }
+
+    /// A part of an object, from the cache or the store, and whole.
+    async fn whole(&self, what: &str, key: &str, part: &Part) -> Result<Bytes> {
+        let fetch = || self.fetch_from(key, part.range());
+        if let Some(cache) = &self.cache {
+            return cache.get(what, part, fetch).await;
+        }
+        let bytes = fetch().await?;
+        let (what, part) = (what.to_owned(), part.clone());
+        blocking(move || part.check(&what, &bytes).map(|()| bytes)).await
+    }
+
     async fn fetch(&self, shard_idx: usize, range: Range<u64>) -> Result<Bytes> {
-        let key = &self.manifest.shards[shard_idx].key;
+        self.fetch_from(&self.manifest.shards[shard_idx].key, range)
+            .await
+    }
+
+    /// A range of an object. What the manifest names must be there, so absence is damage.
+    async fn fetch_from(&self, key: &str, range: Range<u64>) -> Result<Bytes> {
         match self.store.get_range(key, range).await {
             Err(Error::Invalid { what, found, .. }) => Err(Error::corrupt(
                 what,
-                "a shard that the manifest names",
+                "an object that the manifest names",
                 found,
             )),
             result => result,
@@ -302,15 +378,6 @@ impl Dataset {
         let key = &self.manifest.shards[shard_idx].key;
         format!("{}, row group {group_idx}", self.store.full(key))
     }
-}
-
-fn check_hash(what: &str, part: &Part, bytes: &[u8]) -> Result<()> {
-    let found = blake3::hash(bytes).to_hex();
-    if found.as_str() == part.blake3 {
-        return Ok(());
-    }
-    let expected = format!("BLAKE3 {}", part.blake3);
-    Err(Error::corrupt(what, expected, found))
 }
 
 /// Hashing and decoding a row group takes milliseconds: not on a thread that serves others.

@@ -1,10 +1,10 @@
 //! The shard contract: clips, masks, frames, Parquet shards, exposure sampling, prompts and host batches. No Burn.
 
 pub mod batch;
-mod cache;
 pub mod catalog;
 pub mod clip;
 pub mod dataset;
+pub mod disk_cache;
 pub mod exposure;
 pub mod frame;
 pub mod grounding;
@@ -16,7 +16,9 @@ mod pool;
 pub mod preprocess;
 mod progress;
 pub mod prompt;
+pub mod read_ahead;
 pub mod resize;
+mod row_groups;
 mod rows;
 pub mod schema;
 pub mod seed;

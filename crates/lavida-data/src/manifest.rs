@@ -141,6 +141,16 @@ impl Part {
     pub(crate) fn range(&self) -> std::ops::Range<u64> {
         self.offset..self.offset + self.bytes
     }
+
+    /// That `bytes` are this part; `what` names it in errors.
+    pub(crate) fn check(&self, what: &str, bytes: &[u8]) -> Result<()> {
+        let found = blake3::hash(bytes).to_hex();
+        if found.as_str() == self.blake3 {
+            return Ok(());
+        }
+        let expected = format!("BLAKE3 {}", self.blake3);
+        Err(Error::corrupt(what, expected, found))
+    }
 }
 
 /// One row group of a shard.
@@ -173,6 +183,16 @@ pub struct ShardEntry {
     pub row_groups: Vec<RowGroupEntry>,
 }
 
+/// The object that holds the metadata columns of all clips once more, so that a catalog is read with one request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MetadataEntry {
+    /// Key below the dataset's URI.
+    pub key: String,
+    /// All of it.
+    pub data: Part,
+}
+
 /// A built dataset, as `manifest.json` holds it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -189,6 +209,9 @@ pub struct DatasetManifest {
     pub bytes: u64,
     /// What the builder left out, counted by reason.
     pub skipped: BTreeMap<String, u64>,
+    /// The metadata of all clips in one object; without it a catalog reads that of each row group.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metadata: Option<MetadataEntry>,
     /// The shards in order.
     pub shards: Vec<ShardEntry>,
 }

@@ -1,18 +1,31 @@
 //! Which sample stands at which place of the endless stream of training samples.
 //!
 //! Two parts, both without state. The *schedule* says which dataset each position takes from, in
-//! proportion to the weights and never a whole sample off; the *permutation* says which of the
-//! dataset's samples that is, a fresh one for every pass over the dataset. Both follow from (seed,
+//! proportion to the weights and never a whole sample off; the *shuffle* says which of the
+//! dataset's samples that is, another order for every pass over the dataset. Both follow from (seed,
 //! pass, identity of the data), so every worker computes the same stream and a resumed run needs no
 //! more than the position it stood at.
 //!
+//! Samples do not move farther than a *window* of the stream from where their row group stands, so what is
+//! needed soon lies in few row groups and each is fetched once a pass ([`shuffle`]). A dataset has its
+//! share of the window; one that fits into its share is permuted whole.
+//!
 //! Letters: `D` datasets, `L` positions of the schedule's period.
 
+mod schedule;
+mod shuffle;
+
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::catalog::Catalog;
-use crate::seed::StageRng;
+use schedule::{Schedule, whole_shares};
+use shuffle::{Chunk, Pass, Shuffle};
+
+/// Window of the shuffle in samples when nothing else is said. What a batch is drawn from is then 128 full row groups
+/// or more; half of it is held in memory on average, 600 MB of COCO's pictures.
+pub const DEFAULT_SHUFFLE_WINDOW: usize = 8192;
 
 /// A place in the stream and the sample that stands there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,63 +41,90 @@ pub struct Position {
 /// The order of training samples.
 pub struct SampleOrder {
     seed: u64,
+    window: u64,
     schedule: Schedule,
     datasets: Vec<OrderedDataset>,
-    permutations: Mutex<Permutations>,
+    data: [u8; 32],
+    drawn: Mutex<Drawn>,
 }
-
-/// By dataset and pass.
-type Permutations = HashMap<(usize, u64), Arc<[u32]>>;
 
 struct OrderedDataset {
     begin: usize,
-    n_samples: usize,
-    hash: [u8; 32],
+    shuffle: Shuffle,
 }
 
-/// Permutations kept for each dataset: the current pass, the one before (a prefetcher may be ahead)
-/// and one to spare.
+/// What was drawn last: readers walk the stream, at a few places of it at once.
+struct Drawn {
+    /// By dataset and pass.
+    passes: Recent<(usize, u64), Pass>,
+    /// By dataset, pass and number.
+    chunks: Recent<(usize, u64, u64), Chunk>,
+}
+
+/// Passes and chunks of each dataset that are kept: where the pipe reads, and where it reads ahead.
 const PASSES_KEPT: usize = 3;
+const CHUNKS_KEPT: usize = 6;
 
 impl SampleOrder {
-    /// The order of `catalog`'s samples under `seed`.
-    pub fn new(catalog: &Catalog, seed: u64) -> Self {
+    /// The order of `catalog`'s samples under `seed`, shuffled within `window` samples.
+    pub fn new(catalog: &Catalog, seed: u64, window: usize) -> Self {
+        let datasets = catalog.datasets();
         let shares: Vec<u64> = match weights(catalog) {
             Some(weights) => whole_shares(&weights),
-            None => catalog
-                .datasets()
+            None => datasets
                 .iter()
-                .map(|dataset| dataset.samples.len() as u64)
+                .map(|set| set.samples.len() as u64)
                 .collect(),
         };
-        let datasets = catalog
-            .datasets()
-            .iter()
-            .map(|dataset| OrderedDataset {
+        let schedule = Schedule::new(&shares);
+        let window = window.max(1) as u64;
+        let ordered = datasets.iter().enumerate().map(|(i, dataset)| {
+            let groups = catalog.group_lengths(i);
+            OrderedDataset {
                 begin: dataset.samples.start,
-                n_samples: dataset.samples.len(),
-                hash: dataset.hash,
-            })
-            .collect();
+                shuffle: Shuffle::new(dataset.hash, &groups, schedule.draws_in(i, window)),
+            }
+        });
         Self {
             seed,
-            schedule: Schedule::new(&shares),
-            datasets,
-            permutations: Mutex::default(),
+            window,
+            datasets: ordered.collect(),
+            data: catalog.hash(),
+            drawn: Mutex::new(Drawn {
+                passes: Recent::new(PASSES_KEPT * datasets.len()),
+                chunks: Recent::new(CHUNKS_KEPT * datasets.len()),
+            }),
+            schedule,
         }
+    }
+
+    /// Identity of the data and of how it is ordered: a run goes on only where it is the same. That of the data alone
+    /// where every dataset is permuted whole.
+    pub fn hash(&self) -> [u8; 32] {
+        if self
+            .datasets
+            .iter()
+            .all(|dataset| dataset.shuffle.is_whole())
+        {
+            return self.data;
+        }
+        let mut hasher = blake3::Hasher::new_derive_key("lavida 2026 order by windows");
+        hasher.update(&self.data);
+        hasher.update(&self.window.to_le_bytes());
+        *hasher.finalize().as_bytes()
     }
 
     /// The sample at `position`.
     pub fn sample(&self, position: u64) -> Position {
         let (dataset_idx, draw) = self.schedule.at(position);
         let dataset = &self.datasets[dataset_idx];
-        let epoch = draw / dataset.n_samples as u64;
-        let place = (draw % dataset.n_samples as u64) as usize;
-        let permutation = self.permutation(dataset_idx, epoch);
+        let n_samples = dataset.shuffle.n_samples();
+        let epoch = draw / n_samples;
+        let sample = self.sample_of_pass(dataset_idx, epoch, draw % n_samples);
         Position {
             position,
             epoch,
-            index: dataset.begin + permutation[place] as usize,
+            index: dataset.begin + sample as usize,
         }
     }
 
@@ -97,30 +137,69 @@ impl SampleOrder {
             .collect()
     }
 
-    fn permutation(&self, dataset_idx: usize, pass: u64) -> Arc<[u32]> {
-        let mut kept = self
-            .permutations
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if let Some(permutation) = kept.get(&(dataset_idx, pass)) {
-            return permutation.clone();
+    /// Positions after which nobody needs a row group that is needed now, but for the next pass; and where a dataset is
+    /// permuted whole, not even that.
+    pub fn reach(&self) -> u64 {
+        let reach = |(i, dataset): (usize, &OrderedDataset)| match &dataset.shuffle {
+            whole if whole.is_whole() => self.schedule.positions_of(i, 2 * whole.n_samples()),
+            windowed => 2 * self.window + self.schedule.positions_of(i, windowed.largest_group()),
+        };
+        self.datasets
+            .iter()
+            .enumerate()
+            .map(reach)
+            .max()
+            .unwrap_or(0)
+    }
+
+    fn sample_of_pass(&self, dataset_idx: usize, pass: u64, rank: u64) -> u32 {
+        let shuffle = &self.datasets[dataset_idx].shuffle;
+        let mut drawn = self.drawn.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_pass = drawn
+            .passes
+            .get_or_insert((dataset_idx, pass), || shuffle.pass(self.seed, pass));
+        let held = shuffle.chunks_of(rank).into_iter().find_map(|c| {
+            let chunk = || shuffle.chunk(&of_pass, c);
+            drawn
+                .chunks
+                .get_or_insert((dataset_idx, pass, c), chunk)
+                .at(rank)
+        });
+        held.expect("chunks follow one another without a gap")
+    }
+}
+
+/// The values used last, at most `capacity` of them.
+struct Recent<K, V> {
+    capacity: usize,
+    clock: u64,
+    values: HashMap<K, (u64, Arc<V>)>,
+}
+
+impl<K: Hash + Eq + Copy, V> Recent<K, V> {
+    fn new(capacity: usize) -> Self {
+        Self {
+            capacity,
+            clock: 0,
+            values: HashMap::new(),
         }
-        let dataset = &self.datasets[dataset_idx];
-        let mut order: Vec<u32> = (0..dataset.n_samples as u32).collect();
-        StageRng::new(self.seed, "sample order", &[&dataset.hash, &pass]).shuffle(&mut order);
-        let order: Arc<[u32]> = order.into();
-        let passes: Vec<u64> = kept
-            .keys()
-            .filter(|key| key.0 == dataset_idx)
-            .map(|key| key.1)
-            .collect();
-        if passes.len() >= PASSES_KEPT
-            && let Some(farthest) = passes.into_iter().max_by_key(|&other| other.abs_diff(pass))
-        {
-            kept.remove(&(dataset_idx, farthest));
+    }
+
+    fn get_or_insert(&mut self, key: K, make: impl FnOnce() -> V) -> Arc<V> {
+        self.clock += 1;
+        if let Some((used, value)) = self.values.get_mut(&key) {
+            *used = self.clock;
+            return value.clone();
         }
-        kept.insert((dataset_idx, pass), order.clone());
-        order
+        if self.values.len() >= self.capacity {
+            let oldest = self.values.iter().min_by_key(|(_, (used, _))| *used);
+            if let Some(oldest) = oldest.map(|(key, _)| *key) {
+                self.values.remove(&oldest);
+            }
+        }
+        let value = Arc::new(make());
+        self.values.insert(key, (self.clock, value.clone()));
+        value
     }
 }
 
@@ -130,111 +209,6 @@ fn weights(catalog: &Catalog) -> Option<Vec<f64>> {
         .iter()
         .map(|dataset| dataset.weight)
         .collect()
-}
-
-/// Whole numbers in the proportion of `weights`: exact where a small common denominator exists,
-/// as for 0.05 : 0.2 : 0.25, and otherwise to one part in 65536.
-fn whole_shares(weights: &[f64]) -> Vec<u64> {
-    const SMALL: u64 = 4096;
-    const FINE: u64 = 1 << 16;
-    let total: f64 = weights.iter().sum();
-    let exact = (1..=SMALL).find_map(|denominator| {
-        let shares = weights
-            .iter()
-            .map(|weight| weight / total * denominator as f64);
-        shares
-            .map(|share| {
-                let whole = share.round();
-                (whole >= 1.0 && (share - whole).abs() < 1e-9).then_some(whole as u64)
-            })
-            .collect::<Option<Vec<u64>>>()
-    });
-    exact.unwrap_or_else(|| {
-        let share = |weight: &f64| ((weight / total * FINE as f64).round() as u64).max(1);
-        weights.iter().map(share).collect()
-    })
-}
-
-/// Which dataset each position takes from, periodic in `L = Σ shares / gcd`.
-///
-/// Built by Tijdeman's algorithm (The chairman assignment problem, 1980): among the datasets that
-/// are behind enough to take the next place, the one that would fall a sample behind first. After
-/// any number of positions every dataset is less than one sample off its share.
-struct Schedule {
-    /// `[D]` places in a period.
-    shares: Vec<u64>,
-    /// `[L]` dataset of each place.
-    places: Vec<u16>,
-    /// `[⌈L / BLOCK⌉, D]` how often each dataset occurs before the block.
-    before: Vec<u64>,
-}
-
-impl Schedule {
-    const BLOCK: usize = 256;
-
-    fn new(shares: &[u64]) -> Self {
-        let divisor = shares.iter().copied().fold(0, gcd).max(1);
-        let shares: Vec<u64> = shares.iter().map(|share| share / divisor).collect();
-        let period: u64 = shares.iter().sum();
-        let mut places = Vec::with_capacity(period as usize);
-        let mut before = Vec::new();
-        let mut taken = vec![0u64; shares.len()];
-        for place in 0..period {
-            if (place as usize).is_multiple_of(Self::BLOCK) {
-                before.extend(&taken);
-            }
-            let dataset_idx = next_place(&shares, period, &taken, place + 1);
-            taken[dataset_idx] += 1;
-            places.push(dataset_idx as u16);
-        }
-        Self {
-            shares,
-            places,
-            before,
-        }
-    }
-
-    /// The dataset at `position`, and how many positions before it took from the same.
-    fn at(&self, position: u64) -> (usize, u64) {
-        let period = self.places.len() as u64;
-        let place = (position % period) as usize;
-        let dataset_idx = self.places[place] as usize;
-        let block = place / Self::BLOCK;
-        let in_block = self.places[block * Self::BLOCK..place]
-            .iter()
-            .filter(|&&other| other as usize == dataset_idx)
-            .count() as u64;
-        let in_period = self.before[block * self.shares.len() + dataset_idx] + in_block;
-        (
-            dataset_idx,
-            position / period * self.shares[dataset_idx] + in_period,
-        )
-    }
-}
-
-/// The dataset that takes the `n`-th place (from 1) of a period, where `taken` of the places before
-/// are each dataset's. In whole numbers: all terms are multiplied by `period · 2(D - 1)`.
-fn next_place(shares: &[u64], period: u64, taken: &[u64], n: u64) -> usize {
-    let scale = 2 * (shares.len() as i128 - 1).max(1);
-    let period = i128::from(period);
-    // How far behind its share a dataset would be at place `n` if it did not take it.
-    let behind = |d: usize| i128::from(shares[d]) * i128::from(n) - i128::from(taken[d]) * period;
-    let slack = |d: usize| (scale - 1) * period - scale * behind(d);
-    (0..shares.len())
-        .filter(|&d| scale * behind(d) >= period)
-        .min_by(|&a, &b| {
-            // slack / share, without dividing
-            let (a_first, b_first) = (
-                slack(a) * i128::from(shares[b]),
-                slack(b) * i128::from(shares[a]),
-            );
-            a_first.cmp(&b_first)
-        })
-        .expect("the datasets are one place behind together, so one is a fair part of it behind")
-}
-
-fn gcd(a: u64, b: u64) -> u64 {
-    if b == 0 { a } else { gcd(b, a % b) }
 }
 
 #[cfg(test)]
@@ -293,9 +267,10 @@ mod tests {
         fn without_weights_an_epoch_holds_every_sample_once(
             sizes in prop::collection::vec(1usize..40, 1..5),
             seed: u64,
+            window in 1usize..120,
         ) {
             let catalog = catalog(&sizes, None);
-            let order = SampleOrder::new(&catalog, seed);
+            let order = SampleOrder::new(&catalog, seed, window);
             let n = catalog.len() as u64;
             for epoch in 0..3 {
                 let places: Vec<Position> =
@@ -308,31 +283,14 @@ mod tests {
         }
 
         #[test]
-        fn weights_are_kept_to_less_than_a_sample_at_every_prefix(
-            shares in prop::collection::vec(1u64..60, 1..7),
-        ) {
-            let schedule = Schedule::new(&shares);
-            let total: u64 = shares.iter().sum();
-            let mut taken = vec![0u64; shares.len()];
-            for position in 0..2 * total {
-                let (dataset_idx, before) = schedule.at(position);
-                prop_assert_eq!(before, taken[dataset_idx]);
-                taken[dataset_idx] += 1;
-                for (taken, share) in taken.iter().zip(&shares) {
-                    let fair = share * (position + 1);
-                    prop_assert!((taken * total).abs_diff(fair) < total);
-                }
-            }
-        }
-
-        #[test]
         fn every_pass_over_a_dataset_sees_each_of_its_samples_once(
             sizes in prop::collection::vec(1usize..12, 2..4),
             seed: u64,
+            window in 1usize..40,
         ) {
             let weights: Vec<f64> = (1..=sizes.len()).map(|i| i as f64).collect();
             let catalog = catalog(&sizes, Some(&weights));
-            let order = SampleOrder::new(&catalog, seed);
+            let order = SampleOrder::new(&catalog, seed, window);
             let mut seen = HashMap::new();
             for position in 0..400 {
                 let place = order.sample(position);
@@ -347,14 +305,15 @@ mod tests {
             seed: u64,
             begin in 0u64..5000,
             n_samples in 1usize..16,
+            window in 1usize..60,
         ) {
             let catalog = catalog(&sizes, None);
-            let whole = SampleOrder::new(&catalog, seed);
+            let whole = SampleOrder::new(&catalog, seed, window);
             for position in 0..begin {
                 whole.sample(position);
             }
             // Asked first, and from the middle: what was asked before does not matter.
-            let fresh = SampleOrder::new(&catalog, seed);
+            let fresh = SampleOrder::new(&catalog, seed, window);
             let batch = fresh.batch(begin, n_samples);
             prop_assert_eq!(&batch, &whole.batch(begin, n_samples));
             let first = begin * n_samples as u64;
@@ -367,7 +326,7 @@ mod tests {
     #[test]
     fn the_order_depends_on_seed_pass_and_data_alone() {
         let indices = |catalog: &Catalog, seed, begin: u64| -> Vec<usize> {
-            let order = SampleOrder::new(catalog, seed);
+            let order = SampleOrder::new(catalog, seed, 20);
             (begin..begin + 50)
                 .map(|position| order.sample(position).index)
                 .collect()
@@ -381,19 +340,22 @@ mod tests {
     }
 
     #[test]
-    fn the_weights_of_the_paper_are_exact() {
-        let weights = [0.05, 0.2, 0.25, 0.2, 0.05, 0.1, 0.1, 0.05];
-        assert_eq!(whole_shares(&weights), [1, 4, 5, 4, 1, 2, 2, 1]);
-        assert_eq!(whole_shares(&[1.0, 2.0]), [1, 2]);
-        let odd = whole_shares(&[1.0, std::f64::consts::PI, 1e-9]);
-        assert!(odd.iter().all(|&share| share > 0));
+    fn positions_far_into_a_run_cost_no_replay() {
+        let catalog = catalog(&[3000, 1000], None);
+        for window in [100, 4000] {
+            let order = SampleOrder::new(&catalog, 1, window);
+            let place = order.sample(u64::MAX / 2);
+            assert_eq!(place.epoch, u64::MAX / 2 / 4000);
+        }
     }
 
     #[test]
-    fn positions_far_into_a_run_cost_no_replay() {
-        let catalog = catalog(&[3000, 1000], None);
-        let order = SampleOrder::new(&catalog, 1);
-        let place = order.sample(u64::MAX / 2);
-        assert_eq!(place.epoch, u64::MAX / 2 / 4000);
+    fn a_run_is_told_apart_where_its_order_is() {
+        let catalog = catalog(&[30, 10], None);
+        let hash = |window| SampleOrder::new(&catalog, 1, window).hash();
+        assert_eq!(hash(40), catalog.hash());
+        assert_eq!(hash(400), catalog.hash());
+        assert_ne!(hash(39), catalog.hash());
+        assert_ne!(hash(39), hash(20));
     }
 }

@@ -23,8 +23,10 @@ use parquet::schema::types::ColumnPath;
 
 use crate::clip::Clip;
 use crate::manifest::{Part, RowGroupEntry, ShardEntry};
-use crate::rows::{to_batch, to_clips, to_metas};
-use crate::schema::{ClipMeta, HUGGINGFACE_KEY, N_METADATA_COLUMNS, huggingface_features, schema};
+use crate::rows::{to_batch, to_clips, to_metadata_batch, to_metas};
+use crate::schema::{
+    ClipMeta, HUGGINGFACE_KEY, N_METADATA_COLUMNS, huggingface_features, metadata_schema, schema,
+};
 use crate::{Error, Result};
 
 /// Leaves of the two data columns: stored as they are, because JPEG and RLE do not shrink further
@@ -125,6 +127,44 @@ impl ShardEncoder {
             .map(|n_bytes| n_bytes as usize)
             .ok_or_else(|| Error::Internal("the data columns are not the last ones".into()))
     }
+}
+
+/// Writes the object that holds the metadata of all clips; what it is given it holds compressed.
+pub(crate) struct MetadataEncoder(ArrowWriter<Vec<u8>>);
+
+impl MetadataEncoder {
+    pub fn new() -> Result<Self> {
+        let properties = WriterProperties::builder()
+            .set_compression(Compression::ZSTD(ZstdLevel::default()))
+            .set_statistics_enabled(EnabledStatistics::None)
+            .build();
+        let writer = ArrowWriter::try_new(Vec::new(), metadata_schema(), Some(properties));
+        Ok(Self(writer.map_err(internal)?))
+    }
+
+    /// The clips that follow those before.
+    pub fn push(&mut self, clips: &[ClipMeta]) -> Result<()> {
+        self.0.write(&to_metadata_batch(clips)?).map_err(internal)
+    }
+
+    /// The object's bytes.
+    pub fn finish(self) -> Result<Bytes> {
+        self.0.into_inner().map(Bytes::from).map_err(internal)
+    }
+}
+
+/// The metadata of all clips from the bytes of [`MetadataEncoder`]; `what` names them in errors.
+pub(crate) fn decode_metadata(what: &str, bytes: Bytes) -> Result<Vec<ClipMeta>> {
+    let read = || {
+        let reader = ParquetRecordBatchReaderBuilder::try_new(bytes)?.build()?;
+        reader
+            .map(|batch| batch.map_err(ParquetError::from))
+            .collect::<parquet::errors::Result<Vec<RecordBatch>>>()
+    };
+    let batches = read().map_err(|error| damaged(what, &error))?;
+    let metas: Result<Vec<Vec<ClipMeta>>> =
+        batches.iter().map(|batch| to_metas(what, batch)).collect();
+    Ok(metas?.into_iter().flatten().collect())
 }
 
 /// `PAR1`, before the first row group.

@@ -11,24 +11,59 @@ use arrow::array::{
     StringArray, StructArray, UInt32Array,
 };
 use arrow::buffer::{NullBuffer, OffsetBuffer};
-use arrow::datatypes::{FieldRef, Float32Type, UInt32Type};
+use arrow::datatypes::{FieldRef, Float32Type, SchemaRef, UInt32Type};
 use bytes::Bytes;
 
 use crate::clip::{Clip, EncodedFrame, ObjectTrack};
 use crate::mask::RleMask;
 use crate::schema::{
     ClipMeta, N_METADATA_COLUMNS, ObjectMeta, flag_element, frame_element, frame_fields,
-    mask_element, mask_fields, object_element, object_fields, schema, text_element, track_element,
+    mask_element, mask_fields, metadata_schema, object_element, object_fields, schema,
+    text_element, track_element,
 };
 use crate::{Error, Result};
 
 /// Clips as one batch of [`schema`].
 pub fn to_batch(clips: &[Clip]) -> Result<RecordBatch> {
     let objects = || clips.iter().flat_map(|clip| &clip.objects);
-    let text = |of: fn(&Clip) -> &str| -> ArrayRef {
+    let metas: Vec<ClipMeta> = clips.iter().map(ClipMeta::of).collect();
+    let mut columns = metadata_columns(&metas);
+    columns.push(list(
+        track_element(),
+        clips.iter().map(|clip| clip.objects.len()),
+        list(
+            mask_element(),
+            objects().map(|object| object.masks.len()),
+            mask_column(objects().flat_map(|object| &object.masks)),
+            None,
+        ),
+        None,
+    ));
+    columns.push(list(
+        frame_element(),
+        clips.iter().map(|clip| clip.frames.len()),
+        frame_column(clips.iter().flat_map(|clip| &clip.frames)),
+        None,
+    ));
+    batch(schema(), columns)
+}
+
+/// The metadata columns alone, as one batch of [`metadata_schema`].
+pub fn to_metadata_batch(clips: &[ClipMeta]) -> Result<RecordBatch> {
+    batch(metadata_schema(), metadata_columns(clips))
+}
+
+fn batch(schema: SchemaRef, columns: Vec<ArrayRef>) -> Result<RecordBatch> {
+    RecordBatch::try_new(schema, columns)
+        .map_err(|error| Error::Internal(format!("clips do not fit the schema: {error}")))
+}
+
+fn metadata_columns(clips: &[ClipMeta]) -> Vec<ArrayRef> {
+    let objects = || clips.iter().flat_map(|clip| &clip.objects);
+    let text = |of: fn(&ClipMeta) -> &str| -> ArrayRef {
         Arc::new(StringArray::from_iter_values(clips.iter().map(of)))
     };
-    let number = |of: fn(&Clip) -> u32| -> ArrayRef {
+    let number = |of: fn(&ClipMeta) -> u32| -> ArrayRef {
         Arc::new(UInt32Array::from_iter_values(clips.iter().map(of)))
     };
     let fps: Float32Array = clips.iter().map(|clip| clip.fps).collect();
@@ -49,7 +84,7 @@ pub fn to_batch(clips: &[Clip]) -> Result<RecordBatch> {
                 .collect(),
         ),
     );
-    let columns: Vec<ArrayRef> = vec![
+    vec![
         text(|clip| &clip.id),
         text(|clip| &clip.dataset),
         text(|clip| &clip.video),
@@ -58,7 +93,7 @@ pub fn to_batch(clips: &[Clip]) -> Result<RecordBatch> {
         Arc::new(fps),
         number(|clip| clip.width),
         number(|clip| clip.height),
-        number(|clip| clip.frames.len() as u32),
+        number(|clip| clip.n_frames),
         texts(clips.iter().map(|clip| &clip.present_categories[..])),
         frame_labels,
         list(
@@ -67,26 +102,7 @@ pub fn to_batch(clips: &[Clip]) -> Result<RecordBatch> {
             object_column(objects()),
             None,
         ),
-        list(
-            track_element(),
-            clips.iter().map(|clip| clip.objects.len()),
-            list(
-                mask_element(),
-                objects().map(|object| object.masks.len()),
-                mask_column(objects().flat_map(|object| &object.masks)),
-                None,
-            ),
-            None,
-        ),
-        list(
-            frame_element(),
-            clips.iter().map(|clip| clip.frames.len()),
-            frame_column(clips.iter().flat_map(|clip| &clip.frames)),
-            None,
-        ),
-    ];
-    RecordBatch::try_new(schema(), columns)
-        .map_err(|error| Error::Internal(format!("clips do not fit the schema: {error}")))
+    ]
 }
 
 fn list(
@@ -109,7 +125,7 @@ fn texts<'a>(rows: impl Iterator<Item = &'a [String]> + Clone) -> ArrayRef {
     )
 }
 
-fn object_column<'a>(objects: impl Iterator<Item = &'a ObjectTrack> + Clone) -> ArrayRef {
+fn object_column<'a>(objects: impl Iterator<Item = &'a ObjectMeta> + Clone) -> ArrayRef {
     let ids = StringArray::from_iter_values(objects.clone().map(|object| &object.id));
     let categories: StringArray = objects
         .clone()

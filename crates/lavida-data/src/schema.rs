@@ -101,6 +101,11 @@ pub fn schema() -> SchemaRef {
     SCHEMA.clone()
 }
 
+/// Of the object that holds the metadata of all clips: the columns before `masks`.
+pub fn metadata_schema() -> SchemaRef {
+    Arc::new(Schema::new(fields()[..N_METADATA_COLUMNS].to_vec()))
+}
+
 fn fields() -> Fields {
     Fields::from(vec![
         Field::new("id", DataType::Utf8, false),

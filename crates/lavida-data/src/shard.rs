@@ -3,7 +3,7 @@
 //! Clips gather into row groups, row groups stream into shards, and nothing counts before
 //! `manifest.json` is there, written last with put-if-absent. A build that is killed leaves shards
 //! that nobody reads and records that let it be resumed at its last whole shard. Memory holds one
-//! row group and the parts of it on their way to the store.
+//! row group, the parts of it on their way to the store and, compressed, the metadata of every clip.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -12,9 +12,12 @@ use serde::Serialize;
 
 use crate::clip::Clip;
 use crate::dataset::Dataset;
-use crate::manifest::{DatasetHeader, DatasetManifest, MANIFEST_KEY, ShardEntry};
-use crate::parquet_file::ShardEncoder;
+use crate::manifest::{
+    DatasetHeader, DatasetManifest, MANIFEST_KEY, MetadataEntry, Part, ShardEntry,
+};
+use crate::parquet_file::{MetadataEncoder, ShardEncoder};
 use crate::progress::{Done, Journal, Mark};
+use crate::schema::ClipMeta;
 use crate::{Error, Result};
 
 /// How clips are grouped.
@@ -25,7 +28,8 @@ pub struct WriterSettings {
     pub shard_bytes: u64,
     /// Most clips of a row group. Larger means more to read for one clip.
     pub row_group_rows: usize,
-    /// A row group is closed before it would pass this many bytes; a single clip may.
+    /// A row group is closed before it would pass this many bytes; a single clip may. Larger means fewer requests, and
+    /// more to fetch before the first batch, which needs a row group for nearly each of its clips.
     pub row_group_bytes: u64,
 }
 
@@ -34,7 +38,7 @@ impl Default for WriterSettings {
         Self {
             shard_bytes: 256 << 20,
             row_group_rows: 64,
-            row_group_bytes: 16 << 20,
+            row_group_bytes: 4 << 20,
         }
     }
 }
@@ -63,6 +67,8 @@ pub struct DatasetWriter {
     pushed: Mark,
     skipped: BTreeMap<String, u64>,
     shard: Option<Box<OpenShard>>,
+    /// Of every clip encoded.
+    metadata: MetadataEncoder,
     failed: bool,
 }
 
@@ -87,7 +93,7 @@ impl DatasetWriter {
     ) -> Result<Self> {
         check_start(store, &header, &settings).await?;
         let journal = Journal::claim(store, &fingerprint(&header, &settings), Vec::new()).await?;
-        Ok(Self::new(store, header, settings, journal))
+        Self::new(store, header, settings, journal)
     }
 
     /// Goes on with the newest unfinished build at `store`, or starts when there is none.
@@ -108,7 +114,7 @@ impl DatasetWriter {
         check_start(store, &header, &settings).await?;
         let fingerprint = fingerprint(&header, &settings);
         let done = Journal::unfinished(store, &fingerprint).await?;
-        let ids = read_ids(store, &header, &done).await?;
+        let metas = read_metas(store, &header, &done).await?;
         let journal = Journal::claim(store, &fingerprint, done).await?;
         let mark = journal
             .done
@@ -119,8 +125,9 @@ impl DatasetWriter {
             cursor: mark.cursor,
             last_id: mark.last_id.clone(),
         };
-        let mut writer = Self::new(store, header, settings, journal);
-        writer.ids = ids;
+        let mut writer = Self::new(store, header, settings, journal)?;
+        writer.metadata.push(&metas)?;
+        writer.ids = metas.into_iter().map(|meta| meta.id).collect();
         writer.skipped = mark.skipped.clone();
         writer.pushed = mark;
         Ok((writer, resumed))
@@ -131,8 +138,8 @@ impl DatasetWriter {
         header: DatasetHeader,
         settings: WriterSettings,
         journal: Journal,
-    ) -> Self {
-        Self {
+    ) -> Result<Self> {
+        Ok(Self {
             store: store.clone(),
             header,
             settings,
@@ -143,8 +150,9 @@ impl DatasetWriter {
             pushed: Mark::default(),
             skipped: BTreeMap::new(),
             shard: None,
+            metadata: MetadataEncoder::new()?,
             failed: false,
-        }
+        })
     }
 
     /// Clips taken so far, with those of a resumed build.
@@ -222,7 +230,14 @@ impl DatasetWriter {
             .iter()
             .map(|done| done.shard.clone())
             .collect();
+        let metadata = self.metadata.finish()?;
+        let metadata_key = format!("{}-b{}.metadata", self.header.split, self.journal.build);
+        self.store.put(&metadata_key, metadata.clone()).await?;
         let dataset = DatasetManifest {
+            metadata: Some(MetadataEntry {
+                key: metadata_key,
+                data: Part::of(0, &metadata),
+            }),
             header: self.header,
             samples: self.pushed.samples,
             frames: self.pushed.frames,
@@ -256,6 +271,8 @@ impl DatasetWriter {
         };
         let bytes = shard.encoder.encode(&self.pending)?;
         shard.upload.write(bytes).await?;
+        let metas: Vec<ClipMeta> = self.pending.iter().map(ClipMeta::of).collect();
+        self.metadata.push(&metas)?;
         shard.after = self.pushed.clone();
         self.shard = Some(shard);
         self.pending.clear();
@@ -351,16 +368,15 @@ fn fingerprint(header: &DatasetHeader, settings: &WriterSettings) -> String {
     blake3::hash(&text).to_hex().to_string()
 }
 
-/// Ids in the shards that an unfinished build has written.
-async fn read_ids(store: &Store, header: &DatasetHeader, done: &[Done]) -> Result<HashSet<String>> {
+/// What an unfinished build has written into its shards.
+async fn read_metas(store: &Store, header: &DatasetHeader, done: &[Done]) -> Result<Vec<ClipMeta>> {
     let shards: Vec<ShardEntry> = done.iter().map(|done| done.shard.clone()).collect();
     let dataset = Dataset::unfinished(store, header.clone(), shards);
-    let mut ids = HashSet::new();
+    let mut metas = Vec::new();
     for (shard_idx, group_idx) in dataset.row_groups() {
-        let metas = dataset.read_metas(shard_idx, group_idx).await?;
-        ids.extend(metas.into_iter().map(|meta| meta.id));
+        metas.extend(dataset.read_metas(shard_idx, group_idx).await?);
     }
-    Ok(ids)
+    Ok(metas)
 }
 
 /// An upper bound of what a clip takes in a row group: its bytes, with room for the lengths and

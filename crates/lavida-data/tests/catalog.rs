@@ -4,9 +4,11 @@
 
 mod support;
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use futures::future::try_join_all;
-use lavida_data::catalog::{Catalog, DataSource, MemoryDataset};
+use lavida_data::catalog::{Caching, Catalog, DataSource, MemoryDataset};
 use lavida_data::clip::Clip;
 use lavida_data::dataset::{ObjectMeta, Purpose};
 use lavida_data::order::SampleOrder;
@@ -51,14 +53,14 @@ proptest! {
     #[test]
     fn every_sample_is_listed_as_it_is_and_read_whole(
         clips in clips(Purpose::Training, 1..20),
-        cache_bytes in prop::sample::select(vec![0u64, 2500, 1 << 20]),
+        memory_bytes in prop::sample::select(vec![0u64, 2500, 1 << 20]),
     ) {
         block_on(async {
             let store = fresh_memory();
             write_clips(&store, Purpose::Training, &clips).await.unwrap();
             let sources = [source(&store)];
-            let catalog = Catalog::open_with_cache(&sources, Purpose::Training, cache_bytes);
-            let catalog = catalog.await.unwrap();
+            let caching = Caching { memory_bytes, disk: None };
+            let catalog = Catalog::open_with(&sources, Purpose::Training, caching).await.unwrap();
             assert_eq!(catalog.len(), clips.len());
             for (i, clip) in clips.iter().enumerate() {
                 let entry = catalog.entry(i);
@@ -81,10 +83,10 @@ proptest! {
             }
             let order = (0..clips.len()).rev().chain(0..clips.len());
             for i in order {
-                assert_eq!(catalog.read(i).await.unwrap(), clips[i]);
+                assert_eq!(*catalog.read(i).await.unwrap(), clips[i]);
             }
             let all = try_join_all((0..clips.len()).map(|i| catalog.read(i))).await.unwrap();
-            assert_eq!(all, clips);
+            assert!(all.iter().map(Arc::as_ref).eq(&clips));
         });
     }
 }
@@ -112,6 +114,26 @@ async fn a_catalog_needs_no_image() {
 }
 
 #[tokio::test]
+async fn a_catalog_is_read_with_one_request_and_its_metadata_is_checked() {
+    let store = fresh_memory();
+    let manifest = write(&store, 7).await;
+    let key = manifest.metadata.unwrap().key;
+    let whole = open(&store).await.unwrap();
+    for shard in &manifest.shards {
+        store.delete(&shard.key).await.unwrap();
+    }
+    let alone = open(&store).await.unwrap();
+    assert_eq!(alone.entries(), whole.entries());
+
+    let mut bytes = store.get(&key).await.unwrap().to_vec();
+    bytes[40] ^= 1;
+    store.put(&key, Bytes::from(bytes)).await.unwrap();
+    let error = open(&store).await.err().unwrap();
+    assert!(matches!(error, Error::Corrupt { .. }), "{error}");
+    assert!(error.to_string().contains(&key), "{error}");
+}
+
+#[tokio::test]
 async fn several_datasets_are_numbered_one_after_the_other() {
     let (ten, five) = (write_named("ten", 10).await, write_named("five", 5).await);
     let sources = [source(&ten), source(&five)];
@@ -127,7 +149,7 @@ async fn several_datasets_are_numbered_one_after_the_other() {
     assert_eq!(catalog.find("five/train/0002"), Some(12));
     assert_eq!(catalog.find("train/0002"), Some(2));
     assert_eq!(catalog.find("six/train/0002"), None);
-    let order = SampleOrder::new(&catalog, 1);
+    let order = SampleOrder::new(&catalog, 1, 1000);
     let from_five = (0..30).filter(|&position| order.sample(position).index >= 10);
     assert_eq!(from_five.count(), 10);
 }
@@ -141,7 +163,7 @@ async fn a_rebuild_of_the_same_source_keeps_the_order() {
     write(&again, 9).await;
     let (once, again) = (open(&once).await.unwrap(), open(&again).await.unwrap());
     assert_eq!(once.hash(), again.hash());
-    let order = |catalog: &Catalog| SampleOrder::new(catalog, 5).batch(0, 9);
+    let order = |catalog: &Catalog| SampleOrder::new(catalog, 5, 4).batch(0, 9);
     assert_eq!(order(&once), order(&again));
     let other = fresh_memory();
     write(&other, 8).await;
@@ -203,7 +225,7 @@ async fn weights_decide_the_shares() {
     };
     let sources = [weighted(&a, 3.0), weighted(&b, 1.0)];
     let catalog = Catalog::open(&sources, Purpose::Training).await.unwrap();
-    let order = SampleOrder::new(&catalog, 1);
+    let order = SampleOrder::new(&catalog, 1, 1000);
     for begin in [0, 40, 400] {
         let batch = order.batch(begin / 4, 4);
         assert_eq!(batch.iter().filter(|place| place.index < 2).count(), 3);
@@ -225,7 +247,7 @@ async fn a_catalog_in_memory_reads_as_a_stored_one() {
     }])
     .unwrap();
     for (i, clip) in clips.iter().enumerate() {
-        assert_eq!(memory.read(i).await.unwrap(), *clip);
+        assert_eq!(*memory.read(i).await.unwrap(), *clip);
         assert_eq!(memory.entry(i).objects, stored.entry(i).objects);
     }
 }

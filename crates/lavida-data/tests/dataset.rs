@@ -361,6 +361,58 @@ async fn a_shard_that_is_cut_or_gone_is_damage() {
 }
 
 #[tokio::test]
+async fn metadata_that_contradicts_the_shards_is_damage() {
+    let store = fresh_memory();
+    let mut manifest = write(&store, 7).await;
+    let other = fresh_memory();
+    let clips: Vec<Clip> = (1..8).map(clip).collect();
+    let others = write_clips(&other, Purpose::Training, &clips)
+        .await
+        .unwrap();
+    let entry = others.metadata.unwrap();
+    store
+        .put(&entry.key, other.get(&entry.key).await.unwrap())
+        .await
+        .unwrap();
+    manifest.metadata = Some(entry);
+    store.delete(MANIFEST_KEY).await.unwrap();
+    lavida_store::manifest::commit(&store, MANIFEST_KEY, &manifest)
+        .await
+        .unwrap();
+    let error = Dataset::open(&store)
+        .await
+        .unwrap()
+        .verify()
+        .await
+        .unwrap_err();
+    assert!(matches!(error, Error::Corrupt { .. }), "{error}");
+    assert!(error.to_string().contains("train/0000"), "{error}");
+}
+
+#[tokio::test]
+async fn a_dataset_without_the_object_of_all_metadata_is_read_as_before() {
+    let store = fresh_memory();
+    let mut manifest = write(&store, 7).await;
+    let with = Dataset::open(&store)
+        .await
+        .unwrap()
+        .read_all_metas()
+        .await
+        .unwrap();
+    store
+        .delete(&manifest.metadata.take().unwrap().key)
+        .await
+        .unwrap();
+    store.delete(MANIFEST_KEY).await.unwrap();
+    lavida_store::manifest::commit(&store, MANIFEST_KEY, &manifest)
+        .await
+        .unwrap();
+    let dataset = Dataset::open(&store).await.unwrap();
+    assert_eq!(dataset.read_all_metas().await.unwrap(), with);
+    assert_eq!(dataset.verify().await.unwrap().samples, 7);
+}
+
+#[tokio::test]
 async fn nothing_to_write_is_told_with_what_was_skipped() {
     let store = fresh_memory();
     let mut writer = start(&store).await.unwrap();

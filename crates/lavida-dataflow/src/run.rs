@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::{FutureExt, future::BoxFuture};
-use lavida_data::{Error, Result, catalog::Catalog, tokenizer::Tokenizers};
+use lavida_data::{Error, Result, catalog::Catalog, order::SampleOrder, tokenizer::Tokenizers};
 use lavida_store::Store;
 use lavida_train::{
     assembly::Phase,
@@ -103,6 +103,12 @@ impl Run {
         let settings = self.settings.clone();
         let (rank, world_size) = (worker.reducer.rank(), worker.reducer.size());
         let accumulation = Worker::accumulation(&settings, world_size)?;
+        let order = SampleOrder::new(
+            &self.catalog,
+            settings.seed,
+            settings.sampler.shuffle_window,
+        );
+        let data = blake3::Hash::from_bytes(order.hash()).to_string();
         let resumed = match worker.resume {
             Resume::Newest => self.newest().await?,
             Resume::Fresh => None,
@@ -110,10 +116,10 @@ impl Run {
         };
         let state = match &resumed {
             Some(checkpoint) => {
-                self.check_resumable(checkpoint)?;
+                self.check_resumable(checkpoint, &data)?;
                 checkpoint.manifest.state.clone()
             }
-            None => self.first_state(),
+            None => self.first_state(data),
         };
         let state = TrainState {
             world_size,
@@ -185,14 +191,16 @@ impl Run {
             now: Arc::new(move || clock.monotonic()),
         };
         let batch = settings.train.global_batch;
+        let slice = Slice::new(state.position, batch, rank, world_size);
+        let positions = slice.positions(settings.train.steps - state.step);
         let pipeline = Pipeline {
-            source: Arc::new(CatalogSource::new(self.catalog.clone(), settings.seed)),
+            source: Arc::new(CatalogSource::new(self.catalog, order, positions)),
             drawer: Arc::new(drawer),
             learner: Box::new(move || {
                 Ok(Box::new(Trainer::new(parts, &device)?) as Box<dyn Learner>)
             }),
             steps: state.step..settings.train.steps,
-            slice: Slice::new(state.position, batch, rank, world_size),
+            slice,
             world_size,
             generation: worker.generation,
             microbatch: settings.train.microbatch,
@@ -227,27 +235,26 @@ impl Run {
         Ok(found.whole)
     }
 
-    fn first_state(&self) -> TrainState {
+    fn first_state(&self, data: String) -> TrainState {
         TrainState {
             stage: self.settings.train.stage,
             step: 0,
             position: 0,
             seed: self.settings.seed,
-            data: blake3::Hash::from_bytes(self.catalog.hash()).to_string(),
+            data,
             world_size: 1,
             generation: 0,
         }
     }
 
-    /// Refuses to go on with other settings or other data than the run began with.
-    fn check_resumable(&self, checkpoint: &LoadedCheckpoint) -> Result<()> {
-        let data = blake3::Hash::from_bytes(self.catalog.hash()).to_string();
+    /// Refuses to go on with other settings, other data or another order of it than the run began with.
+    fn check_resumable(&self, checkpoint: &LoadedCheckpoint, data: &str) -> Result<()> {
         let began = &checkpoint.manifest.state.data;
         if *began != data {
             return Err(Error::invalid(
                 self.store.uri(),
-                format!("the data the run began with (hash {began})"),
-                format!("other data (hash {data})"),
+                format!("the data the run began with, in its order (hash {began})"),
+                format!("other data, or another sampler.shuffle_window (hash {data})"),
             ));
         }
         let toml = checkpoint.settings_toml()?;
@@ -271,6 +278,7 @@ fn comparable(settings: &Settings) -> toml::Table {
     settings.device = String::new();
     settings.checkpoint = Default::default();
     settings.cluster = Default::default();
+    settings.cache = Default::default();
     settings.train.steps = 0;
     settings.train.initial = None;
     settings.train.side_by_side = 0;

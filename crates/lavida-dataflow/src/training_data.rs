@@ -9,33 +9,34 @@ use lavida_data::{
     catalog::Catalog,
     exposure::AnomalyExposureSampler,
     order::SampleOrder,
+    read_ahead::ReadAhead,
 };
 use lavida_train::settings::Stage;
 
 use crate::parts::{ClipSource, Drawer, PlacedClip};
 
-/// Clips of a catalog in the order that (seed, epoch, manifests) give.
-pub struct CatalogSource {
-    catalog: Arc<Catalog>,
-    order: SampleOrder,
-}
+/// Clips of a catalog in the order that (seed, epoch, manifests) give, fetched ahead of need.
+pub struct CatalogSource(Arc<ReadAhead>);
 
 impl CatalogSource {
-    /// The order for `seed`.
-    pub fn new(catalog: Arc<Catalog>, seed: u64) -> Self {
-        let order = SampleOrder::new(&catalog, seed);
-        Self { catalog, order }
+    /// For a worker that reads `positions` of `order`, which rise.
+    pub fn new(
+        catalog: Arc<Catalog>,
+        order: SampleOrder,
+        positions: impl Iterator<Item = u64> + Send + 'static,
+    ) -> Self {
+        Self(ReadAhead::new(catalog, order, positions))
     }
 }
 
 impl ClipSource for CatalogSource {
     fn read(&self, position: u64) -> BoxFuture<'_, Result<PlacedClip>> {
         async move {
-            let place = self.order.sample(position);
+            let (place, clip) = self.0.read(position).await?;
             Ok(PlacedClip {
                 position,
                 epoch: place.epoch,
-                clip: Arc::new(self.catalog.read(place.index).await?),
+                clip,
             })
         }
         .boxed()

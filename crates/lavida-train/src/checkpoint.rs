@@ -38,7 +38,7 @@ pub struct TrainState {
     pub position: u64,
     /// Root of every random choice.
     pub seed: u64,
-    /// Identity of the training data (hash over the manifests), as hex.
+    /// Identity of the training data and of the kind of order it is seen in, as hex.
     pub data: String,
     /// Workers of the last step.
     pub world_size: usize,

@@ -5,7 +5,12 @@
 
 use std::path::Path;
 
-use lavida_data::{Error, Result};
+use lavida_data::{
+    Error, Result,
+    catalog::{Caching, DEFAULT_MEMORY_BYTES},
+    disk_cache::{DEFAULT_DISK_BYTES, DiskCache},
+    order::DEFAULT_SHUFFLE_WINDOW,
+};
 use lavida_model::compression::CompressionConfig;
 use lavida_model::config::{
     ClipTextConfig, LanguageConfig, LavidaConfig, ProjectorConfig, Sam2Config, VisionConfig,
@@ -44,6 +49,9 @@ pub struct Settings {
     /// How several workers are led.
     #[serde(default)]
     pub cluster: ClusterSettings,
+    /// Where training data is kept that was fetched.
+    #[serde(default)]
+    pub cache: CacheSettings,
 }
 
 /// `[model]`
@@ -105,6 +113,9 @@ pub struct SamplerSettings {
     pub max_names: usize,
     /// Mixing weights by dataset name; by default in proportion to samples.
     pub weights: std::collections::BTreeMap<String, f64>,
+    /// Samples within which the order is shuffled once row groups are; datasets have their share of it. Larger mixes
+    /// better and holds more: half of it in memory. A dataset that fits into its share is permuted whole.
+    pub shuffle_window: usize,
 }
 
 /// When a text of another sample counts as naming something of this clip, and is no distractor.
@@ -245,6 +256,47 @@ pub struct ClusterSettings {
     pub shard_optimizer: bool,
 }
 
+/// `[cache]`: where training data is kept that was fetched. Nothing here changes what is learned.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CacheSettings {
+    /// Folder of each machine, shared by its workers, for what was fetched from a bucket; it outlives the run. Without
+    /// one every worker process fetches for itself. Data in a folder is read where it is.
+    pub dir: Option<String>,
+    /// Most bytes of it; what was read longest ago goes first.
+    pub disk_bytes: u64,
+    /// Most bytes of encoded clips that a process holds in memory. What does not fit of half a shuffle window is read
+    /// again when it is needed.
+    pub memory_bytes: u64,
+}
+
+impl Default for CacheSettings {
+    fn default() -> Self {
+        Self {
+            dir: None,
+            disk_bytes: DEFAULT_DISK_BYTES,
+            memory_bytes: DEFAULT_MEMORY_BYTES,
+        }
+    }
+}
+
+impl CacheSettings {
+    /// The cache; its folder is made.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when there can be no such folder.
+    pub fn open(&self) -> Result<Caching> {
+        let disk = self
+            .dir
+            .as_ref()
+            .map(|dir| DiskCache::open(dir, self.disk_bytes));
+        Ok(Caching {
+            memory_bytes: self.memory_bytes,
+            disk: disk.transpose()?,
+        })
+    }
+}
+
 impl Default for ClusterSettings {
     fn default() -> Self {
         Self {
@@ -295,6 +347,7 @@ impl Default for SamplerSettings {
             evaluation_pixels: [1_003_520, 1_204_224],
             max_names: 24,
             weights: Default::default(),
+            shuffle_window: DEFAULT_SHUFFLE_WINDOW,
         }
     }
 }
@@ -445,6 +498,12 @@ impl Settings {
                 &format!("[{low}, {high}]"),
             )?;
         }
+        key(
+            "sampler.shuffle_window",
+            s.shuffle_window > 0,
+            "at least 1",
+            &s.shuffle_window,
+        )?;
         key("train.steps", t.steps > 0, "at least 1", &t.steps)?;
         key(
             "train.microbatch",

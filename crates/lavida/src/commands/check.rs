@@ -11,7 +11,7 @@ use crate::{cli, config};
 pub async fn run(args: cli::Check) -> anyhow::Result<()> {
     let config::Loaded { settings, .. } = config::load(&args.config, &args.set)?;
     if !args.data.is_empty() {
-        let catalog = open_catalog(&args.data, &settings.sampler.weights).await?;
+        let catalog = open_catalog(&args.data, &settings).await?;
         settings.exposure_sampler(&catalog)?;
         eprintln!(
             "check: {} samples in {} datasets",

@@ -204,7 +204,7 @@ pub async fn run(args: cli::Demo) -> anyhow::Result<()> {
         exported,
         timings: parts.timings,
     };
-    let catalog = open_catalog(&data, &Default::default()).await?;
+    let catalog = open_catalog(&data, &demo.anomaly.settings).await?;
     let page = report::page(&demo, &catalog, &benchmark, &model, VIDEOS_SHOWN).await?;
     let folder = out.join("report");
     std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;

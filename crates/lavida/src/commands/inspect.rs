@@ -105,13 +105,8 @@ async fn replay(args: &cli::Inspect, uri: &str, sample: &str) -> anyhow::Result<
         Some(step) => (settings.seed, epoch_at(&catalog, &settings, step, index)?),
         None => (args.seed, args.epoch),
     };
-    let draw = Draw::of(
-        &catalog.read(index).await?,
-        &catalog,
-        &settings,
-        seed,
-        epoch,
-    )?;
+    let clip = catalog.read(index).await?;
+    let draw = Draw::of(&clip, &catalog, &settings, seed, epoch)?;
     super::predict::write(&args.out, &draw.picture()?.image().png())?;
     Ok(json!({
         "sample": sample,
@@ -134,7 +129,7 @@ fn epoch_at(
     step: u64,
     index: usize,
 ) -> anyhow::Result<u64> {
-    let order = SampleOrder::new(catalog, settings.seed);
+    let order = SampleOrder::new(catalog, settings.seed, settings.sampler.shuffle_window);
     let batch = order.batch(step.saturating_sub(1), settings.train.global_batch);
     let place = batch
         .iter()

@@ -184,7 +184,8 @@ async fn samples_are_seen_once(world: &World, settings: &Settings, records: &[St
         weight: None,
     });
     let catalog = Catalog::open(&sources, Purpose::Training).await.unwrap();
-    let order = SampleOrder::new(&catalog, settings.seed);
+    let window = settings.sampler.shuffle_window;
+    let order = SampleOrder::new(&catalog, settings.seed, window);
     let global_batch = settings.train.global_batch;
     let mut passes: BTreeMap<u64, Vec<usize>> = BTreeMap::new();
     for record in records {

@@ -29,7 +29,7 @@ pub struct Job {
 impl Job {
     /// Opens the data and says what the run is.
     pub async fn of(loaded: &Loaded, data: &[String], out: &str) -> anyhow::Result<Self> {
-        let catalog = super::open_catalog(data, &loaded.settings.sampler.weights).await?;
+        let catalog = super::open_catalog(data, &loaded.settings).await?;
         let absolute = |uri: &String| Ok(Store::open(uri)?.uri().to_owned());
         let folder = match loaded.folder.as_os_str().is_empty() && loaded.is_embedded {
             true => PathBuf::new(),

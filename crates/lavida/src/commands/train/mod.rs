@@ -88,7 +88,7 @@ async fn prepare(
     label: &str,
 ) -> anyhow::Result<Run> {
     let settings = loaded.settings.clone();
-    let catalog = Arc::new(open_catalog(data, &settings.sampler.weights).await?);
+    let catalog = Arc::new(open_catalog(data, &settings).await?);
     let tokenizers = Arc::new(settings.tokenizers(&loaded.folder)?);
     let initial = match &settings.train.initial {
         Some(uri) => {
@@ -120,17 +120,16 @@ async fn initial(
     })
 }
 
-/// Opens training datasets with the mixing weights of the settings.
-pub async fn open_catalog(
-    uris: &[String],
-    weights: &std::collections::BTreeMap<String, f64>,
-) -> anyhow::Result<Catalog> {
+/// Opens training datasets with the mixing weights and the cache of the settings.
+pub async fn open_catalog(uris: &[String], settings: &Settings) -> anyhow::Result<Catalog> {
     let sources = uris.iter().map(|uri| DataSource {
         uri: uri.clone(),
         weight: None,
     });
     let sources: Vec<_> = sources.collect();
-    let catalog = Catalog::open(&sources, Purpose::Training).await?;
+    let caching = settings.cache.open()?;
+    let catalog = Catalog::open_with(&sources, Purpose::Training, caching).await?;
+    let weights = &settings.sampler.weights;
     Ok(match weights.is_empty() {
         true => catalog,
         false => catalog.with_weights(weights)?,

@@ -8,6 +8,7 @@ use lavida_cluster::{
     training::cuda_device,
 };
 use lavida_dataflow::worker::Worker;
+use lavida_store::Store;
 use tokio::process::{Child, Command};
 
 use super::{COOKIE, join, lead, report};
@@ -41,6 +42,12 @@ impl std::error::Error for WorkerFailed {}
 
 pub async fn run(mut loaded: Loaded, data: &[String], out: &str, n: usize) -> anyhow::Result<()> {
     Worker::accumulation(&loaded.settings, n)?;
+    let is_remote = |uri: &String| Store::open(uri).is_ok_and(|store| store.local_path().is_none());
+    if loaded.settings.cache.dir.is_none() && data.iter().any(is_remote) {
+        eprintln!(
+            "train: each worker fetches the data for itself; --set cache.dir=FOLDER lets them share it"
+        );
+    }
     let cluster = &mut loaded.settings.cluster;
     (cluster.workers, cluster.min_workers) = (n, n);
     let security = Security::on_loopback(random_cookie()?);
