@@ -17,7 +17,7 @@ use lavida_data::{
     catalog::{Catalog, DataSource},
     manifest::Purpose,
 };
-use lavida_dataflow::{clock::SteppingClock, run::Run};
+use lavida_dataflow::{clock::SteppingClock, run::Run, telemetry::figures::Figures};
 use lavida_dataset_builder::{
     BuildRequest, SourceSpec, build,
     sources::{coco::CocoArgs, mevis::MevisArgs},
@@ -81,6 +81,8 @@ fn run(catalog: &Arc<Catalog>, name: &str, overrides: &[String]) -> Run {
         store: Store::open(&format!("memory://losses-{name}")).unwrap(),
         label: "test".into(),
         clock: Arc::new(SteppingClock::new(Duration::from_millis(1))),
+        figures: Figures::default(),
+        quiet: false,
     }
 }
 

@@ -100,7 +100,8 @@ mod tests {
     use super::*;
     use crate::control::{
         Activity, CoordinatorFrame, CoordinatorId, Engine, FromMember, Generation, Join,
-        MemberFrame, MemberId, Part, Peer, Refusal, RunId, Status, ToMember, View, World, Written,
+        MemberFrame, MemberId, Pace, Part, Peer, Refusal, RunId, Status, ToMember, View, World,
+        Written,
     };
 
     fn part() -> impl Strategy<Value = Part> {
@@ -151,6 +152,13 @@ mod tests {
                 barrier,
                 written,
                 damaged,
+                pace: Pace {
+                    n_steps: barrier,
+                    step_us: n[0],
+                    forward_us: n[1],
+                    checkpoint_us: n[2],
+                    ..Pace::default()
+                },
             })
     }
 
@@ -271,7 +279,7 @@ mod tests {
         }
 
         #[test]
-        fn another_version_is_told_by_its_number(frame in from_member(), version in 2u16..) {
+        fn another_version_is_told_by_its_number(frame in from_member(), version in PROTOCOL_VERSION + 1..) {
             let mut bytes = encode(&frame).unwrap();
             bytes[4..6].copy_from_slice(&version.to_be_bytes());
             prop_assert_eq!(decode::<MemberFrame>(&bytes), Err(Malformed::OtherVersion(version)));
@@ -319,7 +327,7 @@ mod tests {
         // A status whose list of checkpoints claims 2^60 entries.
         let mut bytes = MARK.to_vec();
         bytes.extend_from_slice(&PROTOCOL_VERSION.to_be_bytes());
-        bytes.extend_from_slice(&[1, 1, 1, 1, 0, 0, 0, 0]);
+        bytes.extend_from_slice(&[1, 2, 1, 1, 0, 0, 0, 0]);
         bytes.push(253);
         bytes.extend_from_slice(&(1u64 << 60).to_le_bytes());
         assert!(decode::<MemberFrame>(&bytes).is_err());

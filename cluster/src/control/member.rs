@@ -25,7 +25,7 @@ use std::{
 
 use super::{
     CoordinatorFrame, CoordinatorId, FromMember, Generation, Join, MemberFrame, MemberId, Outcome,
-    Refusal, Status, ToMember, View, World, Written,
+    Pace, Refusal, Status, ToMember, View, World, Written,
     message::Activity,
     settings::{HEARTBEAT, LEASE, RETRY},
     types::{MAX_UNCOMMITTED, MAX_WORDS_BYTES},
@@ -49,6 +49,8 @@ pub enum MemberEvent {
         generation: Generation,
         /// Which step.
         step: u64,
+        /// How fast its last ones were.
+        pace: Pace,
     },
     /// The trainer wrote its parts of a checkpoint.
     Wrote {
@@ -279,8 +281,13 @@ impl Member {
                 self.send(FromMember::Leave);
                 self.refused = true;
             }
-            MemberEvent::Learned { generation, step } if self.works(generation) => {
+            MemberEvent::Learned {
+                generation,
+                step,
+                pace,
+            } if self.works(generation) => {
                 self.status.step = step;
+                self.status.pace = pace;
                 self.demand();
                 self.snapshot();
             }
@@ -452,6 +459,7 @@ impl Member {
             barrier: 0,
             written: Vec::new(),
             damaged: None,
+            pace: Pace::default(),
         };
         self.news = true;
         self.actions.push(MemberAction::Begin(world.clone()));

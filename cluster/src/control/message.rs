@@ -8,7 +8,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    CoordinatorId, Generation, Join, MemberId, Outcome, Refusal, World, Written,
+    CoordinatorId, Generation, Join, MemberId, Outcome, Pace, Refusal, World, Written,
     types::{
         MAX_JOB_BYTES, MAX_KEY_BYTES, MAX_MEMBERS, MAX_NAME_BYTES, MAX_PART_NAME_BYTES, MAX_PARTS,
         MAX_STATE_BYTES, MAX_UNCOMMITTED, MAX_VALUE_BYTES, MAX_WORDS_BYTES,
@@ -82,6 +82,8 @@ pub struct Status {
     pub written: Vec<Written>,
     /// What is wrong with the checkpoint that its generation goes on from, if something is.
     pub damaged: Option<String>,
+    /// How fast its last steps of this generation were. Shown to people; nothing is decided by it.
+    pub pace: Pace,
 }
 
 /// From the coordinator to a member.

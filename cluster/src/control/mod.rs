@@ -13,6 +13,7 @@ pub mod envelope;
 pub mod ledger;
 pub mod member;
 pub mod message;
+pub mod pace;
 mod rendezvous;
 pub mod settings;
 mod types;
@@ -21,6 +22,7 @@ pub use coordinator::{Action, Answer, Coordinator, Event, Examined};
 pub use envelope::{MAX_MESSAGE_BYTES, Malformed, PROTOCOL_VERSION, decode, encode};
 pub use member::{Member, MemberAction, MemberEvent};
 pub use message::{Activity, CoordinatorFrame, FromMember, MemberFrame, Status, ToMember, View};
+pub use pace::Pace;
 pub use settings::{CoordinatorSettings, Ended, Notice};
 pub use types::{
     CoordinatorId, Engine, Generation, Join, MAX_JOB_BYTES, MAX_UNCOMMITTED, MAX_WORDS_BYTES,

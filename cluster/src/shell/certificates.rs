@@ -31,11 +31,11 @@ use tokio_rustls::{
     },
 };
 
-const CA: &str = "ca.pem";
-const NODE: &str = "node.pem";
-const NODE_KEY: &str = "node-key.pem";
+pub(super) const CA: &str = "ca.pem";
+pub(super) const NODE: &str = "node.pem";
+pub(super) const NODE_KEY: &str = "node-key.pem";
 const CA_KEY: &str = "ca-key.pem";
-const COOKIE: &str = "cookie";
+pub(super) const COOKIE: &str = "cookie";
 /// Clocks of machines differ: a certificate counts from so long before it was made.
 const SKEW: Duration = Duration::hours(1);
 /// An authority outlives the certificates that it signs.
@@ -341,6 +341,11 @@ impl Certificates {
         // Whether key and certificate belong together shows when they are used: here and not at the first connection.
         certificates.acceptor()?;
         Ok(certificates)
+    }
+
+    /// This machine's certificate, and the authority's.
+    pub(super) fn chain_and_roots(&self) -> (&[CertificateDer<'static>], &Arc<RootCertStore>) {
+        (&self.chain, &self.roots)
     }
 
     /// For the side that listens: peers must show a certificate of the same authority.

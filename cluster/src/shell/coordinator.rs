@@ -4,7 +4,6 @@ use std::{net::SocketAddr, time::Duration};
 
 use lavida_store::{Error, Result, Store};
 use tokio::{
-    net::TcpListener,
     sync::{mpsc, watch},
     task::JoinHandle,
     time::{Instant, MissedTickBehavior, interval, timeout},
@@ -12,13 +11,13 @@ use tokio::{
 
 use super::{
     Refusals, Security,
-    gate::{check_address, listen},
+    gate::{bind, listen},
     node::{Arrival, MAX_WAITING, Node},
     record::Record,
 };
 use crate::control::{
-    Action, Answer, Coordinator, CoordinatorSettings, Event, Generation, MemberFrame, Outcome,
-    decode, encode,
+    Action, Answer, Coordinator, CoordinatorSettings, Ended, Event, Generation, MemberFrame,
+    MemberId, Notice, Outcome, Pace, decode, encode, ledger::Fact,
 };
 
 const TICK: Duration = Duration::from_millis(200);
@@ -26,7 +25,7 @@ const TICK: Duration = Duration::from_millis(200);
 const STORE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A run as its coordinator sees it now.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RunStatus {
     /// The newest generation.
     pub generation: Generation,
@@ -38,6 +37,29 @@ pub struct RunStatus {
     pub step: u64,
     /// The newest committed step.
     pub committed: u64,
+    /// Commits that this coordinator saw.
+    pub n_commits: u64,
+    /// Generations that were lost under it: ended before the run for another reason than growth.
+    pub n_lost_generations: u64,
+    /// Members that went without saying so.
+    pub n_lost_members: u64,
+}
+
+/// A member as its coordinator sees it now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemberStatus {
+    /// Who.
+    pub member: MemberId,
+    /// The machine it is on.
+    pub node: String,
+    /// Which worker of that machine it is.
+    pub slot: u16,
+    /// Its rank in the world at work; without, it waits for the next.
+    pub rank: Option<usize>,
+    /// Steps it has learned.
+    pub step: u64,
+    /// How fast its last ones were.
+    pub pace: Pace,
 }
 
 /// A coordinator that runs.
@@ -46,6 +68,8 @@ pub struct CoordinatorHandle {
     pub address: SocketAddr,
     /// What is going on, as it changes.
     pub status: watch::Receiver<RunStatus>,
+    /// Who takes part, ranks first and in order; looked at a few times a second.
+    pub members: watch::Receiver<Vec<MemberStatus>>,
     /// Who was turned away.
     pub refusals: Refusals,
     events: mpsc::Sender<Result<Event>>,
@@ -99,9 +123,8 @@ pub async fn coordinate(
     security: &Security,
     run: Store,
 ) -> Result<CoordinatorHandle> {
-    check_address("listening at", at.ip(), security)?;
+    let listener = bind(at, security).await?;
     let unusable = |error| Error::invalid(at, "an address to listen at", error);
-    let listener = TcpListener::bind(at).await.map_err(unusable)?;
     let address = listener.local_addr().map_err(unusable)?;
     let acceptor = match &security.certificates {
         Some(certificates) => Some(certificates.acceptor()?),
@@ -113,6 +136,7 @@ pub async fn coordinate(
     let gate = tokio::spawn(gate);
     let (events, from_outside) = mpsc::channel(MAX_WAITING);
     let (tell, status) = watch::channel(RunStatus::default());
+    let (tell_members, members) = watch::channel(Vec::new());
     let shell = Shell {
         machine: Coordinator::new(settings),
         node,
@@ -121,12 +145,16 @@ pub async fn coordinate(
         reading: None,
         began: Instant::now(),
         status: tell,
+        members: tell_members,
+        n_commits: 0,
+        n_lost_generations: 0,
         malformed: 0,
     };
     let task = tokio::spawn(shell.run(arrivals, from_outside));
     Ok(CoordinatorHandle {
         address,
         status,
+        members,
         refusals,
         events,
         task,
@@ -143,6 +171,9 @@ struct Shell {
     reading: Option<JoinHandle<()>>,
     began: Instant,
     status: watch::Sender<RunStatus>,
+    members: watch::Sender<Vec<MemberStatus>>,
+    n_commits: u64,
+    n_lost_generations: u64,
     malformed: u64,
 }
 
@@ -161,6 +192,7 @@ impl Shell {
                 Some(arrival) = arrivals.recv() => self.arrived(arrival),
             };
             let Some(event) = event else { continue };
+            let ticked = event == Event::Tick;
             for action in self.machine.step(event, self.began.elapsed()) {
                 if let Some(outcome) = self.act(action) {
                     // What was just sent is still on its way through the sessions.
@@ -186,6 +218,9 @@ impl Shell {
                 }
             }
             self.tell();
+            if ticked {
+                self.tell_of_members();
+            }
         }
     }
 
@@ -276,10 +311,44 @@ impl Shell {
                     let _ = events.send(event).await;
                 });
             }
-            Action::Log(notice) => tracing::info!("{notice}"),
+            Action::Log(notice) => {
+                match &notice {
+                    Notice::Committed { .. } => self.n_commits += 1,
+                    Notice::GenerationEnded { why, .. } if *why != Ended::Grown => {
+                        self.n_lost_generations += 1;
+                    }
+                    _ => {}
+                }
+                tracing::info!("{notice}");
+            }
             Action::End(outcome) => return Some(outcome),
         }
         None
+    }
+
+    fn tell_of_members(&self) {
+        let world = self.machine.world();
+        let members = self.machine.members().map(|(member, join, status)| {
+            let rank = world.and_then(|world| world.rank_of(member));
+            let generation = world.map(|world| world.generation);
+            // What it says of an earlier generation is no news of this one.
+            let status = status.filter(|status| Some(status.generation) == generation);
+            MemberStatus {
+                member,
+                node: join.node.clone(),
+                slot: join.slot,
+                rank,
+                step: status.map_or(0, |status| status.step),
+                pace: status.map_or_else(Pace::default, |status| status.pace),
+            }
+        });
+        let mut members: Vec<MemberStatus> = members.collect();
+        members.sort_by_key(|member| (member.rank.unwrap_or(usize::MAX), member.member));
+        self.members.send_if_modified(|known| {
+            let changed = *known != members;
+            *known = members;
+            changed
+        });
     }
 
     fn tell(&self) {
@@ -293,6 +362,9 @@ impl Shell {
             n_members: self.machine.members().count(),
             step: steps.min().unwrap_or(0),
             committed: self.machine.committed(),
+            n_commits: self.n_commits,
+            n_lost_generations: self.n_lost_generations,
+            n_lost_members: self.machine.lost_members(),
         };
         self.status.send_if_modified(|known| {
             let changed = *known != status;

@@ -229,6 +229,29 @@ fn tls_refusal(error: &io::Error) -> String {
     why.to_owned()
 }
 
+/// Whether a coordinator could listen there: the address may be listened at and is free.
+///
+/// # Errors
+/// As [`coordinate`](super::coordinate).
+pub async fn can_listen(at: SocketAddr, security: &Security) -> Result<()> {
+    bind(at, security).await.map(drop)
+}
+
+pub(super) async fn bind(at: SocketAddr, security: &Security) -> Result<TcpListener> {
+    check_address("listening at", at.ip(), security)?;
+    let unusable = |error| Error::invalid(at, "an address to listen at", error);
+    TcpListener::bind(at).await.map_err(unusable)
+}
+
+/// Goes through the gate of the coordinator at `host:port` and away again: TLS, certificates and version fit.
+///
+/// # Errors
+/// [`Error::Unavailable`] when nobody answers or the peer refuses; [`Error::Invalid`] for an address off loopback
+/// without certificates.
+pub async fn knock(address: &str, security: &Security) -> Result<()> {
+    through_the_gate(address, security).await.map(drop)
+}
+
 /// Connects the node to the one at `host:port`.
 ///
 /// # Errors
@@ -239,23 +262,26 @@ pub(super) async fn dial(
     security: &Security,
     node: &ActorRef<NodeServerMessage>,
 ) -> Result<()> {
+    let opened = NodeServerMessage::ConnectionOpened {
+        stream: Box::new(through_the_gate(address, security).await?),
+        is_server: false,
+    };
+    node.cast(opened)
+        .map_err(|error| Error::Internal(format!("the node has ended: {error}")))
+}
+
+async fn through_the_gate(address: &str, security: &Security) -> Result<NetworkStream> {
     let unavailable = |reason: String| Error::Unavailable {
         what: format!("coordinator at {address}"),
         reason,
     };
     let dialled = timeout(HANDSHAKE, connect(address, security)).await;
-    let stream = match dialled {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(Dialled::Refused(error))) => return Err(error),
-        Ok(Err(Dialled::Failed(reason))) => return Err(unavailable(reason)),
-        Err(_) => return Err(unavailable(format!("silent for {} s", HANDSHAKE.as_secs()))),
-    };
-    let opened = NodeServerMessage::ConnectionOpened {
-        stream: Box::new(stream),
-        is_server: false,
-    };
-    node.cast(opened)
-        .map_err(|error| Error::Internal(format!("the node has ended: {error}")))
+    match dialled {
+        Ok(Ok(stream)) => Ok(stream),
+        Ok(Err(Dialled::Refused(error))) => Err(error),
+        Ok(Err(Dialled::Failed(reason))) => Err(unavailable(reason)),
+        Err(_) => Err(unavailable(format!("silent for {} s", HANDSHAKE.as_secs()))),
+    }
 }
 
 enum Dialled {

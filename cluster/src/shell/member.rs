@@ -16,7 +16,7 @@ use super::{
 };
 use crate::control::{
     CoordinatorFrame, FromMember, Generation, Join, Member, MemberAction, MemberEvent, MemberId,
-    Written, decode, encode,
+    Pace, Written, decode, encode,
 };
 
 const TICK: Duration = Duration::from_millis(100);
@@ -49,9 +49,14 @@ impl Teller {
         self.tell(MemberEvent::Join(join)).await;
     }
 
-    /// This step is learned.
-    pub async fn learned(&self, generation: Generation, step: u64) {
-        self.tell(MemberEvent::Learned { generation, step }).await;
+    /// This step is learned, and so fast were the last ones.
+    pub async fn learned(&self, generation: Generation, step: u64, pace: Pace) {
+        let event = MemberEvent::Learned {
+            generation,
+            step,
+            pace,
+        };
+        self.tell(event).await;
     }
 
     /// This rank's parts of a checkpoint are in the store.

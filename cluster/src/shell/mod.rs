@@ -19,13 +19,15 @@
 pub mod certificates;
 mod coordinator;
 mod gate;
+mod inspection;
 mod member;
 mod node;
 pub mod record;
 
 pub use certificates::{Authority, CertificateFiles, Certificates, random_cookie};
-pub use coordinator::{CoordinatorHandle, RunStatus, Stopper, coordinate};
-pub use gate::Refusals;
+pub use coordinator::{CoordinatorHandle, MemberStatus, RunStatus, Stopper, coordinate};
+pub use gate::{Refusals, can_listen, knock};
+pub use inspection::{Inspected, inspect};
 pub use member::{MemberHandle, Teller, join};
 
 use std::{

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::control::{
     Engine, FromMember, Generation, Join, Member, MemberAction, MemberEvent, MemberFrame, MemberId,
-    Part, RunId, World, Written, decode, encode,
+    Pace, Part, RunId, World, Written, decode, encode,
 };
 
 /// When an engine gives up on a peer that does not answer.
@@ -372,7 +372,12 @@ impl Simulation {
         trainer.model = learn(trainer.model, positions);
         trainer.step = step;
         trainer.computing = false;
-        self.node(life, MemberEvent::Learned { generation, step })?;
+        let learned = MemberEvent::Learned {
+            generation,
+            step,
+            pace: Pace::default(),
+        };
+        self.node(life, learned)?;
         self.compute(life, generation);
         Ok(())
     }

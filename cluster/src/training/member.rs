@@ -22,7 +22,7 @@ use std::{
 use futures::future::BoxFuture;
 use lavida_dataflow::{
     checkpoints::{self, Piece, Retention},
-    parts::Snapshot,
+    parts::{Snapshot, StepRecord},
     run::{Run, RunOutcome},
     telemetry::LogFiles,
     worker::{Committer, Orders, Resume, Worker},
@@ -33,7 +33,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::{EngineReducer, cuda_device, insist::insist};
+use super::{EngineReducer, cuda_device, insist::insist, last_steps::LastSteps};
 use crate::{
     collective::{Collective, CollectiveError, Connection, Entries, connect, require},
     control::{Generation, MemberAction, Outcome, Part, Refusal, World, Written, writers},
@@ -177,12 +177,14 @@ impl Work {
             ..Orders::default()
         });
         let (committed, is_committed) = watch::channel(world.resume_from);
-        let (learned, mut learns) = mpsc::unbounded_channel();
+        let (learned, mut learns) = mpsc::unbounded_channel::<StepRecord>();
         let told = tokio::spawn({
             let teller = teller.clone();
             async move {
-                while let Some(step) = learns.recv().await {
-                    teller.learned(generation, step).await;
+                let mut last = LastSteps::default();
+                while let Some(record) = learns.recv().await {
+                    let step = record.step;
+                    teller.learned(generation, step, last.add(record)).await;
                 }
             }
         });

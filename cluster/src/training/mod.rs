@@ -5,6 +5,7 @@
 //! its own is a worker by [`train`], which does what a coordinator says, and lives on when others die.
 
 mod insist;
+mod last_steps;
 mod lead;
 mod member;
 mod reducer;

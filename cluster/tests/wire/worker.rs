@@ -7,7 +7,9 @@ use std::{
 };
 
 use lavida_cluster::{
-    control::{Engine, Generation, Join, MemberAction, MemberId, Part, RunId, World, Written},
+    control::{
+        Engine, Generation, Join, MemberAction, MemberId, Pace, Part, RunId, World, Written,
+    },
     shell::{Certificates, MemberHandle, Security, join, random_id},
 };
 
@@ -90,7 +92,9 @@ async fn work(mut member: MemberHandle) {
                     while *step < until {
                         tokio::time::sleep(STEP).await;
                         *step += 1;
-                        teller.learned(world.generation, *step).await;
+                        teller
+                            .learned(world.generation, *step, Pace::default())
+                            .await;
                     }
                 }
             }

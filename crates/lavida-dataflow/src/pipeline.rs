@@ -13,6 +13,7 @@
 use std::{ops::Range, sync::Arc, time::Duration};
 
 use lavida_data::{Error, Result};
+use lavida_train::step::StepRecord;
 use ractor::{Actor, ActorProcessingErr, ActorRef, Message, SupervisionEvent};
 use tokio::sync::{mpsc, watch};
 
@@ -26,7 +27,7 @@ use crate::{
         sampler::{self, Sampler},
         trainer::{self, Outcome, Trainer},
     },
-    telemetry::{MetricsLog, progress::Progress},
+    telemetry::{MetricsLog, figures::RankFigures, progress::Progress},
     worker::{Committer, Orders, Slice},
 };
 
@@ -62,11 +63,13 @@ pub struct Pipeline<D: Drawer> {
     /// What this worker is told, where somebody tells it.
     pub orders: Option<watch::Receiver<Orders>>,
     /// Told of each step.
-    pub learned: Option<mpsc::UnboundedSender<u64>>,
+    pub learned: Option<mpsc::UnboundedSender<StepRecord>>,
     /// Log of steps, where this worker writes it.
     pub log: Option<MetricsLog>,
     /// Shows them.
     pub progress: Progress,
+    /// What Prometheus is shown of this worker.
+    pub figures: RankFigures,
     /// Time.
     pub clock: Arc<dyn Clock>,
 }
@@ -146,6 +149,7 @@ impl<D: Drawer> Pipeline<D> {
             learner: self.learner,
             log: self.log,
             progress: self.progress,
+            figures: self.figures,
         };
         let (trainer, _) = Actor::spawn_linked(None, trainer, start, cell())
             .await

@@ -24,7 +24,7 @@ use crate::{
     parts::Learner,
     pipeline::Pipeline,
     stages::trainer::Outcome,
-    telemetry::{MetricsLog, progress::Progress},
+    telemetry::{MetricsLog, figures::Figures, progress::Progress},
     training_data::{CatalogSource, TrainingDrawer},
     worker::{Resume, Slice, Worker},
 };
@@ -64,6 +64,10 @@ pub struct Run {
     pub label: String,
     /// Time.
     pub clock: Arc<dyn Clock>,
+    /// What Prometheus is shown of it.
+    pub figures: Figures,
+    /// Whether somebody else shows its progress.
+    pub quiet: bool,
 }
 
 /// What became of a run.
@@ -151,7 +155,7 @@ impl Run {
         };
         let goes_on = resumed.is_some();
         drop(resumed); // its parts are the trainer's now
-        let progress = match worker.reports {
+        let progress = match worker.reports && !self.quiet {
             false => Progress::silent(self.clock.clone()),
             true => Progress::new(
                 &self.label,
@@ -212,6 +216,7 @@ impl Run {
             learned: worker.learned,
             log,
             progress,
+            figures: self.figures.of_rank(rank, batch / world_size),
             clock: self.clock,
         };
         Ok(RunOutcome::Ran(pipeline.run(stop).await?))

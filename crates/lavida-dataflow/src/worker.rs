@@ -15,6 +15,7 @@ use lavida_train::{
     checkpoint::Snapshot,
     reduce::{Alone, GradientReducer},
     settings::Settings,
+    step::StepRecord,
 };
 use tokio::sync::{mpsc, watch};
 
@@ -40,7 +41,7 @@ pub struct Worker {
     /// What it is told, where somebody tells it; else it goes on to the last step.
     pub orders: Option<watch::Receiver<Orders>>,
     /// Told of each step it made.
-    pub learned: Option<mpsc::UnboundedSender<u64>>,
+    pub learned: Option<mpsc::UnboundedSender<StepRecord>>,
 }
 
 /// What a worker starts from.

@@ -1,6 +1,9 @@
 //! The command line. Names, options and exit codes are a contract with scripts (`docs/ARCHITECTURE.md`).
 
-use std::path::PathBuf;
+#[cfg(test)]
+mod documented;
+
+use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 
@@ -38,7 +41,10 @@ pub enum Command {
     Export(Export),
     /// Say what is inside a dataset, a checkpoint or an export; replay one draw of the sampler as a picture
     Inspect(Inspect),
-    /// Check settings without training: sizes, what trains, memory per device
+    /// Check before training: sizes, what trains, memory, and what would stop the run
+    ///
+    /// Every check is made, also after one that failed; the exit code is the largest of the failed ones' (2 settings and
+    /// input, 3 damaged data, 4 store or coordinator unreachable). What cannot be seen from here is `unknown` and fails nothing.
     Check(Check),
     /// Measure on this machine: time and memory, as a table and a plot
     Bench(Bench),
@@ -82,9 +88,29 @@ pub struct Train {
     /// Train as a worker of the run whose coordinator listens there; everything else comes from it
     #[arg(long, value_name = "HOST:PORT", conflicts_with_all = ["config", "data", "out", "set", "local", "listen"])]
     pub join: Option<String>,
-    /// This machine's folder of `lavida cluster certs`; needed off loopback
+    /// This machine's folder of `lavida cluster certs`, or under a scheduler the folder of all; needed off loopback
     #[arg(long, value_name = "DIR")]
     pub certs: Option<PathBuf>,
+    /// Whose variables say that this command was started on several nodes at once: there task 0 leads and trains, the others
+    /// join it
+    #[arg(long, value_enum, default_value_t = ClusterChoice::Auto, conflicts_with_all = ["join", "listen"])]
+    pub cluster: ClusterChoice,
+    /// Serve Prometheus metrics at http://IP:PORT/metrics, port 0 for any; workers that are started here follow at PORT+1, …
+    #[arg(long, value_name = "IP:PORT")]
+    pub metrics: Option<SocketAddr>,
+}
+
+/// Schedulers that start one command on several nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum ClusterChoice {
+    /// Slurm in a step of several tasks, Kubernetes in a pod that has an index and JOBSET_NAME; else none
+    Auto,
+    /// A task of a Slurm step (srun)
+    Slurm,
+    /// A pod of an Indexed Job or a JobSet
+    Kubernetes,
+    /// Train alone whatever the environment says
+    None,
 }
 
 #[derive(Debug, Args)]
@@ -290,6 +316,18 @@ pub struct Check {
     /// Training shards to open as a run would
     #[arg(long, value_name = "URI")]
     pub data: Vec<String>,
+    /// Store of the run: writes, reads and deletes a key there, and has a taken one refused
+    #[arg(long, value_name = "URI")]
+    pub out: Option<String>,
+    /// Address that a coordinator would listen at on this machine
+    #[arg(long, value_name = "IP:PORT")]
+    pub listen: Option<String>,
+    /// Address of a coordinator that a worker would join from this machine
+    #[arg(long, value_name = "HOST:PORT")]
+    pub join: Option<String>,
+    /// A machine's folder of `lavida cluster certs`: key, authority, names, days left, who may read it
+    #[arg(long, value_name = "DIR")]
+    pub certs: Option<PathBuf>,
     /// Override a setting, as `section.key=value`; may be repeated
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub set: Vec<String>,

@@ -6,6 +6,7 @@ mod config;
 mod exported;
 mod memory;
 mod scoring;
+mod screen;
 
 use std::{process::ExitCode, time::Duration};
 
@@ -28,7 +29,7 @@ fn main() -> ExitCode {
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(LOG));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(screen::Log)
         .init();
     match run(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
@@ -63,6 +64,9 @@ fn run(command: Command) -> anyhow::Result<()> {
 
 fn exit_code(error: &anyhow::Error) -> u8 {
     if let Some(failed) = error.downcast_ref::<commands::train::WorkerFailed>() {
+        return failed.code;
+    }
+    if let Some(failed) = error.downcast_ref::<commands::check::ChecksFailed>() {
         return failed.code;
     }
     let known = error

@@ -136,6 +136,10 @@ impl Coordinator {
             return;
         }
         self.dirty.remove(&id);
+        let ended = matches!(self.phase, Phase::Ended { .. });
+        if !ended && matches!(why, Ended::Disconnected(_) | Ended::Silent(_)) {
+            self.lost += 1;
+        }
         if self
             .world()
             .is_some_and(|world| world.rank_of(id).is_some())

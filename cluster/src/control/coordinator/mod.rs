@@ -239,6 +239,8 @@ pub struct Coordinator {
     probed: Duration,
     rendezvous: Rendezvous,
     restarts: u32,
+    /// Members that went without saying so.
+    lost: u64,
     /// The run ends with this step.
     end: u64,
     stopping: bool,
@@ -269,6 +271,7 @@ impl Coordinator {
             probed: Duration::ZERO,
             rendezvous: Rendezvous::default(),
             restarts: 0,
+            lost: 0,
             stopping: false,
             last_call: None,
             dirty: BTreeSet::new(),
@@ -286,6 +289,11 @@ impl Coordinator {
     /// The newest committed step.
     pub fn committed(&self) -> u64 {
         self.committed
+    }
+
+    /// Members that went without saying so, since this coordinator began.
+    pub fn lost_members(&self) -> u64 {
+        self.lost
     }
 
     /// The world at work.

@@ -27,7 +27,7 @@ use super::{
 use crate::{
     clock::Clock,
     parts::MakeLearner,
-    telemetry::{MetricsLog, progress::Progress},
+    telemetry::{MetricsLog, figures::RankFigures, progress::Progress},
     worker::{Orders, Slice},
 };
 
@@ -80,7 +80,7 @@ pub struct Trainer {
     /// Membership generation.
     pub generation: u64,
     /// Told of each step.
-    pub learned: Option<tokio_mpsc::UnboundedSender<u64>>,
+    pub learned: Option<tokio_mpsc::UnboundedSender<StepRecord>>,
     /// Time.
     pub clock: Arc<dyn Clock>,
     /// Gets the outcome.
@@ -99,6 +99,8 @@ pub struct Start {
     pub log: Option<MetricsLog>,
     /// Shows them.
     pub progress: Progress,
+    /// Counts them.
+    pub figures: RankFigures,
 }
 
 /// A checkpoint on its way to the store.
@@ -129,6 +131,7 @@ pub struct State {
     stopping: bool,
     log: Option<MetricsLog>,
     progress: Progress,
+    figures: RankFigures,
     step_began: Duration,
     waiting: Stopwatch,
     checkpointing: Stopwatch,
@@ -163,6 +166,7 @@ impl Actor for Trainer {
             stopping: false,
             log: start.log,
             progress: start.progress,
+            figures: start.figures,
             step_began: Duration::ZERO,
             waiting: Stopwatch::default(),
             checkpointing: Stopwatch::default(),
@@ -194,6 +198,7 @@ impl Actor for Trainer {
                 let saving = saving.ok_or("a commit that nobody waits for")?;
                 let save = self.clock.monotonic() - saving.since;
                 state.save = Some(save);
+                state.figures.committed(step);
                 state.progress.line(&format!(
                     "checkpoint of step {step} committed: saved in {:.2} s, training was held for {:.3} s",
                     save.as_secs_f64(),
@@ -286,6 +291,7 @@ impl Trainer {
             log.record(&record)?;
         }
         state.progress.step(&record);
+        state.figures.step(&record);
         state.step_began = now;
         // Asked while the update was under way: the others hear of it with the next.
         let stop = state.share.stop;
@@ -294,10 +300,10 @@ impl Trainer {
             ..StepShare::default()
         };
         state.stopping = update.total.stop || (stop && self.world_size == 1);
-        state.last = Some(record);
         if let Some(learned) = &self.learned {
-            let _ = learned.send(state.step); // nobody listening any more is fine
+            let _ = learned.send(record.clone()); // nobody listening any more is fine
         }
+        state.last = Some(record);
         Ok(())
     }
 

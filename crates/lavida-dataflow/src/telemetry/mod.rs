@@ -1,10 +1,12 @@
-//! What a run says about itself: `metrics.jsonl`, TensorBoard events, a progress bar or lines.
+//! What a run says about itself: `metrics.jsonl`, TensorBoard events, a progress bar or lines, Prometheus.
 //!
 //! A local run appends to its files step by step. In an object store, which cannot append, the files
 //! are written whole before every checkpoint, the last of which is at the end. Resuming drops the rows after the step that
 //! is resumed from, so that each step has one row.
 
+pub mod endpoint;
 pub mod events;
+pub mod figures;
 pub mod progress;
 
 use std::{

@@ -139,7 +139,8 @@ impl Drop for Progress {
     }
 }
 
-fn minutes(duration: Duration) -> String {
+/// A duration as people say it.
+pub fn minutes(duration: Duration) -> String {
     let seconds = duration.as_secs();
     match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
         (0, 0, s) => format!("{s} s"),

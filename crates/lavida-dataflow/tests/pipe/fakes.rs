@@ -22,7 +22,7 @@ use lavida_dataflow::{
     parts::{ClipSource, Drawer, Learner, PlacedClip},
     pipeline::Pipeline,
     stages::trainer::Outcome,
-    telemetry::{LogFiles, MetricsLog, progress::Progress},
+    telemetry::{LogFiles, MetricsLog, figures::Figures, progress::Progress},
     worker::{Committer, Orders, Slice, StoreCommitter},
 };
 use lavida_store::Store;
@@ -30,7 +30,7 @@ use lavida_train::{
     checkpoint::{Snapshot, TrainState},
     reduce::{Alone, StepShare},
     settings::Stage,
-    step::{LossTerms, StepTimes},
+    step::{LossTerms, StepRecord, StepTimes},
     trainer::UpdateReport,
 };
 use tokio::sync::{mpsc, oneshot, watch};
@@ -90,7 +90,7 @@ pub struct Case {
     /// What the worker is told.
     pub orders: Option<watch::Receiver<Orders>>,
     /// Told of each step.
-    pub learned: Option<mpsc::UnboundedSender<u64>>,
+    pub learned: Option<mpsc::UnboundedSender<StepRecord>>,
     /// Who commits; the store's own without.
     pub committer: Option<Arc<dyn Committer>>,
     pub run: Store,
@@ -184,6 +184,7 @@ impl Case {
                 per_step,
                 clock.clone(),
             ),
+            figures: Figures::default().of_rank(0, per_step),
             clock,
         };
         let stop = asked.then(|asked| async move {

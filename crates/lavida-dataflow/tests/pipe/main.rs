@@ -359,7 +359,13 @@ async fn a_worker_that_commits_nothing_attends_each_snapshot_of_the_others() {
 }
 
 /// Nine steps of which so many are leased, who leases more, and the steps that are learned.
-fn led(until: u64) -> (Case, watch::Sender<Orders>, mpsc::UnboundedReceiver<u64>) {
+fn led(
+    until: u64,
+) -> (
+    Case,
+    watch::Sender<Orders>,
+    mpsc::UnboundedReceiver<StepRecord>,
+) {
     let (tell, told) = watch::channel(Orders {
         until,
         ..Orders::default()
@@ -379,7 +385,7 @@ async fn a_worker_learns_no_further_than_it_is_leased_and_ends_where_it_is_told_
     let leading = async {
         let mut last = 0;
         while last < 2 {
-            last = steps.recv().await.unwrap();
+            last = steps.recv().await.unwrap().step;
         }
         // It would go on now, if it went on without a lease: there are samples for nine steps.
         for _ in 0..1000 {
@@ -388,7 +394,7 @@ async fn a_worker_learns_no_further_than_it_is_leased_and_ends_where_it_is_told_
         assert!(steps.try_recv().is_err(), "a step that was not leased");
         tell.send_modify(|orders| (orders.until, orders.end) = (9, 5));
         while last < 5 {
-            last = steps.recv().await.unwrap();
+            last = steps.recv().await.unwrap().step;
         }
         tell
     };
@@ -402,7 +408,7 @@ async fn a_worker_learns_no_further_than_it_is_leased_and_ends_where_it_is_told_
 async fn a_worker_whose_generation_ends_stops_and_commits_nothing() {
     let (case, tell, mut steps) = led(1);
     let leading = async {
-        assert_eq!(steps.recv().await, Some(1));
+        assert_eq!(steps.recv().await.unwrap().step, 1);
         tell.send_modify(|orders| orders.abort = true);
         tell
     };

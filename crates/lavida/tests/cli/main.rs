@@ -4,10 +4,17 @@
 
 mod bad_input;
 mod bench;
+mod checking;
 mod cluster;
 mod exporting;
 mod import_refused;
 mod importing;
+#[cfg(unix)]
+mod launched;
+#[cfg(unix)]
+mod metrics;
+#[cfg(unix)]
+mod process;
 mod reading;
 mod resuming;
 mod scores;

@@ -1,19 +1,21 @@
 //! `lavida train --join ADDR`: a worker that is told everything by its coordinator.
 
 use std::{
-    net::{ToSocketAddrs, UdpSocket},
+    net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs, UdpSocket},
     path::Path,
 };
 
 use lavida_cluster::{
     collective::engines,
-    control::{Join, MemberAction, MemberId},
+    control::{Join, MemberAction, MemberId, Outcome},
     shell::{self, MemberHandle, random_id},
     training,
 };
 use lavida_data::{Error, Result};
+use lavida_dataflow::telemetry::figures::Figures;
 
-use super::{COOKIE, interrupted, job::Job, report, security};
+use super::{COOKIE, interrupted, job::Job, metrics, report, security};
+use crate::screen;
 
 /// Steps of work that a worker asks for at a time.
 const WINDOW: u64 = 8;
@@ -24,10 +26,18 @@ const SLURM_SLOT: &str = "SLURM_LOCALID";
 /// Set where the process that started this one holds its standard input open for as long as it lives.
 pub const PARENT: &str = "LAVIDA_ENDS_WITH_STDIN";
 
-pub async fn run(address: &str, certificates: Option<&Path>) -> anyhow::Result<()> {
-    if std::env::var_os(PARENT).is_some() {
+/// Works until the run has ended, or until an interrupt: then it leaves, and nothing comes back.
+pub async fn run(
+    address: &str,
+    certificates: Option<&Path>,
+    metrics_at: Option<SocketAddr>,
+) -> anyhow::Result<Option<Outcome>> {
+    let has_parent = std::env::var_os(PARENT).is_some();
+    if has_parent {
         std::thread::spawn(end_with_stdin);
     }
+    let figures = Figures::default();
+    let _metrics = metrics::serve(metrics_at, || figures.registry()).await?;
     let security = security(certificates, || {
         let expected = format!("--certs DIR, or on loopback the coordinator's {COOKIE}");
         Err(Error::invalid("--join", expected, "neither"))
@@ -35,17 +45,30 @@ pub async fn run(address: &str, certificates: Option<&Path>) -> anyhow::Result<(
     let reachable = own_address_towards(address)?;
     let id = MemberId(random_id());
     let mut member = shell::join(id, None, address.to_owned(), security, WINDOW).await?;
-    let stop = interrupted("leaving the run; what is not committed the others do again");
+    let stop = async {
+        match has_parent {
+            false => {
+                interrupted("leaving the run; what is not committed the others do again").await
+            }
+            // Whoever started it ends it, in order; a scheduler's signal may reach both.
+            true => {
+                interrupted("a worker stays until its run ends").await;
+                std::future::pending().await
+            }
+        }
+    };
     let mut stop = std::pin::pin!(stop);
     let job = tokio::select! {
         job = job(&mut member) => job?,
-        () = &mut stop => return Ok(member.leave().await?),
+        () = &mut stop => return Ok(left(member).await?),
     };
     let (job, run_id) = Job::read(&job)?;
-    let run = tokio::select! {
+    let mut run = tokio::select! {
         run = job.prepare() => run?,
-        () = &mut stop => return Ok(member.leave().await?),
+        () = &mut stop => return Ok(left(member).await?),
     };
+    run.figures = figures;
+    run.quiet = has_parent; // it shows the run itself
     let asks = Join {
         run: run_id,
         node: node_name(),
@@ -56,7 +79,15 @@ pub async fn run(address: &str, certificates: Option<&Path>) -> anyhow::Result<(
     member.teller().join(asks).await;
     let steps = run.settings.train.steps;
     let outcome = training::train(run, member, stop).await?;
-    report(&outcome, steps, &job.out)
+    if !has_parent {
+        report(&outcome, steps, &job.out)?;
+    }
+    Ok(Some(outcome))
+}
+
+async fn left(member: MemberHandle) -> Result<Option<Outcome>> {
+    member.leave().await?;
+    Ok(None)
 }
 
 /// What the coordinator says that the run is.
@@ -73,6 +104,9 @@ async fn job(member: &mut MemberHandle) -> Result<Vec<u8>> {
     ))
 }
 
+/// A documentation address (RFC 5737): the way there is the way out of this machine.
+const ELSEWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 9);
+
 /// The address of this machine that the coordinator's network reaches. Nothing is sent.
 fn own_address_towards(coordinator: &str) -> Result<String> {
     let unusable =
@@ -85,11 +119,20 @@ fn own_address_towards(coordinator: &str) -> Result<String> {
     } else {
         "[::]:0"
     };
-    let towards = UdpSocket::bind(any).and_then(|socket| {
+    let towards = |any: &str, address: SocketAddr| {
+        let socket = UdpSocket::bind(any)?;
         socket.connect(address)?;
-        socket.local_addr()
-    });
-    Ok(towards.map_err(unusable)?.ip().to_string())
+        std::io::Result::Ok(socket.local_addr()?.ip())
+    };
+    let own = towards(any, address).map_err(unusable)?;
+    // The coordinator's own machine may know its name as a loopback address, which is of no use to the others.
+    let is_name =
+        coordinator.parse::<SocketAddr>().is_err() && !coordinator.starts_with("localhost:");
+    let own = match own.is_loopback() && is_name {
+        true => towards("0.0.0.0:0", ELSEWHERE).unwrap_or(own),
+        false => own,
+    };
+    Ok(own.to_string())
 }
 
 /// What this machine calls itself: ranks of one machine stand together.
@@ -103,7 +146,8 @@ fn node_name() -> String {
     }
 }
 
-fn slot() -> Result<u16> {
+/// Which worker of its machine this is.
+pub fn slot() -> Result<u16> {
     let told = [SLOT, SLURM_SLOT].map(|name| Some((name, std::env::var(name).ok()?)));
     match told.into_iter().flatten().next() {
         Some((name, text)) => text
@@ -116,6 +160,6 @@ fn slot() -> Result<u16> {
 /// A worker whose parent died has nobody to commit for.
 fn end_with_stdin() {
     let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink()); // an error is an end, too
-    eprintln!("train: the process that started this worker is gone");
+    screen::line("train: the process that started this worker is gone");
     std::process::exit(1);
 }

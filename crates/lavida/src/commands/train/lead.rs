@@ -12,8 +12,8 @@ use lavida_data::{Error, Result};
 use lavida_store::Store;
 use lavida_train::settings::Settings;
 
-use super::{COOKIE, interrupted, job::Job, report, security};
-use crate::config::Loaded;
+use super::{COOKIE, interrupted, job::Job, metrics, report, security, view::View};
+use crate::{config::Loaded, screen};
 
 pub async fn run(
     loaded: Loaded,
@@ -21,6 +21,7 @@ pub async fn run(
     out: &str,
     address: &str,
     certificates: Option<&Path>,
+    metrics_at: Option<SocketAddr>,
 ) -> anyhow::Result<()> {
     let at: SocketAddr = address
         .parse()
@@ -40,8 +41,10 @@ pub async fn run(
         false => String::new(),
     };
     let at = coordinator.address;
-    eprintln!("train: coordinator at {at}; a worker is `{cookie}lavida train --join {at}{with}`");
-    let outcome = until_ended(coordinator).await?;
+    screen::line(&format!(
+        "train: coordinator at {at}; a worker is `{cookie}lavida train --join {at}{with}`"
+    ));
+    let outcome = until_ended(coordinator, &loaded.settings, metrics_at).await?;
     report(&outcome, loaded.settings.train.steps, out)
 }
 
@@ -60,8 +63,15 @@ pub async fn start(
     Ok(coordinate(settings, at, security, Store::open(out)?).await?)
 }
 
-/// Waits for the end of the run, or for an interrupt, and then for the end of what is under way.
-pub async fn until_ended(coordinator: CoordinatorHandle) -> Result<Outcome> {
+/// Shows the run until it has ended. An interrupt ends it after what is under way.
+pub async fn until_ended(
+    coordinator: CoordinatorHandle,
+    settings: &Settings,
+    metrics_at: Option<SocketAddr>,
+) -> Result<Outcome> {
+    let steps = settings.train.steps;
+    let _metrics = metrics::serve(metrics_at, || metrics::of_run(&coordinator, steps)).await?;
+    let _view = View::of(&coordinator, settings);
     let stopper = coordinator.stopper();
     let interrupt = tokio::spawn(async move {
         interrupted("the run ends with the steps under way").await;

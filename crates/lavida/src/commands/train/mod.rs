@@ -1,10 +1,14 @@
 //! `lavida train`: a run from its settings, or on from its newest checkpoint; by one process, or by workers that a
-//! coordinator leads ([`lead`], [`join`], [`processes`]).
+//! coordinator leads ([`lead`], [`join`], [`processes`]), started by hand or by a scheduler ([`launched`]).
 
 mod job;
 mod join;
+mod launched;
 mod lead;
+mod metrics;
 mod processes;
+mod scheduler;
+mod view;
 
 use std::{path::Path, sync::Arc};
 
@@ -20,17 +24,19 @@ use lavida_dataflow::{
     checkpoints,
     clock::SystemClock,
     run::{Pretrained, Run, RunOutcome},
+    telemetry::figures::Figures,
 };
 use lavida_store::Store;
 use lavida_train::settings::Settings;
 
 pub use processes::WorkerFailed;
 
-use crate::{cli, config, exported::Exported};
+use crate::{cli, config, exported::Exported, screen};
 
 pub async fn run(args: cli::Train) -> anyhow::Result<()> {
     if let Some(address) = &args.join {
-        return join::run(address, args.certs.as_deref()).await;
+        join::run(address, args.certs.as_deref(), args.metrics).await?;
+        return Ok(());
     }
     let (Some(config), Some(out)) = (&args.config, &args.out) else {
         return Err(
@@ -39,12 +45,19 @@ pub async fn run(args: cli::Train) -> anyhow::Result<()> {
     };
     let loaded = config::load(config, &args.set)?;
     if let Some(address) = &args.listen {
-        return lead::run(loaded, &args.data, out, address, args.certs.as_deref()).await;
+        let certs = args.certs.as_deref();
+        return lead::run(loaded, &args.data, out, address, certs, args.metrics).await;
     }
     if args.local > 1 && lead::reaches_beyond_a_process(&loaded.settings) {
-        return processes::run(loaded, &args.data, out, args.local).await;
+        return processes::run(loaded, &args.data, out, args.local, args.metrics).await;
+    }
+    if args.local == 1
+        && let Some(place) = scheduler::place(args.cluster, scheduler::environment)?
+    {
+        return launched::run(loaded, &args, out, place).await;
     }
     let run = prepare(&loaded, &args.data, out, "train").await?;
+    let _metrics = metrics::serve(args.metrics, || run.figures.registry()).await?;
     let outcome = match args.local {
         1 => run.execute(interrupted(FINISHING)).await?,
         n => threads::train(run, n, interrupted(FINISHING)).await?,
@@ -105,6 +118,8 @@ async fn prepare(
         store: Store::open(out)?,
         label: label.to_owned(),
         clock: Arc::new(SystemClock::default()),
+        figures: Figures::default(),
+        quiet: false,
     })
 }
 
@@ -136,8 +151,20 @@ pub async fn open_catalog(uris: &[String], settings: &Settings) -> anyhow::Resul
     })
 }
 
+/// Whether the last step of a run is committed; that there is nothing to do is said.
+async fn is_complete(out: &str, steps: u64) -> Result<bool> {
+    let committed = checkpoints::committed(&Store::open(out)?).await?;
+    let newest = committed.last().copied().filter(|step| *step >= steps);
+    if let Some(step) = newest {
+        screen::line(&format!(
+            "train: {out} is already at step {step}, nothing to do"
+        ));
+    }
+    Ok(newest.is_some())
+}
+
 /// The cookie of processes without certificates.
-const COOKIE: &str = "LAVIDA_COOKIE";
+pub const COOKIE: &str = "LAVIDA_COOKIE";
 
 /// How this process proves who it is: by the folder of `lavida cluster certs`, or, on loopback, by the cookie of the
 /// environment; without one `or` says which.
@@ -174,7 +201,7 @@ pub const FINISHING: &str = "finishing the step and committing";
 /// Resolves at the first Ctrl-C (or SIGTERM), saying what is done about it; a second one ends the process at once.
 pub async fn interrupted(what: &str) {
     wait_for_signal().await;
-    eprintln!("train: {what}; interrupt again to quit at once");
+    screen::line(&format!("train: {what}; interrupt again to quit at once"));
     tokio::spawn(async {
         wait_for_signal().await;
         std::process::exit(130);

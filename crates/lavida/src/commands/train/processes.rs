@@ -1,24 +1,34 @@
-//! `lavida train --local N` where an engine reaches beyond a process: N workers of this machine, each a process of its
-//! own that is started again when it dies.
+//! Workers of this machine, each a process of its own that is started again when a signal kills it: `lavida train --local N`
+//! where an engine reaches beyond a process, and what a scheduler starts on every node.
 
-use std::{net::SocketAddr, os::unix::process::ExitStatusExt, process::Stdio, time::Duration};
+use std::{
+    net::SocketAddr,
+    os::unix::process::ExitStatusExt,
+    path::{Path, PathBuf},
+    process::{ExitStatus, Stdio},
+    time::Duration,
+};
 
 use lavida_cluster::{
-    shell::{Security, random_cookie},
+    control::Outcome,
+    shell::{CoordinatorHandle, Security, random_cookie},
     training::cuda_device,
 };
 use lavida_dataflow::worker::Worker;
 use lavida_store::Store;
+use lavida_train::settings::Settings;
 use tokio::process::{Child, Command};
 
-use super::{COOKIE, join, lead, report};
-use crate::config::Loaded;
+use super::{COOKIE, is_complete, join, lead, metrics, report};
+use crate::{config::Loaded, screen};
 
 /// A worker that ends again and again is not started more often than this.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// Which GPUs CUDA shows a process, and in which order.
 const VISIBLE_GPUS: &str = "CUDA_VISIBLE_DEVICES";
+/// How long workers have to end once their run has.
+pub const PARTING: Duration = Duration::from_secs(30);
 
 /// A worker ended by itself before its run did.
 #[derive(Debug)]
@@ -40,77 +50,125 @@ impl std::fmt::Display for WorkerFailed {
 
 impl std::error::Error for WorkerFailed {}
 
-pub async fn run(mut loaded: Loaded, data: &[String], out: &str, n: usize) -> anyhow::Result<()> {
-    Worker::accumulation(&loaded.settings, n)?;
-    let is_remote = |uri: &String| Store::open(uri).is_ok_and(|store| store.local_path().is_none());
-    if loaded.settings.cache.dir.is_none() && data.iter().any(is_remote) {
-        eprintln!(
-            "train: each worker fetches the data for itself; --set cache.dir=FOLDER lets them share it"
-        );
+/// Workers that join a coordinator.
+#[derive(Clone, Debug)]
+pub struct Workers {
+    /// Which of this machine's workers the first is.
+    pub first_slot: usize,
+    /// How many.
+    pub n: usize,
+    /// Where they join, `HOST:PORT`.
+    pub coordinator: String,
+    /// Their folder of certificates; without, `cookie` is what lets them in.
+    pub certs: Option<PathBuf>,
+    /// The shared secret on loopback.
+    pub cookie: Option<String>,
+    /// Where this process serves metrics; theirs are beside it.
+    pub metrics: Option<SocketAddr>,
+    /// Whether each has a GPU of its own.
+    pub on_gpus: bool,
+}
+
+impl Workers {
+    /// Keeps all of them at work until each has ended well.
+    ///
+    /// # Errors
+    /// [`WorkerFailed`] when one ends with another exit code than 0.
+    pub async fn keep(self) -> anyhow::Result<()> {
+        let mut workers = tokio::task::JoinSet::new();
+        for slot in self.first_slot..self.first_slot + self.n {
+            workers.spawn(ended(slot, self.start(slot)?));
+        }
+        while let Some(worker) = workers.join_next().await {
+            let (slot, status) = worker?;
+            let status = status?;
+            match status.code() {
+                Some(0) => {} // the run has ended
+                Some(code) => {
+                    let code = u8::try_from(code).unwrap_or(1);
+                    return Err(WorkerFailed { slot, code }.into());
+                }
+                None => {
+                    let signal = status.signal().unwrap_or_default();
+                    screen::line(&format!(
+                        "train: worker {slot} was killed by signal {signal}; starting it again"
+                    ));
+                    let begun = tokio::time::Instant::now();
+                    let child = self.start(slot)?;
+                    workers.spawn(async move {
+                        let ended = ended(slot, child).await;
+                        tokio::time::sleep_until(begun + PAUSE).await;
+                        ended
+                    });
+                }
+            }
+        }
+        Ok(())
     }
-    let cluster = &mut loaded.settings.cluster;
-    (cluster.workers, cluster.min_workers) = (n, n);
-    let security = Security::on_loopback(random_cookie()?);
-    let at = SocketAddr::from(([127, 0, 0, 1], 0));
-    let coordinator = lead::start(&loaded, data, out, at, &security).await?;
-    let address = coordinator.address.to_string();
-    let on_gpus = cuda_device(&loaded.settings.device) == Some(0);
-    let start = |slot: usize| {
+
+    fn start(&self, slot: usize) -> std::io::Result<Child> {
         let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
         let mut command = Command::new(std::env::current_exe()?);
         command
-            .args(["train", "--join", &address])
-            .env(COOKIE, &security.cookie)
+            .args(["train", "--join", &self.coordinator])
             .env(join::SLOT, slot.to_string())
             .env(join::PARENT, "1")
             .stdin(Stdio::piped())
             .process_group(0) // an interrupt of the terminal is for the coordinator, which ends them in order
             .kill_on_drop(true);
-        if std::env::var_os("RAYON_NUM_THREADS").is_none() {
-            command.env("RAYON_NUM_THREADS", (cores / n).max(1).to_string());
+        if let Some(folder) = &self.certs {
+            command.arg("--certs").arg(folder);
         }
-        if on_gpus {
+        if let Some(cookie) = &self.cookie {
+            command.env(COOKIE, cookie);
+        }
+        if let Some(at) = self.metrics {
+            let at = metrics::of_slot(at, slot);
+            command.args(["--metrics", &at.to_string()]);
+        }
+        if std::env::var_os("RAYON_NUM_THREADS").is_none() {
+            command.env("RAYON_NUM_THREADS", (cores / self.n).max(1).to_string());
+        }
+        if self.on_gpus {
             command.env(VISIBLE_GPUS, gpu_of(slot, std::env::var(VISIBLE_GPUS).ok()));
         }
         command.spawn()
-    };
-    let mut workers = tokio::task::JoinSet::new();
-    for slot in 0..n {
-        workers.spawn(ended(slot, start(slot)?));
     }
-    let stopper = coordinator.stopper();
-    let outcome = tokio::spawn(lead::until_ended(coordinator));
-    let mut outcome = std::pin::pin!(outcome);
-    let outcome = loop {
-        tokio::select! {
-            outcome = &mut outcome => break outcome??,
-            Some(worker) = workers.join_next() => {
-                let (slot, status) = worker?;
-                let status = status?;
-                match status.code() {
-                    Some(0) => {} // it was told the end of the run before us
-                    Some(code) => {
-                        stopper.stop().await;
-                        let code = u8::try_from(code).unwrap_or(1);
-                        return Err(WorkerFailed { slot, code }.into());
-                    }
-                    None => {
-                        let signal = status.signal().unwrap_or_default();
-                        eprintln!("train: worker {slot} was killed by signal {signal}; starting it again");
-                        let begun = tokio::time::Instant::now();
-                        let child = start(slot)?;
-                        workers.spawn(async move {
-                            let ended = ended(slot, child).await;
-                            tokio::time::sleep_until(begun + PAUSE).await;
-                            ended
-                        });
-                    }
-                }
-            }
-        }
+}
+
+/// `--local N`: a coordinator on loopback, and all of its workers.
+pub async fn run(
+    mut loaded: Loaded,
+    data: &[String],
+    out: &str,
+    n: usize,
+    at: Option<SocketAddr>,
+) -> anyhow::Result<()> {
+    Worker::accumulation(&loaded.settings, n)?;
+    if is_complete(out, loaded.settings.train.steps).await? {
+        return Ok(());
+    }
+    let cluster = &mut loaded.settings.cluster;
+    (cluster.workers, cluster.min_workers) = (n, n);
+    let security = Security::on_loopback(random_cookie()?);
+    let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
+    let coordinator = lead::start(&loaded, data, out, loopback, &security).await?;
+    let workers = Workers {
+        first_slot: 0,
+        n,
+        coordinator: coordinator.address.to_string(),
+        certs: None,
+        cookie: Some(security.cookie),
+        metrics: at,
+        on_gpus: has_gpus(&loaded.settings),
     };
-    while workers.join_next().await.is_some() {} // they are told the end as we are
+    let outcome = lead_with(coordinator, workers, &loaded, at).await?;
     report(&outcome, loaded.settings.train.steps, out)
+}
+
+/// Whether workers of these settings have a GPU each.
+pub fn has_gpus(settings: &Settings) -> bool {
+    cuda_device(&settings.device) == Some(0)
 }
 
 /// The GPU of a worker, of those that this process may see: its first one, under the number that all settings name.
@@ -121,10 +179,47 @@ fn gpu_of(slot: usize, visible: Option<String>) -> String {
     }
 }
 
-async fn ended(
-    slot: usize,
-    mut child: Child,
-) -> (usize, std::io::Result<std::process::ExitStatus>) {
+/// Leads a run to its end with workers of this machine among those that take part.
+pub async fn lead_with(
+    coordinator: CoordinatorHandle,
+    workers: Workers,
+    loaded: &Loaded,
+    at: Option<SocketAddr>,
+) -> anyhow::Result<Outcome> {
+    let stopper = coordinator.stopper();
+    let mut workers = tokio::spawn(workers.keep());
+    let mut outcome = std::pin::pin!(lead::until_ended(coordinator, &loaded.settings, at));
+    let mut working = true;
+    let outcome = loop {
+        tokio::select! {
+            outcome = &mut outcome => break outcome?,
+            ended = &mut workers, if working => {
+                if let Err(error) = ended? {
+                    stopper.stop().await;
+                    return Err(error);
+                }
+                working = false; // they were told the end before us
+            }
+        }
+    };
+    // They are told the end as we are; one that could not be reached has nothing to wait for.
+    if working && let Ok(ended) = tokio::time::timeout(PARTING, &mut workers).await {
+        ended??;
+    }
+    workers.abort();
+    Ok(outcome)
+}
+
+/// A folder of certificates for one machine, or one of several machines of which this is one.
+pub fn own_folder(certs: &Path, node: &str) -> PathBuf {
+    let own = certs.join(node);
+    match own.is_dir() {
+        true => own,
+        false => certs.to_owned(),
+    }
+}
+
+async fn ended(slot: usize, mut child: Child) -> (usize, std::io::Result<ExitStatus>) {
     let input = child.stdin.take(); // `wait` would close it
     let status = child.wait().await;
     drop(input);

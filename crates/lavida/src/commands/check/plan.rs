@@ -1,41 +1,24 @@
-//! `lavida check`: settings, what trains, and memory per device, without building anything large.
+//! What a run needs, as a document and as a table.
 
-use lavida_dataflow::device;
 use lavida_model::{precision::Precision, recompute::Recompute};
-use lavida_train::{memory::plan, settings::Settings};
-use serde_json::json;
+use lavida_train::{memory::Plan, settings::Settings};
+use serde_json::{Value, json};
 
-use super::train::open_catalog;
-use crate::{cli, config};
+/// Bytes as a person reads them.
+pub fn gib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 30)
+}
 
-pub async fn run(args: cli::Check) -> anyhow::Result<()> {
-    let config::Loaded { settings, .. } = config::load(&args.config, &args.set)?;
-    if !args.data.is_empty() {
-        let catalog = open_catalog(&args.data, &settings).await?;
-        settings.exposure_sampler(&catalog)?;
-        eprintln!(
-            "check: {} samples in {} datasets",
-            catalog.len(),
-            catalog.datasets().len()
-        );
-    }
-    if let Err(error) = device::named(&settings.device) {
-        eprintln!("check: {error}"); // the plan holds for any device
-    }
-    let plan = plan(&settings)?;
-    let document = json!({
+pub fn document(plan: &Plan) -> Value {
+    json!({
         "modules": plan.modules,
         "parameters": plan.parameters,
         "trainable": plan.trainable,
         "memory": plan.memory,
-    });
-    match args.json {
-        true => crate::print_document(&serde_json::to_string_pretty(&document)?),
-        false => crate::print_document(&table(&plan, &settings)),
-    }
+    })
 }
 
-fn table(plan: &lavida_train::memory::Plan, settings: &Settings) -> String {
+pub fn table(plan: &Plan, settings: &Settings) -> String {
     let mut text = format!(
         "{:<38} {:>15} {:>15}  policy\n",
         "module", "parameters", "trainable"
@@ -70,10 +53,7 @@ fn table(plan: &lavida_train::memory::Plan, settings: &Settings) -> String {
         ("activations", m.activations),
         ("total", m.total),
     ] {
-        text += &format!(
-            "  {name:<12} {:>9.3} GiB\n",
-            bytes as f64 / f64::from(1 << 30)
-        );
+        text += &format!("  {name:<12} {:>9.3} GiB\n", gib(bytes));
     }
     text.trim_end().to_owned()
 }

@@ -1,0 +1,229 @@
+//! `lavida check`: what would stop a run, found before it waits in a queue: settings, memory, data, store, certificates,
+//! ports. Nothing large is built, and nothing is left behind.
+
+mod memory;
+mod network;
+mod plan;
+mod store;
+
+use std::path::Path;
+
+use lavida_cluster::shell::Security;
+use lavida_data::Result;
+use lavida_dataflow::{
+    checkpoints,
+    clock::{Clock, SystemClock},
+    device,
+};
+use lavida_train::settings::Settings;
+use serde_json::{Value, json};
+
+use super::train::{COOKIE, open_catalog};
+use crate::{cli, config};
+
+/// Something that was looked at.
+struct Check {
+    name: &'static str,
+    found: Found,
+}
+
+/// What came of looking.
+enum Found {
+    /// It is well, and how.
+    Ok(String),
+    /// It cannot be seen from here, and why.
+    Unknown(String),
+    /// It would stop the run.
+    Failed(anyhow::Error),
+}
+
+impl<E: Into<anyhow::Error>> From<Result<String, E>> for Found {
+    fn from(result: Result<String, E>) -> Self {
+        match result {
+            Ok(detail) => Self::Ok(detail),
+            Err(error) => Self::Failed(error.into()),
+        }
+    }
+}
+
+/// Some checks failed; the exit code is the largest of theirs.
+#[derive(Debug)]
+pub struct ChecksFailed {
+    n: usize,
+    of: usize,
+    /// The exit code.
+    pub code: u8,
+}
+
+impl std::fmt::Display for ChecksFailed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} of {} checks failed", self.n, self.of)
+    }
+}
+
+impl std::error::Error for ChecksFailed {}
+
+pub async fn run(args: cli::Check) -> anyhow::Result<()> {
+    let loaded = config::load(&args.config, &args.set)?;
+    let plan = lavida_train::memory::plan(&loaded.settings)?;
+    let checks = checks(&args, &loaded, &plan).await;
+    let mut document = plan::document(&plan);
+    document["checks"] = checks.iter().map(Check::document).collect();
+    match args.json {
+        true => crate::print_document(&serde_json::to_string_pretty(&document)?)?,
+        false => {
+            let lines: Vec<String> = checks.iter().map(Check::line).collect();
+            let table = plan::table(&plan, &loaded.settings);
+            crate::print_document(&format!("{table}\n\nchecks\n{}", lines.join("\n")))?;
+        }
+    }
+    let codes: Vec<u8> = checks.iter().filter_map(Check::exit_code).collect();
+    match codes.iter().max() {
+        None => Ok(()),
+        Some(&code) => Err(ChecksFailed {
+            n: codes.len(),
+            of: checks.len(),
+            code,
+        }
+        .into()),
+    }
+}
+
+async fn checks(
+    args: &cli::Check,
+    loaded: &config::Loaded,
+    plan: &lavida_train::memory::Plan,
+) -> Vec<Check> {
+    let settings = &loaded.settings;
+    let as_a_run_would = !args.data.is_empty() || args.out.is_some();
+    let mut checks = vec![
+        Check::new("settings", Found::Ok(said_of(settings, &args.config))),
+        Check::new("workers", network::world_sizes(settings)),
+        Check::new("device", device_of(settings)),
+        Check::new("memory", memory::fits(settings, plan).await),
+    ];
+    if as_a_run_would {
+        checks.push(Check::new(
+            "vocabularies",
+            vocabularies(settings, &loaded.folder),
+        ));
+    }
+    if let (true, Some(uri)) = (as_a_run_would, &settings.train.initial) {
+        checks.push(Check::new("weights", weights(uri).await));
+    }
+    if !args.data.is_empty() {
+        checks.push(Check::new("data", data(settings, &args.data).await));
+    }
+    if let Some(out) = &args.out {
+        checks.push(Check::new("store", store::commits(out).await.into()));
+    }
+    let security = match &args.certs {
+        None => {
+            let cookie = std::env::var(COOKIE).unwrap_or_default();
+            Ok(Security::on_loopback(cookie))
+        }
+        Some(folder) => {
+            let now = SystemClock::default().wall();
+            checks.push(Check::new(
+                "certificates",
+                network::certificates(folder, now),
+            ));
+            Security::read(folder)
+        }
+    };
+    // Unreadable certificates were told above: without them nothing is to be said about the network.
+    if let Ok(security) = security {
+        if let Some(address) = &args.listen {
+            checks.push(Check::new(
+                "listen",
+                network::listens(address, &security).await.into(),
+            ));
+        }
+        if let Some(address) = &args.join {
+            checks.push(Check::new(
+                "join",
+                network::reaches(address, &security).await.into(),
+            ));
+        }
+    }
+    checks
+}
+
+fn said_of(settings: &Settings, config: &str) -> String {
+    let train = &settings.train;
+    let (steps, batch, micro) = (train.steps, train.global_batch, train.microbatch);
+    format!("{config}: {steps} steps of {batch} clips, {micro} at once")
+}
+
+fn device_of(settings: &Settings) -> Found {
+    match device::named(&settings.device) {
+        Ok(_) => Found::Ok(format!("{} is in this build", settings.device)),
+        // The machine that checks need not be the one that trains.
+        Err(error) => Found::Unknown(error.to_string()),
+    }
+}
+
+fn vocabularies(settings: &Settings, folder: &Path) -> Found {
+    let checked = settings
+        .tokenizers(folder)
+        .and_then(|tokenizers| settings.check_vocabularies(&tokenizers));
+    checked
+        .map(|()| "both tokenizers fit the model".to_owned())
+        .into()
+}
+
+async fn weights(uri: &str) -> Found {
+    let opened = checkpoints::open(uri).await;
+    opened
+        .map(|checkpoint| format!("train.initial: {}", checkpoint.uri()))
+        .into()
+}
+
+async fn data(settings: &Settings, uris: &[String]) -> Found {
+    let opened = async {
+        let catalog = open_catalog(uris, settings).await?;
+        settings.exposure_sampler(&catalog)?;
+        let (n_samples, n_datasets) = (catalog.len(), catalog.datasets().len());
+        anyhow::Ok(format!("{n_samples} samples in {n_datasets} datasets"))
+    };
+    opened.await.into()
+}
+
+impl Check {
+    fn new(name: &'static str, found: Found) -> Self {
+        Self { name, found }
+    }
+
+    /// What failed is told with its cause, as the program tells its own errors.
+    fn detail(&self) -> String {
+        match &self.found {
+            Found::Ok(detail) | Found::Unknown(detail) => detail.clone(),
+            Found::Failed(error) => format!("{error:#}"),
+        }
+    }
+
+    fn document(&self) -> Value {
+        let ok = match self.found {
+            Found::Ok(_) => Some(true),
+            Found::Unknown(_) => None,
+            Found::Failed(_) => Some(false),
+        };
+        json!({ "name": self.name, "ok": ok, "detail": self.detail() })
+    }
+
+    fn line(&self) -> String {
+        let state = match self.found {
+            Found::Ok(_) => "ok",
+            Found::Unknown(_) => "unknown",
+            Found::Failed(_) => "FAILED",
+        };
+        format!("  {state:<8} {:<13} {}", self.name, self.detail())
+    }
+
+    fn exit_code(&self) -> Option<u8> {
+        match &self.found {
+            Found::Failed(error) => Some(crate::exit_code(error)),
+            _ => None,
+        }
+    }
+}

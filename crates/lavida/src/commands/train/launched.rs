@@ -1,0 +1,153 @@
+//! `lavida train` where a scheduler started it on several nodes: task 0 leads and trains, every other one trains.
+//!
+//! Workers are processes of their own, so that one which is killed (memory, most often) is started again while its task goes
+//! on. On Kubernetes a worker is the pod's own process: the Job starts pods again.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+
+use lavida_cluster::control::Outcome;
+use lavida_data::{Error, Result};
+
+use super::{
+    COOKIE, interrupted, is_complete, join, lead,
+    processes::{self, PARTING, Workers, own_folder},
+    report,
+    scheduler::{Place, Scheduler},
+    security,
+};
+use crate::{cli, config::Loaded, screen};
+
+pub async fn run(
+    mut loaded: Loaded,
+    args: &cli::Train,
+    out: &str,
+    place: Place,
+) -> anyhow::Result<()> {
+    screen::line(&format!("train: {place}"));
+    let certs = args
+        .certs
+        .as_ref()
+        .map(|folder| own_folder(folder, &place.node));
+    let no_secret = || {
+        let expected = format!("--certs DIR, or on one machine a {COOKIE} that all tasks have");
+        Err(Error::invalid("train", expected, "neither"))
+    };
+    let secured = security(certs.as_deref(), no_secret)?;
+    let steps = loaded.settings.train.steps;
+    if is_complete(out, steps).await? {
+        return Ok(());
+    }
+    if place.index > 0 && place.scheduler == Scheduler::Kubernetes {
+        let joined = join::run(&place.coordinator, certs.as_deref(), args.metrics);
+        let outcome = tokio::select! {
+            outcome = joined => outcome?,
+            complete = until_complete(out, steps) => return complete,
+        };
+        return again_unless_complete(outcome.as_ref());
+    }
+    let slot = join::slot()?;
+    let workers = Workers {
+        first_slot: usize::from(slot),
+        n: 1,
+        coordinator: place.coordinator.clone(),
+        certs,
+        cookie: secured
+            .certificates
+            .is_none()
+            .then(|| secured.cookie.clone()),
+        metrics: args.metrics,
+        on_gpus: processes::has_gpus(&loaded.settings),
+    };
+    if place.index > 0 {
+        // Slurm tells all tasks of a step at once: the coordinator ends the run, and this one with it.
+        let heard = tokio::spawn(interrupted("the coordinator commits and ends the run"));
+        let ended = tokio::select! {
+            ended = workers.keep() => ended,
+            complete = until_complete(out, steps) => complete,
+        };
+        heard.abort();
+        return ended;
+    }
+    let cluster = &mut loaded.settings.cluster;
+    if let (0, Some(n)) = (cluster.workers, place.n_tasks) {
+        cluster.workers = n;
+    }
+    let at = listen_at(&place.coordinator)?;
+    let coordinator = lead::start(&loaded, &args.data, out, at, &secured).await?;
+    let outcome = processes::lead_with(coordinator, workers, &loaded, args.metrics).await?;
+    match place.scheduler {
+        Scheduler::Slurm => report(&outcome, steps, out),
+        Scheduler::Kubernetes => {
+            report(&outcome, steps, out)?;
+            again_unless_complete(Some(&outcome))
+        }
+    }
+}
+
+/// Resolves some time after the last step of the run is committed: who is still there then was not told, because it came when
+/// the coordinator had gone.
+async fn until_complete(out: &str, steps: u64) -> anyhow::Result<()> {
+    loop {
+        tokio::time::sleep(PARTING).await;
+        if is_complete(out, steps).await? {
+            tokio::time::sleep(PARTING).await;
+            return Ok(());
+        }
+    }
+}
+
+/// A pod that ends well is not started again, so one of a run that goes on must not.
+fn again_unless_complete(outcome: Option<&Outcome>) -> anyhow::Result<()> {
+    match outcome {
+        Some(Outcome::Completed) => Ok(()),
+        _ => anyhow::bail!("the run is not complete: this pod is to be started again"),
+    }
+}
+
+/// Where the coordinator listens that is reached at `coordinator`: on loopback for an address there, else everywhere.
+fn listen_at(coordinator: &str) -> Result<SocketAddr> {
+    let unusable =
+        |found: &dyn std::fmt::Display| Error::invalid("coordinator", "HOST:PORT", found);
+    let (_, port) = coordinator
+        .rsplit_once(':')
+        .ok_or_else(|| unusable(&coordinator))?;
+    let port: u16 = port.parse().map_err(|_| unusable(&coordinator))?;
+    if let Ok(at) = coordinator.parse::<SocketAddr>()
+        && at.ip().is_loopback()
+    {
+        return Ok(at);
+    }
+    // The name may not be known yet: a pod's is when the pod is ready.
+    let resolved = coordinator.to_socket_addrs().ok();
+    let only_v6 = resolved.is_some_and(|mut all| all.all(|at| at.is_ipv6()));
+    let any = match only_v6 {
+        true => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        false => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+    };
+    Ok(SocketAddr::new(any, port))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_coordinator_listens_everywhere_unless_it_is_reached_on_loopback() {
+        for (coordinator, at) in [
+            ("127.0.0.1:7700", "127.0.0.1:7700"),
+            ("10.0.0.1:7700", "0.0.0.0:7700"),
+            ("nowhere.invalid:80", "0.0.0.0:80"),
+            ("[::1]:7700", "[::1]:7700"),
+            ("[2001:db8::1]:7700", "[::]:7700"),
+        ] {
+            assert_eq!(listen_at(coordinator).unwrap().to_string(), at);
+        }
+        for coordinator in ["node1", "node1:", "node1:99999"] {
+            assert_eq!(
+                listen_at(coordinator).unwrap_err().exit_code(),
+                2,
+                "{coordinator}"
+            );
+        }
+    }
+}
