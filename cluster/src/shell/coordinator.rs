@@ -17,7 +17,7 @@ use super::{
 };
 use crate::control::{
     Action, Answer, Coordinator, CoordinatorSettings, Ended, Event, Generation, MemberFrame,
-    MemberId, Notice, Outcome, Pace, decode, encode, ledger::Fact,
+    MemberId, Notice, Outcome, Pace, decode, encode,
 };
 
 const TICK: Duration = Duration::from_millis(200);
