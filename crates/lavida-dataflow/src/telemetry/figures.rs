@@ -246,6 +246,7 @@ mod tests {
                 backward_seconds: 4.0,
                 ..StepTimes::default()
             },
+            checkpoint_save_seconds: None,
         }
     }
 

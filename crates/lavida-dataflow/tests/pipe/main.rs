@@ -197,10 +197,14 @@ async fn training_goes_on_beside_one_save_and_its_end_waits_for_the_last() {
         ran
     };
     let driving = async {
-        assert_eq!(steps.recv().await, Some(1));
+        assert_eq!(steps.recv().await.unwrap().step, 1);
         for step in 1..3 {
             assert_eq!(begun.recv().await, Some(step));
-            assert_eq!(steps.recv().await, Some(step + 1), "beside the save");
+            assert_eq!(
+                steps.recv().await.unwrap().step,
+                step + 1,
+                "beside the save"
+            );
             for _ in 0..1000 {
                 tokio::task::yield_now().await;
             }

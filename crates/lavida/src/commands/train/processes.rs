@@ -15,7 +15,6 @@ use lavida_cluster::{
     training::cuda_device,
 };
 use lavida_dataflow::worker::Worker;
-use lavida_store::Store;
 use lavida_train::settings::Settings;
 use tokio::process::{Child, Command};
 
