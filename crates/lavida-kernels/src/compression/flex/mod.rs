@@ -1,8 +1,8 @@
 //! Token compression on Flex: on the host, on all cores, without an L × L anything.
 //!
 //! The nearest tokens come from products of panels (`product`), corrected where they are close (`nearest`). A token
-//! whose neighbours include a background token has found its cluster; only the others look through all of them.
-//! Memory beside input and output: panels of at most 28 MiB, some 700 bytes a token, and 150 KiB a
+//! with a background token around it has found its cluster; only the others look through all of them.
+//! Memory beside input and output: panels of at most 40 MiB, some 1,200 bytes a token, and 150 KiB a
 //! thread.
 
 mod merge;
@@ -17,7 +17,7 @@ use rayon::prelude::*;
 
 use super::{CompressionConfig, Density, NO_DISTANCE, is_bad_length};
 use merge::Clusters;
-use nearest::{Blocking, Neighbor, nearest_of, neighbors};
+use nearest::{Blocking, Neighbor, Neighborhoods, nearest_of, neighborhoods};
 use tokens::{Tokens, Value, squared_lengths};
 
 /// What is background and who belongs to it, for all samples one after the other.
@@ -222,10 +222,10 @@ fn choose_one<T: Value>(
             ..HostChoice::default()
         };
     }
-    let neighbors = neighbors(&tokens, k, blocking);
-    let density = density(&neighbors, k, &tokens, config.density);
+    let around = neighborhoods(&tokens, k, blocking);
+    let density = density(&around.nearest, k, &tokens, config.density);
     let kept = densest(&density, config.n_kept(n_tokens));
-    let assignment = assign(&tokens, &neighbors, k, &kept, blocking);
+    let assignment = assign(&tokens, &around, k, &kept, blocking);
     HostChoice {
         kept,
         assignment,
@@ -277,7 +277,7 @@ fn densest(density: &[f32], n_kept: usize) -> Vec<u32> {
 /// The row of `kept` nearest to each token.
 fn assign<T: Value>(
     tokens: &Tokens<T>,
-    neighbors: &[Neighbor],
+    around: &Neighborhoods,
     k: usize,
     kept: &[u32],
     blocking: Blocking,
@@ -287,18 +287,19 @@ fn assign<T: Value>(
     for (row, token) in kept.iter().enumerate() {
         row_of[*token as usize] = row as u32;
     }
+    let is_kept = |token: u32| row_of[token as usize] != NONE;
     // All that is nearer than a neighbour is a neighbour: the first background token among them is the nearest.
-    let mut assignment: Vec<u32> = row_of
-        .iter()
-        .zip(neighbors.chunks(k))
-        .map(|(own, nearest)| {
-            let rows = nearest
-                .iter()
-                .map(|neighbor| row_of[neighbor.token as usize]);
-            std::iter::once(*own)
-                .chain(rows)
-                .find(|row| *row != NONE)
-                .unwrap_or(NONE)
+    let mut assignment: Vec<u32> = around
+        .nearest
+        .par_chunks(k)
+        .enumerate()
+        .map(|(token, nearest)| {
+            let token = token as u32;
+            std::iter::once(token)
+                .chain(nearest.iter().map(|neighbor| neighbor.token))
+                .find(|token| is_kept(*token))
+                .or_else(|| around.nearest_further(tokens, token, is_kept))
+                .map_or(NONE, |token| row_of[token as usize])
         })
         .collect();
     let far: Vec<u32> = (0..tokens.n_tokens() as u32)
@@ -306,7 +307,7 @@ fn assign<T: Value>(
         .collect();
     let nearest = nearest_of(tokens, &far, kept, blocking);
     for (token, nearest) in far.iter().zip(nearest) {
-        assignment[*token as usize] = row_of[nearest.token as usize];
+        assignment[*token as usize] = row_of[nearest as usize];
     }
     assignment
 }

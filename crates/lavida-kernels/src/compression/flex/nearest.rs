@@ -3,6 +3,8 @@
 //! Products of panels give every pair's distance to within a known error; each token keeps those that may still be
 //! among its `k` nearest, and only for them the distance is computed exactly. So what is found depends neither on
 //! how products round nor on the order in which pairs come up: blocks and threads change nothing but the time.
+//! A few tokens beyond the `k` are kept too, as far as products tell them: who finds its background token there need
+//! not look through all of them.
 //!
 //! Between different tokens of one tight cluster, closer to each other than the error (about `D·6e-8` of their
 //! squared length from the mean of all tokens), every pair is computed exactly: many such tokens take longer. Copies
@@ -21,7 +23,7 @@ use super::tokens::{Tokens, Value};
 pub(super) struct Blocking {
     /// Most bytes of both sides' panels.
     pub(super) panel_bytes: usize,
-    /// Most groups of a side's panels, where there are two.
+    /// Most groups of a side's panels.
     pub(super) panel_groups: usize,
     /// Groups of each side of what one thread multiplies at a time.
     pub(super) tile_groups: usize,
@@ -33,24 +35,26 @@ impl Blocking {
     /// For this machine.
     pub(super) fn new() -> Self {
         Self {
-            panel_bytes: 28 << 20,
+            panel_bytes: 40 << 20,
             panel_groups: 48,
             tile_groups: 4,
             vectors: Vectors::available()[0],
         }
     }
 
-    /// Tokens of one side's panels: all, where they may and one side is enough.
-    fn tokens_of_panels(&self, d_token: usize, n_tokens: usize) -> usize {
+    /// Tokens of the rows' panels and of the columns'. All are rows, where they may and one side is enough; else the rows
+    /// get most of the room: while they are held, the columns are packed part by part.
+    fn tokens_of_panels(&self, d_token: usize, n_tokens: usize) -> (usize, usize) {
         let group_bytes = d_token * size_of::<Step>();
         let most = self.panel_bytes / group_bytes;
         let all = n_tokens.div_ceil(GROUP);
-        let groups = if all <= most.min(self.panel_groups) {
+        let columns = (most / 5).clamp(1, self.panel_groups);
+        let rows = if all <= most.min(self.panel_groups) {
             all
         } else {
-            (most / 2).min(self.panel_groups)
+            most.saturating_sub(columns).clamp(1, self.panel_groups)
         };
-        groups.max(1) * GROUP
+        (rows * GROUP, columns * GROUP)
     }
 }
 
@@ -93,29 +97,41 @@ struct Candidate {
     token: u32,
 }
 
-/// What may be among the `k` nearest of one token.
+impl Candidate {
+    fn is_open(&self) -> bool {
+        self.low < self.high
+    }
+}
+
+/// What may be among the nearest of one token.
 struct Candidates {
-    k: usize,
+    /// How many of the nearest are to be kept.
+    n_kept: usize,
     /// By `high`.
     list: Vec<Candidate>,
-    /// Some `k` tokens are all before or at this one.
+    /// Some `n_kept` tokens are all before or at this one.
     limit: Option<(f64, u32)>,
 }
 
 impl Candidates {
-    fn new(k: usize) -> Self {
+    fn new(n_kept: usize) -> Self {
         Self {
-            k,
-            list: Vec::with_capacity(2 * k + 8),
+            n_kept,
+            list: Vec::with_capacity(2 * n_kept + 8),
             limit: None,
         }
     }
 
+    /// None of the `k` nearest is further than this.
+    fn radius_of(&self, k: usize) -> f64 {
+        self.list
+            .get(k - 1)
+            .map_or(f64::INFINITY, |candidate| candidate.high)
+    }
+
     /// No token further than this can be among the nearest.
     fn radius(&self) -> f64 {
-        self.list
-            .get(self.k - 1)
-            .map_or(f64::INFINITY, |candidate| candidate.high)
+        self.radius_of(self.n_kept)
     }
 
     fn offer(&mut self, candidate: Candidate, exact: impl Fn(u32) -> f64) {
@@ -129,8 +145,10 @@ impl Candidates {
         }
         if self.list.len() == self.list.capacity() {
             self.drop_the_far();
-            if self.list.len() > (self.k + self.list.capacity()) / 2 {
-                self.settle(exact);
+            if self.list.len() > (self.n_kept + self.list.capacity()) / 2 {
+                self.settle(self.n_kept, exact);
+                self.list.truncate(self.n_kept);
+                self.limit = self.list.last().map(|last| (last.high, last.token));
             }
         }
         let at = self.list.partition_point(|c| c.high <= candidate.high);
@@ -142,32 +160,27 @@ impl Candidates {
         self.list.retain(|candidate| candidate.low <= radius);
     }
 
-    /// Those that are not exact and may still be among the nearest.
-    fn open(&mut self) -> impl Iterator<Item = u32> {
-        self.drop_the_far();
-        let is_open = |candidate: &&Candidate| candidate.low < candidate.high;
-        self.list
-            .iter()
-            .filter(is_open)
-            .map(|candidate| candidate.token)
+    /// Those that may be among the `k` nearest and are not exact.
+    fn open(&self, k: usize) -> impl Iterator<Item = u32> {
+        let radius = self.radius_of(k);
+        let open = self.list.iter();
+        let open = open.filter(move |candidate| candidate.low <= radius && candidate.is_open());
+        open.map(|candidate| candidate.token)
     }
 
-    /// Computes what is not exact and keeps the `k` nearest.
-    fn settle(&mut self, exact: impl Fn(u32) -> f64) {
-        self.drop_the_far();
+    /// Makes the `k` nearest exact and puts them first.
+    fn settle(&mut self, k: usize, exact: impl Fn(u32) -> f64) {
+        let radius = self.radius_of(k);
         for candidate in &mut self.list {
-            if candidate.low < candidate.high {
+            if candidate.low <= radius && candidate.is_open() {
                 candidate.low = exact(candidate.token);
                 candidate.high = candidate.low;
             }
         }
+        // Whatever is still open is further than the radius.
         let order =
             |a: &Candidate, b: &Candidate| a.high.total_cmp(&b.high).then(a.token.cmp(&b.token));
         self.list.sort_unstable_by(order);
-        self.list.truncate(self.k);
-        if self.list.len() == self.k {
-            self.limit = self.list.last().map(|last| (last.high, last.token));
-        }
     }
 }
 
@@ -179,11 +192,11 @@ struct Search {
 }
 
 impl Search {
-    fn new(n_tokens: usize, k: usize) -> Self {
+    fn new(n_tokens: usize, n_kept: usize) -> Self {
         let infinite = f32::INFINITY.to_bits();
         Self {
             candidates: (0..n_tokens)
-                .map(|_| Mutex::new(Candidates::new(k)))
+                .map(|_| Mutex::new(Candidates::new(n_kept)))
                 .collect(),
             radii: (0..n_tokens).map(|_| AtomicU32::new(infinite)).collect(),
         }
@@ -201,16 +214,83 @@ impl Search {
         let radius = (candidates.radius() as f32).next_up();
         self.radii[at].store(radius.to_bits(), Ordering::Relaxed);
     }
+
+    fn into_candidates(self) -> Vec<Candidates> {
+        let candidates = self.candidates.into_iter();
+        let unlocked = |candidates: Mutex<_>| {
+            candidates
+                .into_inner()
+                .unwrap_or_else(PoisonError::into_inner)
+        };
+        candidates.map(unlocked).collect()
+    }
 }
 
-/// The `k` nearest other tokens of each token, nearest first; `k` is below the number of tokens and not 0.
-pub(super) fn neighbors<T: Value>(
+/// Tokens beyond the nearest that are remembered.
+const FURTHER: usize = 8;
+
+/// What was found about the tokens around each token.
+pub(super) struct Neighborhoods {
+    /// The `k` nearest other tokens of each token, nearest first.
+    pub(super) nearest: Vec<Neighbor>,
+    /// What is known of those beyond.
+    further: Vec<Further>,
+}
+
+/// Tokens beyond the nearest of one token.
+struct Further {
+    list: Vec<Candidate>,
+    /// Every token that is not listed is at least this far.
+    horizon: f64,
+}
+
+impl Neighborhoods {
+    /// The nearest to a token of those among the tokens beyond its `k` nearest that are `wanted`, if that can be told.
+    pub(super) fn nearest_further<T: Value>(
+        &self,
+        tokens: &Tokens<T>,
+        token: u32,
+        wanted: impl Fn(u32) -> bool,
+    ) -> Option<u32> {
+        let Further { list, horizon } = &self.further[token as usize];
+        let is_wanted = &wanted;
+        let wanted = || {
+            list.iter()
+                .filter(move |candidate| is_wanted(candidate.token))
+        };
+        let reach = wanted().map(|c| c.high).fold(f64::INFINITY, f64::min);
+        if reach >= *horizon {
+            return None;
+        }
+        let distance = |candidate: &Candidate| {
+            if candidate.is_open() {
+                tokens.squared_distance(token, candidate.token)
+            } else {
+                candidate.high
+            }
+        };
+        let mut near = wanted().filter(|candidate| candidate.low <= reach);
+        let first = near.next()?;
+        let Some(second) = near.next() else {
+            return Some(first.token); // alone: how far it is does not matter
+        };
+        [first, second]
+            .into_iter()
+            .chain(near)
+            .map(|candidate| (distance(candidate), candidate.token))
+            .min_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)))
+            .map(|(_, token)| token)
+    }
+}
+
+/// The `k` nearest other tokens of each token and some beyond; `k` is below the number of tokens and not 0.
+pub(super) fn neighborhoods<T: Value>(
     tokens: &Tokens<T>,
     k: usize,
     blocking: Blocking,
-) -> Vec<Neighbor> {
+) -> Neighborhoods {
     let all: Vec<u32> = (0..tokens.n_tokens() as u32).collect();
-    let search = Search::new(all.len(), k);
+    let search = Search::new(all.len(), (k + FURTHER).min(all.len() - 1));
     let pairs = Pairs {
         tokens,
         rows: &all,
@@ -223,14 +303,14 @@ pub(super) fn neighbors<T: Value>(
     pairs.visit();
 
     // Most pairs are near both ways: each distance is computed once.
-    let mut search = search;
+    let mut all_candidates = search.into_candidates();
     let mut open: Vec<(u32, u32)> = Vec::new();
-    for (token, candidates) in search.candidates.iter_mut().enumerate() {
-        let candidates = candidates.get_mut().unwrap_or_else(PoisonError::into_inner);
+    for (token, candidates) in all_candidates.iter_mut().enumerate() {
         let token = token as u32;
+        candidates.drop_the_far();
         open.extend(
             candidates
-                .open()
+                .open(k)
                 .map(|other| (token.min(other), token.max(other))),
         );
     }
@@ -240,22 +320,42 @@ pub(super) fn neighbors<T: Value>(
         .par_iter()
         .map(|(a, b)| tokens.squared_distance(*a, *b))
         .collect();
-    settled(&all, search, |token, other| {
-        let pair = (token.min(other), token.max(other));
-        let at = open
-            .binary_search(&pair)
-            .expect("every open pair is listed");
-        distances[at]
-    })
+    all_candidates
+        .par_iter_mut()
+        .enumerate()
+        .for_each(|(token, candidates)| {
+            candidates.settle(k, |other| {
+                let pair = ((token as u32).min(other), (token as u32).max(other));
+                let at = open.binary_search(&pair);
+                distances[at.expect("every open pair is listed")]
+            });
+        });
+
+    let nearest = all_candidates
+        .iter()
+        .flat_map(|candidates| &candidates.list[..k])
+        .map(|candidate| Neighbor {
+            token: candidate.token,
+            squared_distance: candidate.high,
+        })
+        .collect();
+    let further = all_candidates
+        .into_iter()
+        .map(|mut candidates| Further {
+            horizon: candidates.radius(),
+            list: candidates.list.split_off(k),
+        })
+        .collect();
+    Neighborhoods { nearest, further }
 }
 
-/// The nearest of `among` for each of `listed`; no token is in both, and `among` is not empty.
+/// The nearest of `among` to each of `listed`; no token is in both, and `among` is not empty.
 pub(super) fn nearest_of<T: Value>(
     tokens: &Tokens<T>,
     listed: &[u32],
     among: &[u32],
     blocking: Blocking,
-) -> Vec<Neighbor> {
+) -> Vec<u32> {
     let search = Search::new(listed.len(), 1);
     let pairs = Pairs {
         tokens,
@@ -267,31 +367,13 @@ pub(super) fn nearest_of<T: Value>(
         blocking,
     };
     pairs.visit();
-    settled(listed, search, |token, other| {
-        tokens.squared_distance(token, other)
-    })
-}
-
-/// The nearest of each token listed, with the exact distance of a token and another.
-fn settled(
-    listed: &[u32],
-    search: Search,
-    exact: impl Fn(u32, u32) -> f64 + Sync,
-) -> Vec<Neighbor> {
-    let exact = &exact;
     search
-        .candidates
+        .into_candidates()
         .into_par_iter()
         .zip(listed)
-        .flat_map_iter(|(candidates, token)| {
-            let mut candidates = candidates
-                .into_inner()
-                .unwrap_or_else(PoisonError::into_inner);
-            candidates.settle(|other| exact(*token, other));
-            candidates.list.into_iter().map(|candidate| Neighbor {
-                token: candidate.token,
-                squared_distance: candidate.high,
-            })
+        .map(|(mut candidates, token)| {
+            candidates.settle(1, |other| tokens.squared_distance(*token, other));
+            candidates.list[0].token
         })
         .collect()
 }
@@ -324,27 +406,27 @@ impl<T: Value> Pairs<'_, T> {
         } else {
             usize::MAX / 2 // two sides are held, whatever their lengths
         };
-        let size = self
+        let (n_rows, n_columns) = self
             .blocking
             .tokens_of_panels(self.tokens.d_token(), n_tokens);
         let (mut row_panels, mut column_panels) = (Vec::new(), Vec::new());
-        for (i, rows) in self.rows.chunks(size).enumerate() {
+        for (i, rows) in self.rows.chunks(n_rows).enumerate() {
             self.tokens.pack(rows, &mut row_panels);
             let rows = Side {
-                first: i * size,
+                first: i * n_rows,
                 tokens: rows,
                 panels: &row_panels,
             };
             let start = if self.symmetric {
                 self.visit_tiles(&rows, &rows);
-                i + 1
+                rows.first + rows.tokens.len()
             } else {
                 0
             };
-            for (j, columns) in self.columns.chunks(size).enumerate().skip(start) {
+            for (j, columns) in self.columns[start..].chunks(n_columns).enumerate() {
                 self.tokens.pack(columns, &mut column_panels);
                 let columns = Side {
-                    first: j * size,
+                    first: start + j * n_columns,
                     tokens: columns,
                     panels: &column_panels,
                 };
@@ -434,26 +516,21 @@ impl<T: Value> Pairs<'_, T> {
             let row_token = rows.tokens[row];
             let row_length = shrunk(self.tokens.lengths[row_token as usize]);
             let row_reach = row_length - self.search.radius(rows.first + row);
-            if !any_near(
-                products,
-                &column_lengths,
-                row_reach,
-                &column_reach,
-                row_length,
-            ) {
+            let reach = Reach {
+                row: (row_length, row_reach),
+                columns: (&column_lengths, &column_reach),
+            };
+            let near = near_pairs(products, reach);
+            if near == [0; GROUP] {
                 continue;
             }
             for (at, column) in column_range.clone().enumerate() {
-                let doubled = 2.0 * products[at];
                 let column_token = columns.tokens[column];
-                if is_diagonal && row_token == column_token {
+                if near[at] == 0 || is_diagonal && row_token == column_token {
                     continue;
                 }
-                let near_row = doubled >= column_lengths[at] + row_reach;
-                let near_column = doubled >= column_reach[at] + row_length;
-                if !near_row && !near_column {
-                    continue;
-                }
+                let (near_row, near_column) = (near[at] & TO_ROW != 0, near[at] & TO_COLUMN != 0);
+                let doubled = 2.0 * products[at];
                 let lengths = f64::from(self.tokens.lengths[row_token as usize])
                     + f64::from(self.tokens.lengths[column_token as usize]);
                 let (distance, error) =
@@ -476,67 +553,44 @@ impl<T: Value> Pairs<'_, T> {
     }
 }
 
-/// Whether any of a row's products is within reach of its row or its column.
+/// Shrunk squared lengths, and the same less the radius: of a row, and of the columns of a block.
+#[derive(Clone, Copy)]
+struct Reach<'a> {
+    row: (f32, f32),
+    columns: (&'a [f32; GROUP], &'a [f32; GROUP]),
+}
+
+/// The column's token is near to the row's ..
+const TO_ROW: u8 = 1;
+
+/// .. or the row's to the column's.
+const TO_COLUMN: u8 = 2;
+
+/// Who is near to whom among the pairs of a row.
 #[inline]
-fn any_near(
-    products: &[f32; GROUP],
-    column_lengths: &[f32; GROUP],
-    row_reach: f32,
-    column_reach: &[f32; GROUP],
-    row_length: f32,
-) -> bool {
+fn near_pairs(products: &[f32; GROUP], reach: Reach) -> [u8; GROUP] {
     #[inline(always)]
-    fn body(
-        products: &[f32; GROUP],
-        column_lengths: &[f32; GROUP],
-        row_reach: f32,
-        column_reach: &[f32; GROUP],
-        row_length: f32,
-    ) -> bool {
-        let mut near = 0u32;
+    fn body(products: &[f32; GROUP], reach: Reach) -> [u8; GROUP] {
+        let (row_length, row_reach) = reach.row;
+        let (column_lengths, column_reach) = reach.columns;
+        let mut near = [0; GROUP];
         for at in 0..GROUP {
             let doubled = 2.0 * products[at];
-            near |= u32::from(doubled >= column_lengths[at] + row_reach);
-            near |= u32::from(doubled >= column_reach[at] + row_length);
+            near[at] = u8::from(doubled >= column_lengths[at] + row_reach) * TO_ROW
+                | u8::from(doubled >= column_reach[at] + row_length) * TO_COLUMN;
         }
-        near != 0
+        near
     }
     #[cfg(target_arch = "x86_64")]
     {
         #[target_feature(enable = "avx2")]
-        fn with_avx2(
-            products: &[f32; GROUP],
-            column_lengths: &[f32; GROUP],
-            row_reach: f32,
-            column_reach: &[f32; GROUP],
-            row_length: f32,
-        ) -> bool {
-            body(
-                products,
-                column_lengths,
-                row_reach,
-                column_reach,
-                row_length,
-            )
+        fn with_avx2(products: &[f32; GROUP], reach: Reach) -> [u8; GROUP] {
+            body(products, reach)
         }
         if is_x86_feature_detected!("avx2") {
             // SAFETY: the machine has AVX2.
-            return unsafe {
-                with_avx2(
-                    products,
-                    column_lengths,
-                    row_reach,
-                    column_reach,
-                    row_length,
-                )
-            };
+            return unsafe { with_avx2(products, reach) };
         }
     }
-    body(
-        products,
-        column_lengths,
-        row_reach,
-        column_reach,
-        row_length,
-    )
+    body(products, reach)
 }

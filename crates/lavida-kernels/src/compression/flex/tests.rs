@@ -132,7 +132,8 @@ fn tokens_of_any_size_are_told_apart() {
     let unit = clouds(5, 200, 16);
     let distances = |values: &[f32]| -> Vec<(u32, f64)> {
         let tokens = Tokens::new(values, 16);
-        neighbors(&tokens, 5, Blocking::new())
+        neighborhoods(&tokens, 5, Blocking::new())
+            .nearest
             .iter()
             .map(|n| (n.token, n.squared_distance / tokens.squared_scale()))
             .collect()
