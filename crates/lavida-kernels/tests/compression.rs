@@ -511,6 +511,78 @@ fn equal_tokens_keep_the_first_ones() {
     }
 }
 
+/// `n_tokens` tokens as [`spread_tokens`] draws them, the same in every run.
+fn many_tokens(n_tokens: usize, d_token: usize) -> Rows {
+    let value = |i: usize| {
+        let mixed = (i as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        let mixed = (mixed ^ (mixed >> 29)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        ((mixed >> 40) % 257) as f32 / 64.0 - 2.0
+    };
+    let row = |token: usize| (0..d_token).map(|d| value(token * d_token + d)).collect();
+    (0..n_tokens).map(row).collect()
+}
+
+/// More tokens than the widest tile has rows and columns, in several shares of columns, and more values than a step.
+#[test]
+fn samples_longer_than_a_tile_follow_the_equations() {
+    for (n_tokens, d_token, keep_ratio) in [(333, 37, 0.2), (130, 150, 0.05)] {
+        for density in [Density::Reachability, Density::Knn] {
+            let config = CompressionConfig {
+                keep_ratio,
+                density,
+                n_neighbors: 8,
+            };
+            check(&many_tokens(n_tokens, d_token), &config);
+        }
+    }
+}
+
+#[test]
+fn of_fewer_tokens_than_neighbors_all_others_are_neighbors() {
+    for density in [Density::Reachability, Density::Knn] {
+        for n_tokens in 2..=5 {
+            let config = CompressionConfig {
+                keep_ratio: 0.5,
+                density,
+                n_neighbors: 4,
+            };
+            check(&many_tokens(n_tokens, 6), &config);
+        }
+    }
+}
+
+#[test]
+fn the_smallest_keep_ratio_leaves_one_token_that_all_others_join() {
+    let rows = many_tokens(60, 5);
+    let config = CompressionConfig {
+        keep_ratio: f64::MIN_POSITIVE,
+        ..CompressionConfig::default()
+    };
+    check(&rows, &config);
+    for (path, found) in every_run(&rows, &config) {
+        assert_eq!(found.kept.len(), 1, "{path}");
+        assert_eq!(found.assignment, vec![0; rows.len()], "{path}");
+    }
+}
+
+#[test]
+fn the_number_of_threads_changes_no_bit() {
+    let rows = many_tokens(500, 40);
+    let config = CompressionConfig {
+        keep_ratio: 0.2,
+        ..CompressionConfig::default()
+    };
+    let run = |n_threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(n_threads);
+        let pool = pool.build().unwrap();
+        pool.install(|| in_format(FloatDType::F32, &rows, &config, &Device::flex()))
+    };
+    let alone = run(1);
+    for n_threads in [2, 3, 7] {
+        assert_eq!(run(n_threads), alone, "{n_threads} threads");
+    }
+}
+
 #[test]
 fn a_single_token_passes_unchanged() {
     let rows = vec![vec![0.1, -0.7, 1.3]];
@@ -529,6 +601,13 @@ fn the_first_bad_token_is_named() {
         let mut rows = vec![vec![1.0, 2.0]; 5];
         rows[3][1] = bad;
         rows[4][0] = bad;
+        let batch = to_tensor(&rows, &Device::flex()).unsqueeze_dim(0);
+        match plain::compress_batch(batch, &CompressionConfig::default()) {
+            Err(CompressionError::NotFinite {
+                sample: 0, row: 3, ..
+            }) => {}
+            other => panic!("plain, {bad}: {other:?}"),
+        }
         for (path, device) in devices() {
             let tokens = to_tensor(&rows, &device);
             match compress(tokens.clone(), &CompressionConfig::default()) {
