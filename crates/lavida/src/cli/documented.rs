@@ -38,7 +38,8 @@ fn commands(text: &str) -> Vec<Vec<String>> {
         let is_command = Cli::command()
             .get_subcommands()
             .any(|c| Some(c.get_name()) == first);
-        (is_command && !command.contains([']', '…', '`'])).then(|| words(&command))
+        (is_command && !command.contains(" [") && !command.contains(['…', '`']))
+            .then(|| words(&command))
     });
     lines.collect()
 }
