@@ -17,8 +17,10 @@ pub const RANKS: usize = match cfg!(feature = "gloo") {
     true => 2,
     false => 1,
 };
-/// What all scenarios run: six steps, checkpoints after 2, 4 and 6, a share of each step for up to four ranks.
-pub const SETTINGS: [&str; 4] = [
+/// What all scenarios run: six steps, checkpoints after 2, 4 and 6, a share of each step for up to four ranks. Steps are long
+/// enough for something to happen in them.
+pub const SETTINGS: [&str; 5] = [
+    "train.global_batch=16",
     "train.microbatch=1",
     "checkpoint.every=2",
     "checkpoint.keep_last=9",
