@@ -576,8 +576,8 @@ fn near_pairs(products: &[f32; GROUP], reach: Reach) -> [u8; GROUP] {
         let mut near = [0; GROUP];
         for at in 0..GROUP {
             let doubled = 2.0 * products[at];
-            near[at] = u8::from(doubled >= column_lengths[at] + row_reach) * TO_ROW
-                | u8::from(doubled >= column_reach[at] + row_length) * TO_COLUMN;
+            near[at] = (u8::from(doubled >= column_lengths[at] + row_reach) * TO_ROW)
+                | (u8::from(doubled >= column_reach[at] + row_length) * TO_COLUMN);
         }
         near
     }
