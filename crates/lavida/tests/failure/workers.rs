@@ -166,8 +166,12 @@ fn a_process_of_train_local_that_is_killed_is_started_again_and_the_run_ends_the
     let led = Led::new(&world, "local");
     let mut all = Process::start(led.alone());
     led.commits(2);
-    let children = format!("/proc/{0}/task/{0}/children", all.id());
-    let children = std::fs::read_to_string(children).unwrap();
+    let threads = std::fs::read_dir(format!("/proc/{}/task", all.id())).unwrap();
+    let children = threads.map(|thread| {
+        let children = thread.unwrap().path().join("children"); // of whichever thread started them
+        std::fs::read_to_string(children).unwrap_or_default()
+    });
+    let children: String = children.collect();
     let child = children.split_whitespace().next().unwrap();
     crate::processes::run("kill", &["-KILL", child]).unwrap();
     all.says("was killed by signal 9; starting it again");
