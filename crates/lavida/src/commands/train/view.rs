@@ -161,14 +161,16 @@ fn worker_line(member: &MemberStatus, slowness: Option<f64>) -> String {
     if member.pace.n_steps == 0 {
         return line + "  is getting ready";
     }
-    line += &format!("  {:>7.2} s:", member.pace.step_us as f64 / 1e6);
+    // First what asks for a look: a narrow terminal cuts the rest.
+    let slow = slowness.filter(|slow| *slow > STRAGGLES);
+    let slow = slow.map_or_else(String::new, |slow| {
+        format!("  SLOW: {slow:.1} × the median")
+    });
+    line += &format!("  {:>7.2} s{slow}:", member.pace.step_us as f64 / 1e6);
     for (phase, share) in member.pace.shares() {
         line += &format!(" {phase} {:.0} %", 100.0 * share);
     }
-    match slowness.filter(|slow| *slow > STRAGGLES) {
-        Some(slow) => line + &format!("  SLOW: {slow:.1} × the median"),
-        None => line,
-    }
+    line
 }
 
 /// A sentence for each rank that the others wait for.
@@ -256,7 +258,7 @@ mod tests {
         generation 3, 3 ranks (1 of 4 workers stand by)  step 120/500  loss 0.5000  16.0 clips/s  12 min 40 s left  step 100 committed
           rank  0  node0/0              step    120     2.00 s: data 1 % forward 25 % backward 35 % reduce 39 % optimizer 0 % checkpoint 0 %
           rank  1  node1/0              step    120     2.00 s: data 1 % forward 25 % backward 35 % reduce 39 % optimizer 0 % checkpoint 0 %
-          rank  2  node2/0              step    120     2.00 s: data 1 % forward 25 % backward 65 % reduce 9 % optimizer 0 % checkpoint 0 %  SLOW: 1.5 × the median
+          rank  2  node2/0              step    120     2.00 s  SLOW: 1.5 × the median: data 1 % forward 25 % backward 65 % reduce 9 % optimizer 0 % checkpoint 0 %
           rank  -  node3/0              stands by
         ");
         assert_eq!(
