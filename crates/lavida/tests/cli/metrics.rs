@@ -51,6 +51,18 @@ fn value(text: &str, sample: &str) -> Option<f64> {
 /// Scrapes until a sample has reached `least`.
 #[track_caller]
 fn scraped(process: &mut Process, address: &str, sample: &str, least: f64) -> String {
+    let reached = |text: &str| value(text, sample).is_some_and(|found| found >= least);
+    scraped_until(process, address, sample, reached)
+}
+
+/// Scrapes until what is there has been `reached`.
+#[track_caller]
+fn scraped_until(
+    process: &mut Process,
+    address: &str,
+    what: &str,
+    reached: impl Fn(&str) -> bool,
+) -> String {
     let begun = Instant::now();
     loop {
         let (head, text) = get(address, "/metrics");
@@ -60,12 +72,12 @@ fn scraped(process: &mut Process, address: &str, sample: &str, least: f64) -> St
                 .contains("content-type: text/plain; version=0.0.4"),
             "{head}"
         );
-        if value(&text, sample).is_some_and(|found| found >= least) {
+        if reached(&text) {
             return text;
         }
         assert!(
             begun.elapsed() < PATIENCE,
-            "waited for {sample}: {text}\n{}",
+            "waited for {what}: {text}\n{}",
             process.said()
         );
         std::thread::sleep(Duration::from_millis(20));
@@ -218,7 +230,9 @@ fn a_coordinator_and_its_worker_are_scraped_each_for_itself() {
     ] {
         assert_eq!(value(&text, sample), Some(expected), "{sample}: {text}");
     }
-    assert!(text.contains(r#"phase="backward"} "#), "{text}");
+    let pace = r#"phase="backward"} "#; // with its next heartbeat
+    let text = scraped_until(&mut leads, &at, pace, |text| text.contains(pace));
+    check_names(&text);
     leads.says("train: no world works: 0 workers here, step 0/100000"); // where standard error is no terminal
 
     works.kill();
