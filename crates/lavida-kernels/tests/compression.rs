@@ -522,49 +522,6 @@ fn many_tokens(n_tokens: usize, d_token: usize) -> Rows {
     (0..n_tokens).map(row).collect()
 }
 
-/// More tokens than the widest tile has rows and columns, in several shares of columns, and more values than a step.
-#[test]
-fn samples_longer_than_a_tile_follow_the_equations() {
-    for (n_tokens, d_token, keep_ratio) in [(333, 37, 0.2), (130, 150, 0.05)] {
-        for density in [Density::Reachability, Density::Knn] {
-            let config = CompressionConfig {
-                keep_ratio,
-                density,
-                n_neighbors: 8,
-            };
-            check(&many_tokens(n_tokens, d_token), &config);
-        }
-    }
-}
-
-#[test]
-fn of_fewer_tokens_than_neighbors_all_others_are_neighbors() {
-    for density in [Density::Reachability, Density::Knn] {
-        for n_tokens in 2..=5 {
-            let config = CompressionConfig {
-                keep_ratio: 0.5,
-                density,
-                n_neighbors: 4,
-            };
-            check(&many_tokens(n_tokens, 6), &config);
-        }
-    }
-}
-
-#[test]
-fn the_smallest_keep_ratio_leaves_one_token_that_all_others_join() {
-    let rows = many_tokens(60, 5);
-    let config = CompressionConfig {
-        keep_ratio: f64::MIN_POSITIVE,
-        ..CompressionConfig::default()
-    };
-    check(&rows, &config);
-    for (path, found) in every_run(&rows, &config) {
-        assert_eq!(found.kept.len(), 1, "{path}");
-        assert_eq!(found.assignment, vec![0; rows.len()], "{path}");
-    }
-}
-
 #[test]
 fn the_number_of_threads_changes_no_bit() {
     let rows = many_tokens(500, 40);
