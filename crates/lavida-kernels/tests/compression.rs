@@ -6,6 +6,8 @@
     reason = "a test may fail where it stands; clippy sees only its #[test] functions as tests"
 )]
 
+use std::sync::Mutex;
+
 use burn::tensor::{Device, FloatDType, Int, Tensor, TensorData};
 use lavida_kernels::compression::{
     CompressionConfig, CompressionError, Density, compress, compress_samples, plain,
@@ -339,6 +341,7 @@ proptest! {
             let of_f32 = in_format(FloatDType::F32, &rows, &config, &device);
             for (dtype, step) in [(FloatDType::F16, 1.0 / 1024.0), (FloatDType::BF16, 1.0 / 128.0)] {
                 if !device.supports_dtype(dtype) {
+                    say_once(format!("not run: {path} has no {dtype:?}"));
                     continue;
                 }
                 let (found, gradient) = in_format(dtype, &rows, &config, &device);
@@ -357,6 +360,16 @@ proptest! {
         for (path, device) in devices() {
             check_gradient(path, &device, &rows, &config);
         }
+    }
+}
+
+/// Prints what a case leaves out, once for all cases.
+fn say_once(said: String) {
+    static SAID: Mutex<Vec<String>> = Mutex::new(Vec::new());
+    let mut before = SAID.lock().unwrap();
+    if !before.contains(&said) {
+        eprintln!("{said}");
+        before.push(said);
     }
 }
 
@@ -520,6 +533,49 @@ fn many_tokens(n_tokens: usize, d_token: usize) -> Rows {
     };
     let row = |token: usize| (0..d_token).map(|d| value(token * d_token + d)).collect();
     (0..n_tokens).map(row).collect()
+}
+
+/// More tokens than the widest tile has rows and columns, in several shares of columns, and more values than a step.
+#[test]
+fn samples_longer_than_a_tile_follow_the_equations() {
+    for (n_tokens, d_token, keep_ratio) in [(333, 37, 0.2), (130, 150, 0.05)] {
+        for density in [Density::Reachability, Density::Knn] {
+            let config = CompressionConfig {
+                keep_ratio,
+                density,
+                n_neighbors: 8,
+            };
+            check(&many_tokens(n_tokens, d_token), &config);
+        }
+    }
+}
+
+#[test]
+fn of_fewer_tokens_than_neighbors_all_others_are_neighbors() {
+    for density in [Density::Reachability, Density::Knn] {
+        for n_tokens in 2..=5 {
+            let config = CompressionConfig {
+                keep_ratio: 0.5,
+                density,
+                n_neighbors: 4,
+            };
+            check(&many_tokens(n_tokens, 6), &config);
+        }
+    }
+}
+
+#[test]
+fn the_smallest_keep_ratio_leaves_one_token_that_all_others_join() {
+    let rows = many_tokens(60, 5);
+    let config = CompressionConfig {
+        keep_ratio: f64::MIN_POSITIVE,
+        ..CompressionConfig::default()
+    };
+    check(&rows, &config);
+    for (path, found) in every_run(&rows, &config) {
+        assert_eq!(found.kept.len(), 1, "{path}");
+        assert_eq!(found.assignment, vec![0; rows.len()], "{path}");
+    }
 }
 
 #[test]

@@ -145,7 +145,8 @@ impl CompressionOps for burn_cubecl::CubeBackend {
         samples: Samples,
         config: CompressionConfig,
     ) -> Background<Self> {
-        let choice = cube::choose(tokens, &samples, &config);
+        let layout = cube::Layout::of(&tokens);
+        let choice = cube::choose(tokens, &samples, &config, layout);
         Background {
             kept: choice.kept,
             assignment: choice.assignment,
@@ -160,7 +161,8 @@ impl CompressionOps for burn_cubecl::CubeBackend {
         assignment: IntTensor<Self>,
         samples: Samples,
     ) -> FloatTensor<Self> {
-        cube::merge(tokens, kept, assignment, &samples)
+        let layout = cube::Layout::of(&tokens);
+        cube::merge(tokens, kept, assignment, &samples, layout)
     }
 
     fn merge_clusters_backward(
@@ -170,7 +172,8 @@ impl CompressionOps for burn_cubecl::CubeBackend {
         gradient: FloatTensor<Self>,
         samples: Samples,
     ) -> FloatTensor<Self> {
-        cube::merge_backward(tokens, kept, assignment, gradient, &samples)
+        let layout = cube::Layout::of(&tokens);
+        cube::merge_backward(tokens, kept, assignment, gradient, &samples, layout)
     }
 }
 

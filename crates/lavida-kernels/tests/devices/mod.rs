@@ -1,17 +1,31 @@
 //! The devices that the kernels are tested on: Flex, and what the features chosen add.
+//!
+//! `LAVIDA_KERNEL_DEVICES` names those that a run is about, such as `flex,cpu`: a build with CubeCL's CPU runtime and wgpu
+//! may run where there is no Vulkan driver.
 
 use burn::tensor::Device;
 
 /// Every device by name.
 pub fn devices() -> Vec<(&'static str, Device)> {
-    vec![
-        ("flex", Device::flex()),
+    let known: Vec<(&str, fn() -> Device)> = vec![
+        ("flex", Device::flex),
         #[cfg(feature = "cpu")]
-        ("cubecl on the cpu", Device::cpu()),
+        ("cpu", Device::cpu),
         #[cfg(feature = "wgpu")]
-        (
-            "wgpu",
-            Device::wgpu(burn::tensor::DeviceKind::DefaultDevice),
-        ),
-    ]
+        ("wgpu", || {
+            Device::wgpu(burn::tensor::DeviceKind::DefaultDevice)
+        }),
+    ];
+    let named = std::env::var("LAVIDA_KERNEL_DEVICES").ok();
+    let wanted: Option<Vec<&str>> = named.as_ref().map(|named| named.split(',').collect());
+    for name in wanted.iter().flatten() {
+        let is_known = known.iter().any(|(known, _)| known == name);
+        assert!(
+            is_known,
+            "LAVIDA_KERNEL_DEVICES names {name}, which this build has not"
+        );
+    }
+    let is_wanted = |name| wanted.as_ref().is_none_or(|wanted| wanted.contains(&name));
+    let found = known.into_iter().filter(|(name, _)| is_wanted(*name));
+    found.map(|(name, device)| (name, device())).collect()
 }

@@ -9,6 +9,8 @@
 
 use cubecl::prelude::*;
 
+use super::lanes::{LANES, inner_product};
+
 /// Rows and columns of a tile that one unit computes.
 pub(super) const SIDE: usize = 4;
 
@@ -33,23 +35,10 @@ pub(super) fn squared_lengths<F: Float>(
     if row >= tokens.shape(0) {
         terminate!();
     }
-    let d_token = tokens.shape(1);
-    let mut parts = Shared::<[f32]>::new_slice(units);
-    let mut sum = f32::new(0.0);
-    let mut d = UNIT_POS as usize;
-    while d < d_token {
-        let value = f32::cast_from(tokens[row * d_token + d]);
-        sum += value * value;
-        d += units;
-    }
-    parts[UNIT_POS as usize] = sum;
-    sync_cube();
+    let mut parts = Shared::<[f32]>::new_slice(LANES);
+    let length = inner_product(tokens, row, tokens, row, &mut parts, units);
     if UNIT_POS == 0 {
-        let mut total = f32::new(0.0);
-        for unit in 0..units {
-            total += parts[unit];
-        }
-        lengths[row] = total;
+        lengths[row] = length;
     }
 }
 

@@ -5,6 +5,8 @@
 
 use cubecl::prelude::*;
 
+use super::lanes::{LANES, inner_product};
+
 /// First place of each cluster's members: tokens of the sample in lower clusters come before. `[N_r + 1]`.
 #[cube(launch)]
 pub(super) fn starts(assignment: &Tensor<i32>, clusters: &Tensor<i32>, starts: &mut Tensor<i32>) {
@@ -53,19 +55,6 @@ pub(super) fn members(
     places[token] = place;
 }
 
-/// Sum over the units of a cube, the same for all of them; `parts` has a place for each.
-#[cube]
-fn sum_of_units(own: f32, parts: &mut Shared<[f32]>, #[comptime] units: usize) -> f32 {
-    sync_cube(); // whoever still reads the sum before
-    parts[UNIT_POS as usize] = own;
-    sync_cube();
-    let mut total = f32::new(0.0);
-    for unit in 0..units {
-        total += parts[unit];
-    }
-    total
-}
-
 /// Softmax weight of each member, in the order of `members`.
 #[cube(launch)]
 pub(super) fn weights<F: Float>(
@@ -83,23 +72,15 @@ pub(super) fn weights<F: Float>(
     if cluster >= kept.shape(0) {
         terminate!();
     }
-    let d_token = tokens.shape(1);
     let background = (clusters[cluster * 4] + kept[cluster]) as usize;
     let first = starts[cluster] as usize;
     let last = starts[cluster + 1] as usize;
-    let mut parts = Shared::<[f32]>::new_slice(units);
+    let mut parts = Shared::<[f32]>::new_slice(LANES);
     let mut largest = f32::new(-3.0e38);
     for at in first..last {
         let member = members[at] as usize;
-        let mut sum = f32::new(0.0);
-        let mut d = UNIT_POS as usize;
-        while d < d_token {
-            let a = f32::cast_from(tokens[background * d_token + d]);
-            let b = f32::cast_from(tokens[member * d_token + d]);
-            sum += a * b;
-            d += units;
-        }
-        let score = f32::new(0.0) - sum_of_units(sum, &mut parts, units) * scale;
+        let product = inner_product(tokens, background, tokens, member, &mut parts, units);
+        let score = f32::new(0.0) - product * scale;
         if score > largest {
             largest = score;
         }
@@ -165,22 +146,13 @@ pub(super) fn pulls<F: Float>(
     if cluster >= gradient.shape(0) {
         terminate!();
     }
-    let d_token = tokens.shape(1);
     let first = starts[cluster] as usize;
     let last = starts[cluster + 1] as usize;
-    let mut parts = Shared::<[f32]>::new_slice(units);
+    let mut parts = Shared::<[f32]>::new_slice(LANES);
     let mut merged = f32::new(0.0);
     for at in first..last {
         let member = members[at] as usize;
-        let mut sum = f32::new(0.0);
-        let mut d = UNIT_POS as usize;
-        while d < d_token {
-            let a = f32::cast_from(gradient[cluster * d_token + d]);
-            let b = f32::cast_from(tokens[member * d_token + d]);
-            sum += a * b;
-            d += units;
-        }
-        let along = sum_of_units(sum, &mut parts, units);
+        let along = inner_product(gradient, cluster, tokens, member, &mut parts, units);
         merged += weights[at] * along;
         if UNIT_POS == 0 {
             pulls[at] = along;

@@ -5,6 +5,7 @@
 //! input and output: at most 8 shares of `k` neighbours a token, 64 bytes each, and some 50 bytes a token.
 
 mod choose;
+mod lanes;
 mod merge;
 
 use burn::backend::TensorMetadata;
@@ -36,9 +37,15 @@ pub(super) struct Layout {
 }
 
 impl Layout {
-    /// What a device has room for.
-    pub(super) fn new(max_units: usize, max_shared_bytes: usize) -> Self {
-        let units = 128.min(1 << max_units.max(1).ilog2());
+    /// What the device of a tensor has room for.
+    pub(super) fn of(tensor: &CubeTensor) -> Self {
+        let hardware = &tensor.client.properties().hardware;
+        let max_units = hardware.max_units_per_cube as usize;
+        Self::new(max_units, hardware.max_shared_memory_size)
+    }
+
+    fn new(max_units: usize, max_shared_bytes: usize) -> Self {
+        let units = lanes::LANES.min(1 << max_units.max(1).ilog2());
         let shared = |across: usize, down: usize| {
             let (columns, rows) = (across * choose::SIDE, down * choose::SIDE);
             4 * ((rows + columns + 2) * DEPTH + rows * columns)
@@ -121,12 +128,7 @@ struct Beside {
 type Client = cubecl::prelude::Client;
 
 impl Beside {
-    fn new(tokens: &CubeTensor) -> Self {
-        let hardware = &tokens.client.properties().hardware;
-        let layout = Layout::new(
-            hardware.max_units_per_cube as usize,
-            hardware.max_shared_memory_size,
-        );
+    fn new(tokens: &CubeTensor, layout: Layout) -> Self {
         Self {
             client: tokens.client.clone(),
             like: tokens.clone(),
@@ -163,13 +165,18 @@ fn cubes(n: usize) -> CubeCount {
     CubeCount::Static(n.min(MOST) as u32, n.div_ceil(MOST) as u32, 1)
 }
 
-pub(super) fn choose(tokens: CubeTensor, samples: &Samples, config: &CompressionConfig) -> Choice {
+pub(super) fn choose(
+    tokens: CubeTensor,
+    samples: &Samples,
+    config: &CompressionConfig,
+    layout: Layout,
+) -> Choice {
     let tokens = into_contiguous(tokens);
     let [n_tokens, d_token] = tokens.shape().dims();
     let n_kept: usize = samples.n_kept().iter().sum();
     let longest = samples.n_tokens().iter().copied().max().unwrap_or(1);
     let k = config.n_neighbors.min(longest - 1).max(1);
-    let beside = Beside::new(&tokens);
+    let beside = Beside::new(&tokens, layout);
     let client = &beside.client;
     let tables = Tables::new(samples);
     let of_token = beside.table(tables.samples);
@@ -331,13 +338,14 @@ impl Clusters {
         kept: CubeTensor,
         assignment: CubeTensor,
         samples: &Samples,
+        layout: Layout,
     ) -> Self {
         let int =
             |tensor: CubeTensor| into_contiguous(CubeBackend::int_cast(tensor, IntDType::I32));
         let (tokens, kept, assignment) = (into_contiguous(tokens), int(kept), int(assignment));
         let [n_tokens, d_token] = tokens.shape().dims();
         let n_kept: usize = samples.n_kept().iter().sum();
-        let beside = Beside::new(&tokens);
+        let beside = Beside::new(&tokens, layout);
         let tables = Tables::new(samples);
         let (of_token, of_cluster) = (beside.table(tables.samples), beside.table(tables.clusters));
 
@@ -403,8 +411,9 @@ pub(super) fn merge(
     kept: CubeTensor,
     assignment: CubeTensor,
     samples: &Samples,
+    layout: Layout,
 ) -> CubeTensor {
-    let clusters = Clusters::new(tokens, kept, assignment, samples);
+    let clusters = Clusters::new(tokens, kept, assignment, samples, layout);
     let beside = &clusters.beside;
     let [_, d_token] = clusters.tokens.shape().dims();
     let merged = beside.empty([clusters.n_kept, d_token], clusters.tokens.dtype);
@@ -431,9 +440,10 @@ pub(super) fn merge_backward(
     assignment: CubeTensor,
     gradient: CubeTensor,
     samples: &Samples,
+    layout: Layout,
 ) -> CubeTensor {
     let gradient = into_contiguous(gradient);
-    let clusters = Clusters::new(tokens, kept, assignment, samples);
+    let clusters = Clusters::new(tokens, kept, assignment, samples, layout);
     let beside = &clusters.beside;
     let [n_tokens, d_token] = clusters.tokens.shape().dims();
     let pulls = beside.empty([n_tokens], DType::F32);
@@ -477,3 +487,6 @@ pub(super) fn merge_backward(
 
 #[cfg(all(test, feature = "ptx"))]
 mod ptx;
+
+#[cfg(all(test, any(feature = "cpu", feature = "wgpu")))]
+mod tests;
