@@ -1,8 +1,8 @@
 //! Checkpoints in the store: parts first, the manifest last, the newest committed one to resume from.
 //!
 //! `checkpoints/<step>/manifest.json` makes a checkpoint; files without one are garbage of a run that
-//! died. The manifest is committed with put-if-absent, names every file with its size and hash, and
-//! is deleted first when a checkpoint is retired, so no reader ever sees half of one.
+//! died, and go when a later step is committed. The manifest is committed with put-if-absent, names every
+//! file with its size and hash, and is deleted first when a checkpoint is retired, so no reader ever sees half of one.
 
 mod pieces;
 mod retention;
@@ -116,15 +116,32 @@ pub async fn published(run: &Store, step: u64) -> Result<Option<CheckpointManife
     manifest::read(&place(run, step), MANIFEST).await
 }
 
-/// Deletes the checkpoints that are no longer kept.
+/// Deletes the checkpoints that are no longer kept, and what a run that was killed left of steps before the newest one.
 ///
 /// # Errors
 /// [`Error::Unavailable`] when the store fails.
 pub async fn retire_outdated(run: &Store, retention: Retention) -> Result<()> {
-    for step in retention.outdated(&committed(run).await?) {
+    let committed = committed(run).await?;
+    let abandoned = abandoned(run, &committed).await?;
+    for step in retention.outdated(&committed).chain(abandoned) {
         retire(run, step).await?;
     }
     Ok(())
+}
+
+/// Steps before the newest checkpoint that have files and no manifest. One whose checkpoint was damaged and set aside is none
+/// of them; later steps may still be on their way.
+async fn abandoned(run: &Store, committed: &[u64]) -> Result<Vec<u64>> {
+    let folders = run.list_dirs(CHECKPOINTS).await?;
+    let steps = folders.iter().filter_map(|name| name.parse().ok());
+    let mut abandoned = Vec::new();
+    for step in steps.filter(|step| Some(step) < committed.last() && !committed.contains(step)) {
+        let files = place(run, step).list("").await?;
+        if !files.iter().any(|file| whole::is_set_aside(&file.key)) {
+            abandoned.push(step);
+        }
+    }
+    Ok(abandoned)
 }
 
 /// Steps with a committed checkpoint, ascending.
@@ -365,10 +382,7 @@ fn place(run: &Store, step: u64) -> Store {
 async fn retire(run: &Store, step: u64) -> Result<()> {
     let place = place(run, step);
     place.delete(MANIFEST).await?;
-    for object in place.list("").await? {
-        place.delete(&object.key).await?;
-    }
-    Ok(())
+    place.clear().await
 }
 
 #[cfg(test)]
@@ -439,6 +453,68 @@ mod tests {
             .await
             .unwrap();
         assert_eq!(newest(&run).await.unwrap().unwrap().manifest.state.step, 5);
+    }
+
+    /// Leaves in `place` what a writer does that is killed in the middle of an upload, a part of which is stored.
+    async fn killed_upload(place: &Store, key: &str) {
+        let mut writer = place.writer(key).await.unwrap();
+        writer.write(vec![1; 20 << 20].into()).await.unwrap();
+        std::mem::forget(writer); // dropping it would tidy up
+    }
+
+    fn n_files(folder: &std::path::Path) -> usize {
+        std::fs::read_dir(folder).map_or(0, Iterator::count)
+    }
+
+    #[tokio::test]
+    async fn what_a_killed_save_left_goes_with_its_step_or_when_a_later_one_is_committed() {
+        let folder = tempfile::tempdir().unwrap();
+        let run = run(&folder);
+        let at = |step| folder.path().join(CHECKPOINTS).join(format!("{step:010}"));
+        let key = "g0-weights.safetensors";
+        killed_upload(&place(&run, 3), key).await; // the run was killed when it was interrupted, at a step that is not due
+        killed_upload(&place(&run, 4), key).await;
+        place(&run, 4)
+            .put("g0-settings.toml", Bytes::from_static(b"seed"))
+            .await
+            .unwrap();
+        assert_eq!((n_files(&at(3)), n_files(&at(4))), (1, 2));
+        assert!(newest(&run).await.unwrap().is_none());
+
+        let kept = Retention::last(1);
+        commit(&run, snapshot(4, 0), kept).await.unwrap();
+        assert_eq!(n_files(&at(3)), 0, "step 3 will never be committed");
+        assert_eq!(
+            n_files(&at(4)),
+            4,
+            "nobody reads what is left beside three files"
+        );
+        let newest = newest(&run).await.unwrap().unwrap();
+        assert_eq!(
+            newest.part("weights.safetensors").await.unwrap()[..],
+            [4; 100]
+        );
+        killed_upload(&place(&run, 6), key).await;
+        commit(&run, snapshot(5, 0), kept).await.unwrap();
+        assert_eq!(n_files(&at(4)), 0);
+        assert_eq!(n_files(&at(6)), 1, "step 6 may be on its way");
+    }
+
+    #[tokio::test]
+    async fn a_checkpoint_that_was_set_aside_is_not_taken_for_what_a_killed_save_left() {
+        let run = Store::open("memory://checkpoint-set-aside-and-kept").unwrap();
+        for step in [1, 2] {
+            commit(&run, snapshot(step, 0), Retention::last(9))
+                .await
+                .unwrap();
+        }
+        set_aside(&run, 2).await.unwrap().unwrap();
+        let there = place(&run, 2).list("").await.unwrap();
+        commit(&run, snapshot(3, 0), Retention::last(9))
+            .await
+            .unwrap();
+        assert_eq!(place(&run, 2).list("").await.unwrap(), there);
+        assert_eq!(committed(&run).await.unwrap(), [1, 3]);
     }
 
     #[tokio::test]

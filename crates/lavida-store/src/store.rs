@@ -1,5 +1,6 @@
 //! A prefix in an object store, with the few operations everything else is built from.
 
+use std::io::ErrorKind;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -237,6 +238,23 @@ impl Store {
         match self.backend.delete(&path).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
             Err(error) => Err(self.unavailable(key, &error)),
+        }
+    }
+
+    /// Removes every object below this store; in a local folder also the folder, with what writers that were killed left in
+    /// it (no listing shows that). What such a writer had sent to a bucket is an unfinished upload, which no key names:
+    /// only a rule of the bucket ends those.
+    pub async fn clear(&self) -> Result<()> {
+        for object in self.list("").await? {
+            self.delete(&object.key).await?;
+        }
+        let Some(folder) = self.local_path() else {
+            return Ok(());
+        };
+        match tokio::fs::remove_dir_all(folder).await {
+            Ok(()) => Ok(()),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(self.unavailable("", &error)),
         }
     }
 

@@ -11,6 +11,9 @@ use lavida_store::{Error, Result, Store};
 
 use super::{CheckpointManifest, MANIFEST, at_step, committed, place};
 
+/// What the name of a damaged manifest begins with.
+const SET_ASIDE: &str = "damaged-";
+
 /// Every part of a checkpoint, read and checked.
 #[derive(Clone, Debug)]
 pub struct LoadedCheckpoint {
@@ -158,7 +161,7 @@ pub async fn set_aside(run: &Store, step: u64) -> Result<Option<String>> {
     };
     let mut n = 0;
     let key = loop {
-        let key = format!("damaged-{n}.json");
+        let key = format!("{SET_ASIDE}{n}.json");
         match place.create(&key, manifest.clone()).await {
             Ok(()) => break key,
             Err(Error::Exists { .. }) => n += 1,
@@ -167,6 +170,11 @@ pub async fn set_aside(run: &Store, step: u64) -> Result<Option<String>> {
     };
     place.delete(MANIFEST).await?;
     Ok(Some(place.full(&key)))
+}
+
+/// Whether a file of this name is the manifest of a checkpoint that was set aside.
+pub(super) fn is_set_aside(name: &str) -> bool {
+    name.starts_with(SET_ASIDE)
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ mod launched;
 #[cfg(unix)]
 mod metrics;
 #[cfg(unix)]
+#[allow(dead_code, reason = "what the tests of failures need beside")]
 mod process;
 mod reading;
 mod resuming;

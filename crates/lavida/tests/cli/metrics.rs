@@ -22,7 +22,7 @@ const ENDLESS: &str = "train.steps=100000";
 
 /// Where a process says that its metrics are.
 fn address(process: &mut Process) -> String {
-    let rest = process.says("metrics at http://");
+    let rest = process.tells("metrics at http://");
     rest.trim_end_matches("/metrics").to_owned()
 }
 
@@ -200,12 +200,15 @@ fn a_run_by_itself_is_scraped_while_it_trains() {
 fn a_coordinator_and_its_worker_are_scraped_each_for_itself() {
     let world = World::new();
     let mut command = world.train("led", &[ENDLESS, "checkpoint.every=2", "cluster.workers=1"]);
+    let cookie = ("LAVIDA_COOKIE", "of this test");
     command.args(["--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0"]);
+    command.envs([cookie]);
     let mut leads = Process::start(command);
-    let coordinator = leads.says("train: coordinator at ");
+    let coordinator = leads.tells("train: coordinator at ");
     let coordinator = coordinator.split(';').next().unwrap();
-    let join = ["train", "--join", coordinator, "--metrics", "127.0.0.1:0"];
-    let mut works = Process::start(world.lavida(&join));
+    let mut command = world.lavida(&["train", "--join", coordinator]);
+    command.args(["--metrics", "127.0.0.1:0"]).envs([cookie]);
+    let mut works = Process::start(command);
 
     let at = address(&mut works);
     let text = scraped(

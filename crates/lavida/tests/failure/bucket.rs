@@ -1,11 +1,11 @@
 //! A bucket on loopback that can fail: as much of S3 as a run needs, over a folder.
 //!
-//! Objects are files, so a test looks at them without asking it. `PUT` (also with `If-None-Match: *`), `GET`, `HEAD` and
-//! listing by prefix are served; whatever else is asked for is answered 501, so nothing is half right. It knows no deletes,
-//! no ranges, no versions, no credentials.
+//! Objects are files, so a test looks at them without asking it. `PUT` (also with `If-None-Match: *`), uploads in parts, `GET`
+//! (also of a range), `HEAD` and listing by prefix are served; whatever else is asked for is answered 501, so nothing is half right. It
+//! knows no deletes, no versions, no credentials.
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeMap, BTreeSet, HashSet},
     hash::{DefaultHasher, Hash, Hasher},
     io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
@@ -39,6 +39,19 @@ struct State {
     mended: Condvar,
     /// One write at a time: put-if-absent is looking and writing.
     writes: Mutex<u64>,
+    uploads: Mutex<Uploads>,
+}
+
+/// Uploads that are neither complete nor given up; nobody who lists or reads the bucket sees them.
+#[derive(Default)]
+struct Uploads {
+    n_begun: u64,
+    by_id: BTreeMap<String, Upload>,
+}
+
+struct Upload {
+    key: String,
+    parts: BTreeMap<u32, Vec<u8>>,
 }
 
 #[derive(Default)]
@@ -102,6 +115,14 @@ impl Bucket {
         self.state.faults.lock().unwrap().n_failed
     }
 
+    /// Keys of uploads that were begun and are neither complete nor given up, each with the parts it has.
+    pub fn unfinished(&self) -> Vec<(String, Vec<u32>)> {
+        let uploads = self.state.uploads.lock().unwrap();
+        let all = uploads.by_id.values();
+        all.map(|upload| (upload.key.clone(), upload.parts.keys().copied().collect()))
+            .collect()
+    }
+
     /// From now on nothing fails.
     pub fn mends(&self) {
         self.state.faults.lock().unwrap().now = None;
@@ -115,11 +136,15 @@ struct Request {
     key: String,
     query: String,
     is_new: bool,
+    /// First and last byte that are asked for.
+    range: Option<(usize, usize)>,
     body: Vec<u8>,
 }
 
 struct Response {
     status: u16,
+    /// Which bytes of how many, for an answer of status 206.
+    range: Option<String>,
     body: Vec<u8>,
 }
 
@@ -166,7 +191,7 @@ fn read(reader: &mut BufReader<&TcpStream>) -> Option<Request> {
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     let path = path.strip_prefix(&format!("/{NAME}"))?;
     let (key, query) = (plain(path.trim_start_matches('/')), query.to_owned());
-    let (mut length, mut is_new) = (0, false);
+    let (mut length, mut is_new, mut range) = (0, false, None);
     loop {
         let mut header = String::new();
         reader.read_line(&mut header).ok().filter(|&n| n > 0)?;
@@ -175,6 +200,10 @@ fn read(reader: &mut BufReader<&TcpStream>) -> Option<Request> {
         };
         match name.to_ascii_lowercase().as_str() {
             "content-length" => length = value.trim().parse().ok()?,
+            "range" => {
+                let (first, last) = value.trim().strip_prefix("bytes=")?.split_once('-')?;
+                range = Some((first.parse().ok()?, last.parse().ok()?));
+            }
             "if-none-match" => is_new = value.trim() == "*",
             _ => {}
         }
@@ -186,6 +215,7 @@ fn read(reader: &mut BufReader<&TcpStream>) -> Option<Request> {
         key,
         query,
         is_new,
+        range,
         body,
     })
 }
@@ -195,8 +225,13 @@ fn write(mut stream: &TcpStream, request: &Request, response: &Response) -> Opti
     response.body.hash(&mut hasher);
     request.body.hash(&mut hasher);
     let (status, length, tag) = (response.status, response.body.len(), hasher.finish());
-    let head =
-        format!("HTTP/1.1 {status} -\r\nContent-Length: {length}\r\nETag: \"{tag:x}\"\r\n\r\n");
+    let range = response.range.iter();
+    let range: String = range
+        .map(|range| format!("Content-Range: {range}\r\n"))
+        .collect();
+    let head = format!(
+        "HTTP/1.1 {status} -\r\nContent-Length: {length}\r\n{range}ETag: \"{tag:x}\"\r\n\r\n"
+    );
     let mut bytes = head.into_bytes();
     if request.method != "HEAD" {
         bytes.extend(&response.body);
@@ -207,7 +242,27 @@ fn write(mut stream: &TcpStream, request: &Request, response: &Response) -> Opti
 impl Response {
     fn of(status: u16, body: impl Into<Vec<u8>>) -> Self {
         let body = body.into();
-        Self { status, body }
+        let range = None;
+        Self {
+            status,
+            range,
+            body,
+        }
+    }
+
+    /// A whole object, or the bytes of it that are asked for.
+    fn of_object(bytes: Vec<u8>, range: Option<(usize, usize)>) -> Self {
+        let Some((first, last)) = range else {
+            return Self::of(200, bytes);
+        };
+        let last = last.min(bytes.len().saturating_sub(1));
+        match bytes.get(first..=last) {
+            Some(asked) => Self {
+                range: Some(format!("bytes {first}-{last}/{}", bytes.len())),
+                ..Self::of(206, asked)
+            },
+            None => Self::of(416, "InvalidRange"),
+        }
     }
 }
 
@@ -223,11 +278,12 @@ fn answer(request: &Request, folder: &Path, state: &State) -> Response {
             .map(|(_, value)| plain(value))
     };
     match (request.method.as_str(), request.key.is_empty()) {
-        ("GET", true) if query("list-type").is_some() && query("delimiter").is_none() => {
-            Response::of(200, list(folder, &query("prefix").unwrap_or_default()))
+        ("GET", true) if query("list-type").is_some() => {
+            let prefix = query("prefix").unwrap_or_default();
+            Response::of(200, list(folder, &prefix, query("delimiter").as_deref()))
         }
         ("GET" | "HEAD", false) => match std::fs::read(&file) {
-            Ok(bytes) => Response::of(200, bytes),
+            Ok(bytes) => Response::of_object(bytes, request.range),
             Err(_) => Response::of(404, ""),
         },
         ("PUT", false) if request.query.is_empty() => {
@@ -235,20 +291,59 @@ fn answer(request: &Request, folder: &Path, state: &State) -> Response {
             if request.is_new && file.exists() {
                 return Response::of(412, "");
             }
-            *n_writes += 1;
-            // Beside the bucket first: whoever looks sees a whole object or none.
-            let aside = folder.with_extension(format!("{n_writes}"));
-            std::fs::write(&aside, &request.body).unwrap();
-            std::fs::create_dir_all(file.parent().unwrap()).unwrap();
-            std::fs::rename(&aside, &file).unwrap();
+            store(&file, folder, &mut n_writes, &request.body);
             Response::of(200, "")
+        }
+        ("POST", false) if query("uploads").is_some() => {
+            let mut uploads = state.uploads.lock().unwrap();
+            uploads.n_begun += 1;
+            let id = uploads.n_begun.to_string();
+            let body = format!(
+                "<InitiateMultipartUploadResult><UploadId>{id}</UploadId></InitiateMultipartUploadResult>"
+            );
+            let (key, parts) = (request.key.clone(), BTreeMap::new());
+            uploads.by_id.insert(id, Upload { key, parts });
+            Response::of(200, body)
+        }
+        (method @ ("PUT" | "POST" | "DELETE"), false) if query("uploadId").is_some() => {
+            let mut uploads = state.uploads.lock().unwrap();
+            let id = query("uploadId").unwrap_or_default();
+            let of_this = |upload: &&mut Upload| upload.key == request.key;
+            let Some(upload) = uploads.by_id.get_mut(&id).filter(of_this) else {
+                return Response::of(404, "<Error><Code>NoSuchUpload</Code></Error>");
+            };
+            if method == "PUT" {
+                let number = query("partNumber").and_then(|number| number.parse().ok());
+                let Some(number) = number else {
+                    return Response::of(400, "<Error><Code>InvalidArgument</Code></Error>");
+                };
+                upload.parts.insert(number, request.body.clone());
+                return Response::of(200, "");
+            }
+            let upload = uploads.by_id.remove(&id);
+            if let ("POST", Some(upload)) = (method, upload) {
+                let whole: Vec<u8> = upload.parts.into_values().flatten().collect();
+                store(&file, folder, &mut state.writes.lock().unwrap(), &whole);
+                let body = "<CompleteMultipartUploadResult><ETag>\"0\"</ETag></CompleteMultipartUploadResult>";
+                return Response::of(200, body);
+            }
+            Response::of(204, "")
         }
         _ => Response::of(501, "NotImplemented"),
     }
 }
 
+fn store(file: &Path, folder: &Path, n_writes: &mut u64, bytes: &[u8]) {
+    *n_writes += 1;
+    // Beside the bucket first: whoever looks sees a whole object or none.
+    let aside = folder.with_extension(format!("{n_writes}"));
+    std::fs::write(&aside, bytes).unwrap();
+    std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+    std::fs::rename(&aside, file).unwrap();
+}
+
 /// The first page of a listing, which has to be all of it.
-fn list(folder: &Path, prefix: &str) -> String {
+fn list(folder: &Path, prefix: &str, delimiter: Option<&str>) -> String {
     let mut keys = Vec::new();
     let mut folders = vec![folder.to_owned()];
     while let Some(inside) = folders.pop() {
@@ -269,6 +364,20 @@ fn list(folder: &Path, prefix: &str) -> String {
     let mut keys: Vec<_> = keys.collect();
     keys.sort();
     assert!(keys.len() < 1000, "a listing of several pages");
+    let mut folders = BTreeSet::new();
+    if let Some(delimiter) = delimiter {
+        keys.retain(|(key, _)| match key[prefix.len()..].split_once(delimiter) {
+            Some((folder, _)) => {
+                folders.insert(format!("{prefix}{folder}{delimiter}"));
+                false
+            }
+            None => true,
+        });
+    }
+    let folders = folders
+        .iter()
+        .map(|folder| format!("<CommonPrefixes><Prefix>{folder}</Prefix></CommonPrefixes>"));
+    let folders: String = folders.collect();
     let contents = keys.iter().map(|(key, size)| {
         format!(
             "<Contents><Key>{key}</Key><LastModified>2026-01-01T00:00:00Z</LastModified>\
@@ -276,7 +385,9 @@ fn list(folder: &Path, prefix: &str) -> String {
         )
     });
     let contents: String = contents.collect();
-    format!("<ListBucketResult><IsTruncated>false</IsTruncated>{contents}</ListBucketResult>")
+    format!(
+        "<ListBucketResult><IsTruncated>false</IsTruncated>{contents}{folders}</ListBucketResult>"
+    )
 }
 
 /// Text without its percent escapes.

@@ -1,8 +1,7 @@
 //! Coordinators that are killed, stopped, woken up, or replaced.
 
 use crate::{
-    led::{Led, SILENCE, all_end},
-    processes::told,
+    led::{Led, SILENCE, all_end, told},
     support::World,
 };
 

@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     checker::{self, Left},
-    processes::{Process, told, until},
+    processes::{Process, until},
     support::{World, finish},
 };
 
@@ -62,14 +62,26 @@ impl<'a> Led<'a> {
 
     /// The same command by one process, or by `--local N`, with nobody disturbing it.
     pub fn undisturbed(world: &'a World) -> Left {
-        let led = Self::new(world, WHOLE);
+        Self::undisturbed_with(world, Vec::new())
+    }
+
+    /// [`Self::undisturbed`] with further settings.
+    pub fn undisturbed_with(world: &'a World, more: Vec<&'static str>) -> Left {
+        let led = Self {
+            more,
+            ..Self::new(world, WHOLE)
+        };
         finish(led.alone()).succeeded();
         led.check()
     }
 
     /// `lavida train` of this run without a coordinator that listens for strangers.
     pub fn alone(&self) -> Command {
-        let mut command = self.train(&SETTINGS);
+        let settings: Vec<&str> = SETTINGS
+            .into_iter()
+            .chain(self.more.iter().copied())
+            .collect();
+        let mut command = self.train(&settings);
         command.args(["--local", &RANKS.to_string()]);
         command
     }
@@ -97,10 +109,8 @@ impl<'a> Led<'a> {
         command.args(["--listen", address]);
         secure(&mut command, certificates);
         let mut process = Process::start(command);
-        process.says("train: coordinator at ");
-        let said = process.said();
-        let (_, rest) = said.split_once("train: coordinator at ").unwrap();
-        let address = rest.split(';').next().unwrap().to_owned();
+        let said = process.tells("train: coordinator at ");
+        let address = said.split(';').next().unwrap().to_owned();
         Coordinator { process, address }
     }
 
@@ -201,4 +211,10 @@ pub fn all_end<'p>(processes: impl IntoIterator<Item = &'p mut Process>) {
     for process in processes {
         process.ends_with(0);
     }
+}
+
+/// A duration as the log of a test shows it.
+pub fn told(what: &str, took: Duration, at_most: Duration) {
+    println!("{what}: {:.0} ms", took.as_secs_f64() * 1e3);
+    assert!(took < at_most, "{what}: {took:?}, at most {at_most:?}");
 }

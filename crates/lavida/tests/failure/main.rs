@@ -24,10 +24,13 @@ mod damage;
 mod disks;
 mod led;
 mod links;
+#[path = "../cli/process.rs"]
+#[allow(dead_code, reason = "what the tests of the commands need beside")]
 mod processes;
 mod stores;
 #[path = "../cli/support.rs"]
 #[allow(dead_code, reason = "what the tests of the commands need beside")]
 mod support;
 mod undisturbed;
+mod uploads;
 mod workers;

@@ -3,10 +3,14 @@
 //! Workers are processes of their own, so that one which is killed (memory, most often) is started again while its task goes
 //! on. On Kubernetes a worker is the pod's own process: the Job starts pods again.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs},
+    time::Duration,
+};
 
 use lavida_cluster::control::Outcome;
 use lavida_data::{Error, Result};
+use tokio::net::TcpStream;
 
 use super::{
     COOKIE, interrupted, is_complete, join, lead,
@@ -41,7 +45,7 @@ pub async fn run(
         let joined = join::run(&place.coordinator, certs.as_deref(), args.metrics);
         let outcome = tokio::select! {
             outcome = joined => outcome?,
-            complete = until_complete(out, steps) => return complete,
+            complete = until_complete(out, steps, &place.coordinator) => return complete,
         };
         return again_unless_complete(outcome.as_ref());
     }
@@ -63,7 +67,7 @@ pub async fn run(
         let heard = tokio::spawn(interrupted("the coordinator commits and ends the run"));
         let ended = tokio::select! {
             ended = workers.keep() => ended,
-            complete = until_complete(out, steps) => complete,
+            complete = until_complete(out, steps, &place.coordinator) => complete,
         };
         heard.abort();
         return ended;
@@ -84,16 +88,30 @@ pub async fn run(
     }
 }
 
+/// How soon a task looks for the first time whether its run is complete. Each pause is twice as long as the one before,
+/// up to [`PARTING`]: a task that came too late ends soon, and a long run costs a store few requests.
+const FIRST_LOOK: Duration = Duration::from_secs(2);
+
 /// Resolves some time after the last step of the run is committed: who is still there then was not told, because it came when
-/// the coordinator had gone.
-async fn until_complete(out: &str, steps: u64) -> anyhow::Result<()> {
+/// the coordinator had gone. While the coordinator listens it may still tell.
+async fn until_complete(out: &str, steps: u64, coordinator: &str) -> anyhow::Result<()> {
+    let mut pause = FIRST_LOOK;
     loop {
-        tokio::time::sleep(PARTING).await;
+        tokio::time::sleep(pause).await;
         if is_complete(out, steps).await? {
-            tokio::time::sleep(PARTING).await;
-            return Ok(());
+            break;
+        }
+        pause = (2 * pause).min(PARTING);
+    }
+    let parted = tokio::time::Instant::now() + PARTING;
+    while tokio::time::Instant::now() < parted {
+        tokio::time::sleep(FIRST_LOOK).await; // whoever was told ends meanwhile
+        let listens = tokio::time::timeout(FIRST_LOOK, TcpStream::connect(coordinator)).await;
+        if !matches!(listens, Ok(Ok(_))) {
+            break;
         }
     }
+    Ok(())
 }
 
 /// A pod that ends well is not started again, so one of a run that goes on must not.
