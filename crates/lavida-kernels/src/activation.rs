@@ -14,6 +14,9 @@ use rayon::prelude::*;
 use crate::fast_math::{normal, sigmoid, values_per_task, with_vectors};
 use crate::softmax::contiguous;
 
+/// Of quick GELU.
+pub const QUICK_GELU: Step = Step::Logistic { slope: 1.702 };
+
 /// A smooth step from 0 to 1 that gates its own argument.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Step {
@@ -33,7 +36,7 @@ pub fn silu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
 
 /// `x · σ(1.702·x)`, OpenAI's cheap GELU: CLIP and Qwen2-VL's vision tower.
 pub fn quick_gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    gated(x, Step::Logistic { slope: 1.702 })
+    gated(x, QUICK_GELU)
 }
 
 /// `x · Φ(x)`, to 3e-7 of x.
@@ -41,7 +44,8 @@ pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     gated(x, Step::Normal)
 }
 
-fn gated<const D: usize>(x: Tensor<D>, step: Step) -> Tensor<D> {
+/// `x · step(x)`.
+pub fn gated<const D: usize>(x: Tensor<D>, step: Step) -> Tensor<D> {
     Tensor::from_dispatch(Dispatch::gated(x.into_dispatch(), step))
 }
 
@@ -63,7 +67,7 @@ pub trait GatedOps: Backend {
     }
 }
 
-fn composed<B: Backend>(x: FloatTensor<B>, step: Step) -> FloatTensor<B> {
+pub(crate) fn composed<B: Backend>(x: FloatTensor<B>, step: Step) -> FloatTensor<B> {
     match step {
         Step::Normal => B::gelu(x),
         Step::Logistic { slope } => {
@@ -101,14 +105,7 @@ impl GatedOps for Flex {
             return composed::<Self>(x, step);
         }
         let mut x = contiguous(x);
-        let values = x.storage_mut::<f32>();
-        let per_task = values_per_task(values.len(), 1);
-        values
-            .par_chunks_mut(per_task)
-            .for_each(|values| match step {
-                Step::Normal => gelu_in_place(values),
-                Step::Logistic { slope } => swish_in_place(values, slope),
-            });
+        gate_all(x.storage_mut::<f32>(), step);
         x
     }
 
@@ -135,11 +132,27 @@ impl GatedOps for Flex {
     }
 }
 
+/// Each value becomes `x · step(x)`; by as many threads as it is worth.
+pub(crate) fn gate_all(values: &mut [f32], step: Step) {
+    let per_task = values_per_task(values.len(), 1);
+    let tasks = values.par_chunks_mut(per_task);
+    tasks.for_each(|values| gate_in_place(values, step));
+}
+
 with_vectors! {
-    fn swish_in_place(values: &mut [f32], slope: f32) {
-        for x in values {
-            *x *= sigmoid(slope * *x);
-        }
+    fn gate_in_place(values: &mut [f32], step: Step) {
+        gate(values, step);
+    }
+}
+
+/// Each value becomes `x · step(x)`, by the vectors that the caller is compiled for.
+#[inline(always)]
+pub(crate) fn gate(values: &mut [f32], step: Step) {
+    match step {
+        Step::Normal => values
+            .iter_mut()
+            .for_each(|x| *x *= normal(*x).distribution),
+        Step::Logistic { slope } => values.iter_mut().for_each(|x| *x *= sigmoid(slope * *x)),
     }
 }
 
@@ -148,14 +161,6 @@ with_vectors! {
         for (gradient, x) in gradients.iter_mut().zip(values) {
             let gate = sigmoid(slope * x);
             *gradient *= gate + slope * x * gate * (1.0 - gate);
-        }
-    }
-}
-
-with_vectors! {
-    fn gelu_in_place(values: &mut [f32]) {
-        for x in values {
-            *x *= normal(*x).distribution;
         }
     }
 }

@@ -1,12 +1,15 @@
-//! Matrices of f32 anywhere in memory and their products: by AVX-512 where that is faster ([`wide`]), else by the crate
+//! Matrices of f32 anywhere in memory and their products: by the widest vectors where that is faster ([`wide`]), else by the crate
 //! `gemm`.
 //!
 //! Burn's Flex makes room for a product by allocating zeros and copying them to another place; these write to fresh memory
 //! directly.
 
+use std::mem::MaybeUninit;
+
 use burn::backend::flex::FlexTensor;
 use burn::tensor::TensorData;
 
+use crate::activation::{Step, gate, gate_all};
 use crate::wide;
 
 /// Multiply-adds from which on a product is shared among threads, as in Burn's Flex.
@@ -68,6 +71,20 @@ impl<'a> View<'a> {
         }
     }
 
+    /// Its values row by row.
+    pub(crate) fn copied(self) -> Vec<f32> {
+        let ([n_rows, n_columns], [row_stride, column_stride]) = (self.shape, self.strides);
+        let mut values = vec![0f32; n_rows * n_columns];
+        for column in 0..n_columns {
+            let from = self.values[column * column_stride..]
+                .iter()
+                .step_by(row_stride);
+            let to = values[column..].iter_mut().step_by(n_columns);
+            to.zip(from).for_each(|(to, from)| *to = *from);
+        }
+        values
+    }
+
     /// Some of its rows.
     pub(crate) fn rows(self, first: usize, n_rows: usize) -> Self {
         self.part([first, 0], [n_rows, self.shape[1]])
@@ -85,72 +102,202 @@ impl<'a> View<'a> {
     }
 }
 
-/// `out = factor·left·right`, or `out += …`, rows of `out` one after the other. On this thread.
-pub(crate) fn multiply(left: View, right: View, factor: f32, adds: bool, out: &mut [f32]) {
-    let ([n_rows, n_inner], [_, n_columns]) = (left.shape, right.shape);
-    if wide::suits([n_rows, n_inner, n_columns]) {
-        return wide::multiply(left, right, factor, adds, false, out);
-    }
-    assert_eq!(out.len(), n_rows * n_columns, "size of a product");
-    // SAFETY: `out` holds the whole product.
-    unsafe {
-        multiply_at(
-            left,
-            right,
+/// What the values of a product are added to.
+#[derive(Clone, Copy)]
+pub(crate) enum Start<'a> {
+    Nothing,
+    /// One value for each column.
+    Bias(&'a [f32]),
+    /// What is there.
+    Old,
+}
+
+/// What becomes of the sums of a product: `step(start + factor·sum)`.
+#[derive(Clone, Copy)]
+pub(crate) struct Product<'a> {
+    pub(crate) factor: f32,
+    pub(crate) start: Start<'a>,
+    /// The activation that comes last.
+    pub(crate) gate: Option<Step>,
+}
+
+impl<'a> Product<'a> {
+    /// The sums times a factor, added to what is there or not.
+    pub(crate) fn scaled(factor: f32, adds: bool) -> Self {
+        Self {
             factor,
-            adds,
-            out.as_mut_ptr(),
-            gemm::Parallelism::None,
-        )
+            start: if adds { Start::Old } else { Start::Nothing },
+            gate: None,
+        }
+    }
+
+    /// For some of the columns.
+    pub(crate) fn of_columns(self, first: usize, n: usize) -> Self {
+        let start = match self.start {
+            Start::Bias(bias) => Start::Bias(&bias[first..first + n]),
+            start => start,
+        };
+        Self { start, ..self }
+    }
+
+    /// For some of the inner indices: whether others came before and whether others follow.
+    pub(crate) fn of_inner(self, is_later: bool, is_unfinished: bool) -> Self {
+        Self {
+            factor: self.factor,
+            start: if is_later { Start::Old } else { self.start },
+            gate: if is_unfinished { None } else { self.gate },
+        }
+    }
+
+    /// Values of one row from their sums.
+    ///
+    /// # Safety
+    ///
+    /// `out` is initialised if the product starts from it.
+    #[inline(always)]
+    pub(crate) unsafe fn finish(self, sums: &[f32], out: &mut [MaybeUninit<f32>]) {
+        let factor = self.factor;
+        match self.start {
+            Start::Nothing => {
+                let pairs = out.iter_mut().zip(sums);
+                pairs.for_each(|(out, sum)| _ = out.write(factor * sum));
+            }
+            Start::Bias(bias) => {
+                let pairs = out.iter_mut().zip(sums).zip(bias);
+                pairs.for_each(|((out, sum), bias)| _ = out.write(bias + factor * sum));
+            }
+            Start::Old => {
+                // SAFETY: as the caller promises.
+                let out = unsafe { out.assume_init_mut() };
+                let pairs = out.iter_mut().zip(sums);
+                pairs.for_each(|(out, sum)| *out += factor * sum);
+            }
+        }
+        if let Some(step) = self.gate {
+            // SAFETY: it was written just now.
+            gate(unsafe { out.assume_init_mut() }, step);
+        }
     }
 }
 
-/// `left·right`, and the bias added to each row where there is one; by as many threads as it is worth.
-pub(crate) fn product(left: View, right: View, bias: Option<&[f32]>) -> Vec<f32> {
+/// The right side of several products, packed once where that is faster.
+pub(crate) enum Right<'a> {
+    Packed(wide::Packed),
+    Plain(View<'a>),
+}
+
+impl<'a> Right<'a> {
+    /// For left sides of that many rows.
+    pub(crate) fn for_rows(right: View<'a>, n_rows: usize) -> Self {
+        let [n_inner, n_columns] = right.shape;
+        match wide::suits([n_rows, n_inner, n_columns]) {
+            true => Self::Packed(wide::Packed::of(right, false)),
+            false => Self::Plain(right),
+        }
+    }
+}
+
+/// `out = factor·left·right`, or `out += …`, rows of `out` one after the other. On this thread.
+pub(crate) fn multiply(left: View, right: View, factor: f32, adds: bool, out: &mut [f32]) {
+    let n_columns = right.shape[1];
+    let right = Right::for_rows(right, left.shape[0]);
+    multiply_into(left, &right, factor, adds, out, n_columns);
+}
+
+/// The same into rows that begin every `distance` values; the last one may end with its last value.
+pub(crate) fn multiply_into(
+    left: View,
+    right: &Right,
+    factor: f32,
+    adds: bool,
+    out: &mut [f32],
+    distance: usize,
+) {
+    match right {
+        Right::Packed(right) => {
+            // SAFETY: `f32` and `MaybeUninit<f32>` lie alike, and only values are written.
+            let out = unsafe { &mut *(std::ptr::from_mut(out) as *mut [MaybeUninit<f32>]) };
+            // SAFETY: all of it is initialised.
+            unsafe {
+                wide::multiply_packed(left, right, Product::scaled(factor, adds), out, distance);
+            }
+        }
+        Right::Plain(right) => {
+            let ([n_rows, _], [_, n_columns]) = (left.shape, right.shape);
+            assert!(n_columns <= distance, "columns of a product");
+            assert!(
+                (n_rows - 1) * distance + n_columns <= out.len(),
+                "room for a product"
+            );
+            let (out, alone) = (out.as_mut_ptr(), gemm::Parallelism::None);
+            // SAFETY: `out` holds the whole product and is initialised.
+            unsafe { multiply_at(left, *right, factor, adds, out, distance, alone) }
+        }
+    }
+}
+
+/// `step(left·right + bias)`, with or without step and bias; by as many threads as it is worth.
+pub(crate) fn product(
+    left: View,
+    right: View,
+    bias: Option<&[f32]>,
+    step: Option<Step>,
+) -> Vec<f32> {
     let ([n_rows, n_inner], [_, n_columns]) = (left.shape, right.shape);
-    let mut out = Vec::with_capacity(n_rows * n_columns);
+    assert!(
+        bias.is_none_or(|bias| bias.len() == n_columns),
+        "width of a bias"
+    );
+    let is_large = n_rows * n_inner * n_columns >= WORTH_ALL_THREADS;
+    let in_parallel = is_large && rayon::current_num_threads() > 1;
+    let n_values = n_rows * n_columns;
+    let mut out = Vec::with_capacity(n_values);
+    if wide::suits([n_rows, n_inner, n_columns]) {
+        let product = Product {
+            factor: 1.0,
+            start: bias.map_or(Start::Nothing, Start::Bias),
+            gate: step,
+        };
+        let room = &mut out.spare_capacity_mut()[..n_values];
+        // SAFETY: the product does not start from what is there, and writes every value.
+        unsafe {
+            wide::multiply(left, right, product, in_parallel, room);
+            out.set_len(n_values);
+        }
+        return out;
+    }
     if let Some(bias) = bias {
-        assert_eq!(bias.len(), n_columns, "width of a bias");
         for _ in 0..n_rows {
             out.extend_from_slice(bias);
         }
-    }
-    let is_large = n_rows * n_inner * n_columns >= WORTH_ALL_THREADS;
-    let in_parallel = is_large && rayon::current_num_threads() > 1;
-    if wide::suits([n_rows, n_inner, n_columns]) {
-        out.resize(n_rows * n_columns, 0.0);
-        wide::multiply(left, right, 1.0, bias.is_some(), in_parallel, &mut out);
-        return out;
     }
     let parallelism = match in_parallel {
         true => gemm::Parallelism::Rayon(0),
         false => gemm::Parallelism::None,
     };
+    let (room, adds) = (out.as_mut_ptr(), bias.is_some());
     // SAFETY: there is room for the whole product; every value of it is written, and read before only where the bias was
     // written.
     unsafe {
-        multiply_at(
-            left,
-            right,
-            1.0,
-            bias.is_some(),
-            out.as_mut_ptr(),
-            parallelism,
-        );
-        out.set_len(n_rows * n_columns);
+        multiply_at(left, right, 1.0, adds, room, n_columns, parallelism);
+        out.set_len(n_values);
+    }
+    if let Some(step) = step {
+        gate_all(&mut out, step);
     }
     out
 }
 
 /// # Safety
 ///
-/// `out` is the place of the whole product, rows one after the other; initialised, if the product is added.
+/// `out` is the place of the whole product, whose rows begin every `distance` values; initialised, if the product is added.
 unsafe fn multiply_at(
     left: View,
     right: View,
     factor: f32,
     adds: bool,
     out: *mut f32,
+    distance: usize,
     parallelism: gemm::Parallelism,
 ) {
     let ([n_rows, n_inner], [n_inner_right, n_columns]) = (left.shape, right.shape);
@@ -165,7 +312,7 @@ unsafe fn multiply_at(
             n_inner,
             out,
             1,
-            n_columns as isize,
+            distance as isize,
             adds,
             left.values.as_ptr(),
             left_columns,
@@ -221,7 +368,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
         fn products_of_any_shape_and_layout_are_exact(
-            n_rows in 1usize..230, n_inner in 1usize..300, n_columns in 1usize..230,
+            n_rows in 1usize..230, n_inner in 1usize..800, n_columns in 1usize..230,
             by_columns in any::<[bool; 2]>(), adds in any::<bool>(), has_bias in any::<bool>(),
         ) {
             let (left, right) = (whole(n_rows * n_inner, 3), whole(n_inner * n_columns, 5));
@@ -238,7 +385,7 @@ mod tests {
             let before = out.clone();
             multiply(left, right, 2.0, adds, &mut out);
             let bias = whole(n_columns, 2);
-            let with_bias = product(left, right, has_bias.then_some(&bias[..]));
+            let with_bias = product(left, right, has_bias.then_some(&bias[..]), None);
             for row in [0, n_rows / 3, n_rows - 1] {
                 for column in 0..n_columns {
                     let (at, sum) = (row * n_columns + column, sum(row, column));
@@ -249,5 +396,39 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn rows_of_a_wider_result_are_written_and_nothing_between_them() {
+        for shape in [[50, 70, 40], [7, 5, 3]] {
+            let [n_rows, n_inner, n_columns] = shape;
+            let (left, right) = (whole(n_rows * n_inner, 3), whole(n_inner * n_columns, 5));
+            let left = View::of_rows(&left, n_inner);
+            let right = View::of_rows(&right, n_columns);
+            let mut expected = vec![0f32; n_rows * n_columns];
+            multiply(left, right, 1.0, false, &mut expected);
+            let distance = n_columns + 5;
+            let mut out = vec![0.5f32; n_rows * distance];
+            let packed = Right::for_rows(right, n_rows);
+            multiply_into(left, &packed, 1.0, false, &mut out, distance);
+            for (row, expected) in out.chunks(distance).zip(expected.chunks(n_columns)) {
+                assert_eq!(row[..n_columns], *expected);
+                assert_eq!(row[n_columns..], [0.5; 5]);
+            }
+        }
+    }
+
+    #[test]
+    fn the_number_of_threads_changes_no_bit() {
+        let sines = |n: usize| (0..n).map(|i| (i as f32 * 0.7).sin()).collect::<Vec<_>>();
+        let (left, right, bias) = (sines(500 * 400), sines(400 * 300), sines(300));
+        let with = |n_threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(n_threads);
+            pool.build().unwrap().install(|| {
+                let (left, right) = (View::of_rows(&left, 400), View::of_rows(&right, 300));
+                product(left, right, Some(&bias), Some(Step::Normal))
+            })
+        };
+        assert_eq!(with(1), with(3));
     }
 }

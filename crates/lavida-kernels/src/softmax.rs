@@ -116,35 +116,55 @@ with_vectors! {
     /// Each row of `n_columns` scores becomes its softmax.
     pub(crate) fn softmax_in_place(rows: &mut [f32], n_columns: usize) {
         for row in rows.chunks_exact_mut(n_columns) {
-            let (chunks, rest) = row.as_chunks::<LANES>();
-            let mut largest = [f32::NEG_INFINITY; LANES];
-            for chunk in chunks {
-                for lane in 0..LANES {
-                    let value = chunk[lane];
-                    largest[lane] = if value > largest[lane] { value } else { largest[lane] };
-                }
-            }
-            let largest = largest.iter().chain(rest).fold(f32::NEG_INFINITY, |a, b| a.max(*b));
-
-            // A loop of its own, without a sum in it: only so does it become vector code.
-            for value in &mut *row {
-                *value = exp(*value - largest);
-            }
-            let (chunks, rest) = row.as_chunks::<LANES>();
-            let mut totals = [0f32; LANES];
-            for chunk in chunks {
-                for lane in 0..LANES {
-                    totals[lane] += chunk[lane];
-                }
-            }
-            let total = totals.iter().chain(rest).sum::<f32>();
-
-            let factor = 1.0 / total;
+            let factor = 1.0 / exponentials(row);
             for value in row {
                 *value *= factor;
             }
         }
     }
+}
+
+with_vectors! {
+    /// Each row of `n_columns` scores becomes its softmax times the sum that is left in `totals`.
+    pub(crate) fn exponentials_in_place(rows: &mut [f32], n_columns: usize, totals: &mut [f32]) {
+        for (row, total) in rows.chunks_exact_mut(n_columns).zip(totals) {
+            *total = exponentials(row);
+        }
+    }
+}
+
+/// Each score becomes `e^(score − largest)`; the sum of these.
+#[inline(always)]
+fn exponentials(row: &mut [f32]) -> f32 {
+    // Several vectors at a time: the next one does not wait for the sum of the last.
+    const TOGETHER: usize = 4 * LANES;
+    let (chunks, rest) = row.as_chunks::<TOGETHER>();
+    let mut largest = [f32::NEG_INFINITY; TOGETHER];
+    for chunk in chunks {
+        for lane in 0..TOGETHER {
+            let value = chunk[lane];
+            largest[lane] = if value > largest[lane] {
+                value
+            } else {
+                largest[lane]
+            };
+        }
+    }
+    let largest = largest.iter().chain(rest);
+    let largest = largest.fold(f32::NEG_INFINITY, |a, b| a.max(*b));
+
+    // A loop of its own, without a sum in it: only so does it become vector code.
+    for value in &mut *row {
+        *value = exp(*value - largest);
+    }
+    let (chunks, rest) = row.as_chunks::<TOGETHER>();
+    let mut totals = [0f32; TOGETHER];
+    for chunk in chunks {
+        for lane in 0..TOGETHER {
+            totals[lane] += chunk[lane];
+        }
+    }
+    totals.iter().chain(rest).sum()
 }
 
 with_vectors! {

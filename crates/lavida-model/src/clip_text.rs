@@ -9,12 +9,12 @@
 use burn::module::Module;
 use burn::nn::{Embedding, LayerNorm, LayerNormConfig, Linear};
 use burn::tensor::{Device, Int, IntDType, Tensor};
-use lavida_kernels::activation::quick_gelu;
+use lavida_kernels::activation::QUICK_GELU;
 
 use crate::attention::{additive_mask, attention, causal_keep};
 use crate::config::ClipTextConfig;
 use crate::initial::{normal_embedding, normal_linear};
-use crate::linear::linear_of;
+use crate::linear::{linear_gated_of, linear_of};
 use crate::norm::layer_norm_of;
 
 const LAYER_NORM_EPSILON: f64 = 1e-5;
@@ -269,7 +269,7 @@ impl ClipMlp {
     ///
     /// - hidden: `[C, L, W]`; output: `[C, L, W]`
     pub fn forward(&self, hidden: Tensor<3>) -> Tensor<3> {
-        linear_of(&self.fc2, quick_gelu(linear_of(&self.fc1, hidden)))
+        linear_of(&self.fc2, linear_gated_of(&self.fc1, hidden, QUICK_GELU))
     }
 }
 

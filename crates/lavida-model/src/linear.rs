@@ -10,7 +10,8 @@ use burn::config::Config;
 use burn::module::{Module, Param};
 use burn::nn::{self, Initializer};
 use burn::tensor::{Device, Tensor, assert_shape};
-use lavida_kernels::linear::linear;
+use lavida_kernels::activation::{Step, gated};
+use lavida_kernels::linear::{linear, linear_gated};
 
 /// Sizes and initial values of a [`Linear`].
 #[derive(Config, Debug)]
@@ -149,6 +150,22 @@ impl Linear {
 pub(crate) fn linear_of<const D: usize>(layer: &nn::Linear, x: Tensor<D>) -> Tensor<D> {
     let bias = layer.bias.as_ref().map(Param::val);
     linear(x, layer.weight.val(), bias)
+}
+
+/// Burn's linear layer and then an activation, `y · step(y)`.
+///
+/// # Shapes
+///
+/// - x: `[.., I]`; output: `[.., O]`
+pub(crate) fn linear_gated_of<const D: usize>(
+    layer: &nn::Linear,
+    x: Tensor<D>,
+    step: Step,
+) -> Tensor<D> {
+    match &layer.bias {
+        Some(bias) => linear_gated(x, layer.weight.val(), bias.val(), step),
+        None => gated(linear_of(layer, x), step),
+    }
 }
 
 #[cfg(test)]

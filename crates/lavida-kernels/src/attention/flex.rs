@@ -1,18 +1,20 @@
-//! The attention kernels of f32 on the CPU: products by the crate `gemm`, a block of queries at a time.
+//! The attention kernels of f32 on the CPU: a block of queries at a time.
 
 use std::cell::RefCell;
 
 use burn::backend::flex::FlexTensor;
 use rayon::prelude::*;
 
-use crate::matrix::{View, multiply, positive, tensor};
-use crate::softmax::{backward_in_place, softmax_in_place};
+use crate::matrix::{Right, View, multiply, multiply_into, positive, tensor};
+use crate::softmax::{backward_in_place, exponentials_in_place, softmax_in_place};
 
-/// Queries that meet all keys together. Measured with 4096 keys of width 96: 48 of them make 49 G multiply-adds and adds a
-/// second, 96 make 58 and 192 make 74, for the keys are packed again for every block.
+/// Queries that meet all keys together in backward. Measured with 4096 keys of width 96: 48 of them make 49 G multiply-adds
+/// and adds a second, 96 make 58 and 192 make 74, for the keys are packed again for every block.
 const QUERY_BLOCK: usize = 192;
 /// Multiply-adds below which a second thread costs more than it saves.
 const WORTH_A_THREAD: usize = 1 << 20;
+/// Multiply-adds that take as long as packing a value.
+const PACKING: usize = 16;
 
 /// A tensor of `[B, N, positions, width]` anywhere in memory.
 struct Heads<'a> {
@@ -112,7 +114,8 @@ fn pieces_per_task(work: usize) -> usize {
     WORTH_A_THREAD.div_ceil(work.max(1))
 }
 
-/// `softmax(scale·q·kᵀ + mask)·v`; every tensor has values.
+/// `softmax(scale·q·kᵀ + mask)·v`; every tensor has values. Heads of one position lie side by side in the result, as the
+/// projection that follows reads them.
 pub(super) fn attend(
     query: FlexTensor,
     key: FlexTensor,
@@ -124,32 +127,63 @@ pub(super) fn attend(
     let [query, key, value, mask] = std::array::from_fn(|i| Heads::of(&tensors[i]));
     let [batch, n_heads, n_queries, d_head] = query.shape;
     let [_, _, n_keys, d_value] = value.shape;
-    let mut out = vec![0f32; batch * n_heads * n_queries * d_value];
-    let attend_block = |index: usize, first: usize, out: &mut [f32]| {
-        let head = Head {
-            query: query.head(index, n_heads),
-            key: key.head(index, n_heads),
-            mask: mask.head(index, n_heads),
-            scale,
-        };
-        let n_rows = out.len() / d_value;
-        with_scratch(n_rows * n_keys, |weights, _| {
-            head.weights(first, n_rows, weights);
+    let (work_of_query, width) = (n_heads * n_keys * (d_head + d_value), n_heads * d_value);
+    let block = query_block(n_queries, n_keys);
+    let mut out = vec![0f32; batch * n_queries * width];
+    let attend_block = |index: usize, sides: &[Right; 2], first: usize, out: &mut [f32]| {
+        let (query, mask) = (query.head(index, n_heads), mask.head(index, n_heads));
+        let n_rows = out.len().div_ceil(width);
+        with_scratch(n_rows * n_keys, |weights, totals| {
+            let totals = &mut totals[..n_rows];
+            let query = query.rows(first, n_rows);
+            multiply_into(query, &sides[0], scale, false, weights, n_keys);
+            add_mask(mask, first, n_keys, weights);
+            exponentials_in_place(weights, n_keys, totals);
             let weights = View::of_rows(weights, n_keys);
-            multiply(weights, value.head(index, n_heads), 1.0, false, out);
+            multiply_into(weights, &sides[1], 1.0, false, out, width);
+            for (row, total) in out.chunks_mut(width).zip(totals) {
+                let factor = 1.0 / *total;
+                row[..d_value].iter_mut().for_each(|value| *value *= factor);
+            }
         });
     };
-    let block = QUERY_BLOCK.min(n_queries);
-    out.par_chunks_mut(n_queries * d_value)
-        .with_min_len(pieces_per_task(n_queries * n_keys * (d_head + d_value)))
+    out.par_chunks_mut(n_queries * width)
+        .with_min_len(pieces_per_task(n_queries * work_of_query))
         .enumerate()
-        .for_each(|(index, out)| {
-            out.par_chunks_mut(block * d_value)
-                .with_min_len(pieces_per_task(block * n_keys * (d_head + d_value)))
+        .for_each(|(entry, out)| {
+            // Keys and values of a head are packed once for all its queries.
+            let sides_of = |head: usize| {
+                let index = entry * n_heads + head;
+                let sides = [
+                    key.head(index, n_heads).transposed(),
+                    value.head(index, n_heads),
+                ];
+                sides.map(|side| Right::for_rows(side, block))
+            };
+            let sides: Vec<_> = (0..n_heads)
+                .into_par_iter()
+                .with_min_len(pieces_per_task(PACKING * n_keys * (d_head + d_value)))
+                .map(sides_of)
+                .collect();
+            out.par_chunks_mut(block * width)
+                .with_min_len(pieces_per_task(block * work_of_query))
                 .enumerate()
-                .for_each(|(i, out)| attend_block(index, i * block, out));
+                .for_each(|(i, out)| {
+                    for (head, sides) in sides.iter().enumerate() {
+                        let (index, out) = (entry * n_heads + head, &mut out[head * d_value..]);
+                        attend_block(index, sides, i * block, out);
+                    }
+                });
         });
-    tensor(out, [batch, n_heads, n_queries, d_value])
+    tensor(out, [batch, n_queries, n_heads, d_value]).transpose(1, 2)
+}
+
+/// Queries of a head that meet all keys together, so many that their scores stay in the second-level cache.
+fn query_block(n_queries: usize, n_keys: usize) -> usize {
+    const SCORES: usize = 1 << 18;
+    const TILES: usize = 24; // whole tiles of any product
+    let most = (SCORES / n_keys / TILES).max(2) * TILES;
+    most.min(n_queries)
 }
 
 /// Gradients of query, key and value; every tensor has values.

@@ -11,7 +11,7 @@
 use burn::module::{Module, Param};
 use burn::nn::{LayerNorm, LayerNormConfig, Linear};
 use burn::tensor::{Device, Int, Tensor, TensorData, assert_shape, s};
-use lavida_kernels::activation::gelu;
+use lavida_kernels::activation::Step;
 use lavida_kernels::linear::linear;
 use lavida_kernels::watch::gated;
 
@@ -19,7 +19,7 @@ use super::rope::{Rotary, vision_angles};
 use super::vision_block::{GroupRun, VisionBlock, runs};
 use crate::config::VisionConfig;
 use crate::initial::{normal, normal_linear};
-use crate::linear::linear_of;
+use crate::linear::{linear_gated_of, linear_of};
 use crate::norm::layer_norm_of;
 
 pub(super) const LAYER_NORM_EPSILON: f64 = 1e-6;
@@ -246,7 +246,10 @@ impl PatchMerger {
         let [n_patches, width] = hidden.dims();
         let merged =
             layer_norm_of(&self.ln_q, hidden).reshape([n_patches / per_token, per_token * width]);
-        linear_of(&self.mlp._2, gelu(linear_of(&self.mlp._0, merged)))
+        linear_of(
+            &self.mlp._2,
+            linear_gated_of(&self.mlp._0, merged, Step::Normal),
+        )
     }
 }
 

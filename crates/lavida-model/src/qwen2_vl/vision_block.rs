@@ -5,14 +5,14 @@
 use burn::module::Module;
 use burn::nn::{LayerNorm, LayerNormConfig, Linear};
 use burn::tensor::{Device, Tensor};
-use lavida_kernels::activation::quick_gelu;
+use lavida_kernels::activation::QUICK_GELU;
 
 use super::rope::Rotary;
 use super::vision::{INITIAL_STD, LAYER_NORM_EPSILON};
 use crate::attention::attention;
 use crate::config::VisionConfig;
 use crate::initial::normal_linear;
-use crate::linear::linear_of;
+use crate::linear::{linear_gated_of, linear_of};
 use crate::norm::layer_norm_of;
 
 /// Attention within groups and an MLP, each after a norm and beside a residual.
@@ -153,6 +153,6 @@ impl VisionAttention {
 
 impl VisionMlp {
     fn forward(&self, hidden: Tensor<2>) -> Tensor<2> {
-        linear_of(&self.fc2, quick_gelu(linear_of(&self.fc1, hidden)))
+        linear_of(&self.fc2, linear_gated_of(&self.fc1, hidden, QUICK_GELU))
     }
 }

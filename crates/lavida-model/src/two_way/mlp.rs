@@ -9,9 +9,9 @@ use burn::module::Module;
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::activation::{relu, sigmoid};
 use burn::tensor::{Device, Tensor};
-use lavida_kernels::activation::gelu;
+use lavida_kernels::activation::Step;
 
-use crate::linear::linear_of;
+use crate::linear::{linear_gated_of, linear_of};
 
 /// What lies between the layers of an [`Mlp`].
 #[derive(Config, Debug)]
@@ -90,15 +90,14 @@ impl Mlp {
     /// - output: `[.., output_dim]`
     pub fn forward<const D: usize>(&self, input: Tensor<D>) -> Tensor<D> {
         let mut hidden = input;
-        for (i, layer) in self.layers.iter().enumerate() {
-            if i > 0 {
-                hidden = match self.activation {
-                    Activation::Relu => relu(hidden),
-                    Activation::Gelu => gelu(hidden),
-                };
-            }
-            hidden = linear_of(layer, hidden);
+        let (last, inner) = self.layers.split_last().expect("an MLP has a layer");
+        for layer in inner {
+            hidden = match self.activation {
+                Activation::Relu => relu(linear_of(layer, hidden)),
+                Activation::Gelu => linear_gated_of(layer, hidden, Step::Normal),
+            };
         }
+        hidden = linear_of(last, hidden);
         if self.sigmoid_output {
             hidden = sigmoid(hidden);
         }
