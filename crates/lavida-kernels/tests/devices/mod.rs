@@ -7,7 +7,8 @@ use burn::tensor::Device;
 
 /// Every device by name.
 pub fn devices() -> Vec<(&'static str, Device)> {
-    let known: Vec<(&str, fn() -> Device)> = vec![
+    type Make = fn() -> Device;
+    let known: Vec<(&str, Make)> = vec![
         ("flex", Device::flex),
         #[cfg(feature = "cpu")]
         ("cpu", Device::cpu),
