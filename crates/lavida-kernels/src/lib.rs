@@ -13,6 +13,7 @@ pub mod linear;
 mod matrix;
 pub mod max_pool;
 pub mod recompute;
+mod registers;
 pub mod softmax;
 #[cfg(test)]
 mod testing;

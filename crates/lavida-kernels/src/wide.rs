@@ -15,106 +15,87 @@ use std::mem::MaybeUninit;
 use rayon::prelude::*;
 
 use crate::matrix::{Product, View};
+use crate::registers::{Vector, Vectors, Work, tile};
 
-/// Rows of the left side that meet all panels together: with [`Vectors::inner_block`] values each they stay in the
+/// Rows of the left side that meet all panels together: with [`inner_block`] values each they stay in the
 /// second-level cache.
 const ROW_BLOCK: usize = 192;
-/// Values of the right side that are packed at a time: 16 MB.
+/// Values of the right side that are packed at a time, if many rows meet them: 16 MB.
 const PACKED_TOGETHER: usize = 1 << 22;
 
-/// Vectors that the machine has.
-#[derive(Clone, Copy, Debug)]
-#[cfg_attr(
-    not(target_arch = "x86_64"),
-    allow(dead_code, reason = "no machine of another kind has them")
-)]
-enum Vectors {
-    /// 32 of 16 values: a tile has 8 rows of three.
-    Avx512,
-    /// 16 of 8 values: a tile has 6 rows of two.
-    Avx2,
-}
-
-impl Vectors {
-    #[cfg(target_arch = "x86_64")]
-    fn of_this_machine() -> Option<Self> {
-        use std::arch::is_x86_feature_detected as has;
-        if has!("avx512f") {
-            Some(Self::Avx512)
-        } else if has!("avx2") && has!("fma") {
-            Some(Self::Avx2)
-        } else {
-            None
-        }
-    }
-
-    #[cfg(not(target_arch = "x86_64"))]
-    fn of_this_machine() -> Option<Self> {
-        None
-    }
-
-    /// Rows of a tile.
-    const fn rows(self) -> usize {
-        match self {
-            Self::Avx512 => 8,
-            Self::Avx2 => 6,
-        }
-    }
-
-    /// Columns of a tile: its sums fill three quarters of the registers.
-    const fn columns(self) -> usize {
-        match self {
-            Self::Avx512 => 48,
-            Self::Avx2 => 16,
-        }
-    }
-
-    /// Inner indices that are summed up together: a panel of them fills a first-level cache.
-    const fn inner_block(self) -> usize {
-        match self {
-            Self::Avx512 => 256,
-            Self::Avx2 => 384,
-        }
+/// Inner indices that are summed up together: a panel of them fills a first-level cache.
+const fn inner_block(vectors: Vectors) -> usize {
+    match vectors {
+        #[cfg(target_arch = "x86_64")]
+        Vectors::Avx512 => 256,
+        _ => 384,
     }
 }
 
 /// Whether a product of `[rows, inner]` and `[inner, columns]` is faster here: the last panel must not be mostly empty, nor
 /// packing cost more than it saves.
 pub(crate) fn suits([n_rows, n_inner, n_columns]: [usize; 3]) -> bool {
-    Vectors::of_this_machine().is_some_and(|vectors| {
-        let n_padded = n_columns.next_multiple_of(vectors.columns());
-        n_rows >= 2 * vectors.rows() && n_inner >= 64 && 4 * n_padded <= 5 * n_columns
-    })
+    let vectors = Vectors::of_this_machine();
+    let [rows, columns] = vectors.tile();
+    let n_padded = n_columns.next_multiple_of(columns);
+    vectors != Vectors::Portable
+        && n_rows >= 2 * rows
+        && n_inner >= 64
+        && 4 * n_padded <= 5 * n_columns
 }
 
-/// `[inner, columns]`, the right side of products, packed: panels of a tile's columns, in each index by index.
+/// `[inner, columns]`, the right side of products, packed: panels of a tile's columns, in each index by index. Where the last
+/// panel has fewer columns its last places are zero.
 pub(crate) struct Packed {
     vectors: Vectors,
-    panels: Vec<Vec<f32>>,
+    values: Vec<f32>,
     shape: [usize; 2],
 }
 
 impl Packed {
-    /// # Panics
-    ///
-    /// Panics if the machine has no such vectors; see [`suits`].
     pub(crate) fn of(right: View, in_parallel: bool) -> Self {
-        let vectors = Vectors::of_this_machine().expect("`suits` was asked before");
-        let [n_inner, n_columns] = right.shape;
-        let group = |first: usize| {
-            let n = READ_TOGETHER.min(n_columns - first);
-            pack_columns(right.part([0, first], [n_inner, n]), vectors.columns())
-        };
-        let firsts: Vec<_> = (0..n_columns).step_by(READ_TOGETHER).collect();
-        let groups: Vec<_> = match in_parallel {
-            true => firsts.into_par_iter().map(group).collect(),
-            false => firsts.into_iter().map(group).collect(),
-        };
+        let mut packed = Self::nothing(Vectors::of_this_machine());
+        packed.take(right, in_parallel);
+        packed
+    }
+
+    /// For tiles of these vectors.
+    fn nothing(vectors: Vectors) -> Self {
         Self {
             vectors,
-            panels: groups.into_iter().flatten().collect(),
-            shape: right.shape,
+            values: Vec::new(),
+            shape: [0, 0],
         }
+    }
+
+    /// Packs it where what was packed before is.
+    fn take(&mut self, right: View, in_parallel: bool) {
+        let ([n_inner, n_columns], [_, width]) = (right.shape, self.vectors.tile());
+        let n_values = n_inner * n_columns.next_multiple_of(width);
+        self.values.clear();
+        self.values.reserve(n_values);
+        let room = &mut self.values.spare_capacity_mut()[..n_values];
+        let group = |(i, room): (usize, &mut [MaybeUninit<f32>])| {
+            let first = i * READ_TOGETHER;
+            let n = READ_TOGETHER.min(n_columns - first);
+            pack_columns(right.part([0, first], [n_inner, n]), width, room);
+        };
+        let group_values = n_inner * READ_TOGETHER;
+        match in_parallel {
+            true => room
+                .par_chunks_mut(group_values)
+                .enumerate()
+                .for_each(group),
+            false => room.chunks_mut(group_values).enumerate().for_each(group),
+        }
+        // SAFETY: each group wrote its part.
+        unsafe { self.values.set_len(n_values) };
+        self.shape = right.shape;
+    }
+
+    fn panels(&self) -> impl Iterator<Item = &[f32]> {
+        let [_, width] = self.vectors.tile();
+        self.values.chunks_exact(self.shape[0] * width)
     }
 }
 
@@ -122,40 +103,45 @@ impl Packed {
 /// each line that the cache fetches.
 const READ_TOGETHER: usize = 144;
 
-/// Panels of `width` columns, in each index by index. Where the last one has fewer columns its last places are zero.
-fn pack_columns(columns: View, width: usize) -> Vec<Vec<f32>> {
+/// Writes the panels of `width` columns, all of them.
+fn pack_columns(columns: View, width: usize, room: &mut [MaybeUninit<f32>]) {
     let ([depth, n_columns], [inner_stride, column_stride]) = (columns.shape, columns.strides);
-    let firsts = (0..n_columns).step_by(width);
-    if column_stride == 1 {
-        let empty = || Vec::with_capacity(depth * width);
-        let mut panels: Vec<_> = firsts.map(|_| empty()).collect();
-        for i in 0..depth {
-            let row = &columns.values[i * inner_stride..][..n_columns];
-            for (panel, values) in panels.iter_mut().zip(row.chunks(width)) {
-                // Lengths that the compiler knows; a call for each would cost as much as the copy.
-                let (chunks, rest) = values.as_chunks::<16>();
-                chunks
-                    .iter()
-                    .for_each(|chunk| panel.extend_from_slice(chunk));
-                if values.len() < width {
-                    panel.extend_from_slice(rest);
-                    panel.resize((i + 1) * width, 0.0);
-                }
+    if column_stride != 1 {
+        for (panel, room) in room.chunks_mut(depth * width).enumerate() {
+            let first = panel * width;
+            let n = width.min(n_columns - first);
+            turned_around(columns.part([0, first], [depth, n]), width, room);
+        }
+        return;
+    }
+    for i in 0..depth {
+        let row = &columns.values[i * inner_stride..][..n_columns];
+        for (panel, values) in row.chunks(width).enumerate() {
+            let place = &mut room[(panel * depth + i) * width..][..width];
+            // Lengths that the compiler knows; a call for each would cost as much as the copy.
+            let (chunks, rest) = values.as_chunks::<CHUNK>();
+            for (place, chunk) in place.as_chunks_mut::<CHUNK>().0.iter_mut().zip(chunks) {
+                place.write_copy_of_slice(chunk);
+            }
+            let n_copied = chunks.len() * CHUNK;
+            if n_copied < width {
+                let (last, beyond) = place[n_copied..].split_at_mut(rest.len());
+                last.write_copy_of_slice(rest);
+                beyond.fill(MaybeUninit::new(0.0));
             }
         }
-        return panels;
     }
-    let panel = |first: usize| {
-        let n = width.min(n_columns - first);
-        turned_around(columns.part([0, first], [depth, n]), width)
-    };
-    firsts.map(panel).collect()
 }
 
-/// A panel whose indices, not columns, follow each other: squares of them, turned around in registers.
-fn turned_around(columns: View, width: usize) -> Vec<f32> {
+/// Values that are copied at a time.
+const CHUNK: usize = 16;
+
+/// Writes a panel whose indices, not columns, follow each other: squares of them, turned around in registers.
+fn turned_around(columns: View, width: usize, room: &mut [MaybeUninit<f32>]) {
     let ([depth, n_columns], [inner_stride, column_stride]) = (columns.shape, columns.strides);
-    let mut packed = vec![0f32; depth * width];
+    if n_columns < width {
+        room.fill(MaybeUninit::new(0.0));
+    }
     let whole = match inner_stride {
         1 => [depth, n_columns].map(|n| n / SQUARE * SQUARE),
         _ => [0, 0],
@@ -168,8 +154,8 @@ fn turned_around(columns: View, width: usize) -> Vec<f32> {
                 line.expect("a line of a square within the matrix")
             });
             for i in 0..SQUARE {
-                let place = &mut packed[(first + i) * width + first_column..][..SQUARE];
-                place.copy_from_slice(&lines.map(|line| line[i]));
+                let place = &mut room[(first + i) * width + first_column..][..SQUARE];
+                place.write_copy_of_slice(&lines.map(|line| line[i]));
             }
         }
     }
@@ -177,10 +163,9 @@ fn turned_around(columns: View, width: usize) -> Vec<f32> {
         let first = if i < whole[0] { whole[1] } else { 0 };
         for column in first..n_columns {
             let value = columns.values[i * inner_stride + column * column_stride];
-            packed[i * width + column] = value;
+            room[i * width + column].write(value);
         }
     }
-    packed
 }
 
 /// Side of the squares that packing turns around: a register of AVX2.
@@ -225,7 +210,7 @@ pub(crate) unsafe fn multiply_packed(
 ///
 /// # Panics
 ///
-/// Panics if the sizes do not agree or the machine has no such vectors.
+/// Panics if the sizes do not agree.
 pub(crate) unsafe fn multiply(
     left: View,
     right: View,
@@ -235,13 +220,18 @@ pub(crate) unsafe fn multiply(
 ) {
     let ([n_rows, n_inner], [_, n_columns]) = (left.shape, right.shape);
     assert_eq!(out.len(), n_rows * n_columns, "size of a product");
-    // A multiple of every tile's columns.
-    let at_once = (PACKED_TOGETHER / n_inner / 48).max(1) * 48;
+    // Few rows take hardly longer than packing: they come while what was packed is still in a cache.
+    let at_once = match n_rows <= ROW_BLOCK && !in_parallel {
+        true => READ_TOGETHER,
+        false => (PACKED_TOGETHER / n_inner / READ_TOGETHER).max(1) * READ_TOGETHER,
+    };
+    let mut packed = Packed::nothing(Vectors::of_this_machine());
     for first in (0..n_columns).step_by(at_once) {
         let width = at_once.min(n_columns - first);
-        let right = Packed::of(right.part([0, first], [n_inner, width]), in_parallel);
+        packed.take(right.part([0, first], [n_inner, width]), in_parallel);
+        let right = &packed;
         let product = product.of_columns(first, width);
-        let tile = right.vectors.rows();
+        let [tile, _] = right.vectors.tile();
         let per_task = match in_parallel {
             true => n_rows.div_ceil(rayon::current_num_threads()),
             false => n_rows,
@@ -250,7 +240,7 @@ pub(crate) unsafe fn multiply(
         let block = |(i, out): (usize, &mut [MaybeUninit<f32>])| {
             let rows = left.rows(i * per_task, out.len() / n_columns);
             // SAFETY: as the caller promises.
-            unsafe { multiply_packed(rows, &right, product, &mut out[first..], n_columns) }
+            unsafe { multiply_packed(rows, right, product, &mut out[first..], n_columns) }
         };
         let rows = per_task * n_columns;
         match in_parallel {
@@ -272,8 +262,8 @@ unsafe fn multiply_block(
     out: &mut [MaybeUninit<f32>],
     distance: usize,
 ) {
-    let ([n_rows, n_inner], columns) = (left.shape, right.vectors.columns());
-    let inner_block = right.vectors.inner_block();
+    let ([n_rows, n_inner], [_, columns]) = (left.shape, right.vectors.tile());
+    let inner_block = inner_block(right.vectors);
     for first_inner in (0..n_inner).step_by(inner_block) {
         let depth = inner_block.min(n_inner - first_inner);
         let rows = left.part([0, first_inner], [n_rows, depth]);
@@ -283,197 +273,139 @@ unsafe fn multiply_block(
             Some(values) => View::of_rows(values, depth),
         };
         let product = product.of_inner(first_inner > 0, first_inner + depth < n_inner);
-        for (i, panel) in right.panels.iter().enumerate() {
+        for (i, panel) in right.panels().enumerate() {
             let first = i * columns;
             let width = columns.min(right.shape[1] - first);
             let panel = &panel[first_inner * columns..(first_inner + depth) * columns];
-            let (product, out) = (product.of_columns(first, width), &mut out[first..]);
-            // SAFETY: the machine has these vectors, as `Packed::of` found; the rest is as the caller promises.
-            unsafe { multiply_panel(right.vectors, rows, panel, product, out, [width, distance]) };
+            let tiles = Tiles {
+                rows,
+                panel,
+                product: product.of_columns(first, width),
+                out: &mut out[first..],
+                width,
+                distance,
+            };
+            // SAFETY: the machine has these vectors, as `Packed::of` found.
+            unsafe { right.vectors.run(tiles) };
         }
     }
 }
 
-/// Rows whose values follow each other meet one panel.
+/// Rows whose values follow each other meet one panel, one tile after the other.
 ///
-/// # Safety
-///
-/// As for [`multiply_packed`], and the machine has these vectors.
-unsafe fn multiply_panel(
-    vectors: Vectors,
-    rows: View,
-    panel: &[f32],
-    product: Product,
-    out: &mut [MaybeUninit<f32>],
-    size: [usize; 2],
-) {
-    #[cfg(target_arch = "x86_64")]
-    {
-        use std::arch::x86_64::{__m256, __m512};
-
-        #[target_feature(enable = "avx512f")]
-        unsafe fn avx512(
-            rows: View,
-            panel: &[f32],
-            product: Product,
-            out: &mut [MaybeUninit<f32>],
-            size: [usize; 2],
-        ) {
-            // SAFETY: as the caller promises.
-            unsafe { multiply_tiles::<__m512, 16, 8, 3, 48>(rows, panel, product, out, size) }
-        }
-
-        #[target_feature(enable = "avx2,fma")]
-        unsafe fn avx2(
-            rows: View,
-            panel: &[f32],
-            product: Product,
-            out: &mut [MaybeUninit<f32>],
-            size: [usize; 2],
-        ) {
-            // SAFETY: as the caller promises.
-            unsafe { multiply_tiles::<__m256, 8, 6, 2, 16>(rows, panel, product, out, size) }
-        }
-
-        // SAFETY: as the caller promises.
-        unsafe {
-            match vectors {
-                Vectors::Avx512 => avx512(rows, panel, product, out, size),
-                Vectors::Avx2 => avx2(rows, panel, product, out, size),
-            }
-        }
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    unreachable!(
-        "{:?}",
-        (vectors, rows.shape, panel, product.factor, out, size)
-    );
+/// Whoever makes it promises what [`multiply_packed`] asks for.
+struct Tiles<'a> {
+    rows: View<'a>,
+    panel: &'a [f32],
+    product: Product<'a>,
+    out: &'a mut [MaybeUninit<f32>],
+    /// Columns of the panel that count.
+    width: usize,
+    /// From row to row of `out`.
+    distance: usize,
 }
 
-/// One tile after the other: `size` are the panel's columns that count and the distance from row to row.
-///
-/// # Safety
-///
-/// As for [`multiply_panel`].
-#[cfg(target_arch = "x86_64")]
-#[inline(always)]
-unsafe fn multiply_tiles<
-    V: Vector<LANES>,
-    const LANES: usize,
-    const ROWS: usize,
-    const VECTORS: usize,
-    const COLUMNS: usize,
->(
-    rows: View,
-    panel: &[f32],
-    product: Product,
-    out: &mut [MaybeUninit<f32>],
-    [width, distance]: [usize; 2],
-) {
-    const { assert!(COLUMNS == VECTORS * LANES) };
-    let [n_rows, depth] = rows.shape;
-    assert_eq!(rows.strides[1], 1, "rows whose values follow each other");
-    let firsts = (0..n_rows).step_by(ROWS);
-    for (first, out) in firsts.zip(out.chunks_mut(ROWS * distance)) {
-        // Where rows are missing the last one stands for them; what becomes of it is not written.
-        let lines = std::array::from_fn(|i| {
-            let row = (first + i).min(n_rows - 1);
-            &rows.values[row * rows.strides[0]..][..depth]
-        });
-        let sums = tile::<V, LANES, ROWS, VECTORS, COLUMNS>(lines, panel);
-        let n = ROWS.min(n_rows - first);
-        for (sums, out) in sums.iter().zip(out.chunks_mut(distance)).take(n) {
-            let sums = sums.map(V::values);
-            let sums = sums.as_flattened();
-            // A length that the compiler knows becomes vector code without a loop.
-            // SAFETY: as the caller promises.
-            unsafe {
-                match out.first_chunk_mut::<COLUMNS>() {
-                    Some(out) if width == COLUMNS => product.finish(&sums[..COLUMNS], out),
-                    _ => product.finish(&sums[..width], &mut out[..width]),
+impl Work for Tiles<'_> {
+    #[inline(always)]
+    fn run<
+        V: Vector<LANES>,
+        const LANES: usize,
+        const ROWS: usize,
+        const VECTORS: usize,
+        const COLUMNS: usize,
+    >(
+        self,
+    ) {
+        let Self {
+            rows,
+            panel,
+            product,
+            out,
+            width,
+            distance,
+        } = self;
+        let [n_rows, depth] = rows.shape;
+        assert_eq!(rows.strides[1], 1, "rows whose values follow each other");
+        let (panel, rest) = panel.as_chunks::<COLUMNS>();
+        assert!(
+            panel.len() == depth && rest.is_empty(),
+            "an index of the panel for each value"
+        );
+        let firsts = (0..n_rows).step_by(ROWS);
+        for (first, out) in firsts.zip(out.chunks_mut(ROWS * distance)) {
+            // Where rows are missing the last one stands for them; what becomes of it is not written.
+            let lines: [&[f32]; ROWS] = std::array::from_fn(|i| {
+                let row = (first + i).min(n_rows - 1);
+                &rows.values[row * rows.strides[0]..][..panel.len()]
+            });
+            let left = |i: usize, r: usize| lines[r][i];
+            let sums = tile::<V, LANES, ROWS, VECTORS, COLUMNS>(panel.len(), left, |i| &panel[i]);
+            let n = ROWS.min(n_rows - first);
+            for (sums, out) in sums.iter().zip(out.chunks_mut(distance)).take(n) {
+                let sums = sums.map(V::values);
+                let sums = sums.as_flattened();
+                // A length that the compiler knows becomes vector code without a loop.
+                // SAFETY: if the product starts from what is there, it is initialised.
+                unsafe {
+                    match out.first_chunk_mut::<COLUMNS>() {
+                        Some(out) if width == COLUMNS => product.finish(&sums[..COLUMNS], out),
+                        _ => product.finish(&sums[..width], &mut out[..width]),
+                    }
                 }
             }
         }
     }
 }
 
-/// The sums over all inner indices of some rows and a panel.
-///
-/// Nothing here goes by pointers: builds with debug assertions check each one, which halves the speed of such a loop.
-#[cfg(target_arch = "x86_64")]
-#[inline(always)]
-fn tile<
-    V: Vector<LANES>,
-    const LANES: usize,
-    const ROWS: usize,
-    const VECTORS: usize,
-    const COLUMNS: usize,
->(
-    rows: [&[f32]; ROWS],
-    panel: &[f32],
-) -> [[V; VECTORS]; ROWS] {
-    let (panel, rest) = panel.as_chunks::<COLUMNS>();
-    assert!(rest.is_empty(), "whole rows of a panel");
-    for row in &rows {
-        assert!(
-            row.len() == panel.len(),
-            "an index of the panel for each value"
-        );
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::matrix::Start;
+
+    /// Whole numbers, so that every order of sums is exact.
+    fn whole(n: usize, seed: usize) -> Vec<f32> {
+        (0..n).map(|i| ((i * 7 + seed) % 13) as f32 - 6.0).collect()
     }
-    let mut sums = [[V::splat(0.0); VECTORS]; ROWS];
-    for (i, columns) in panel.iter().enumerate() {
-        let (columns, _) = columns.as_chunks::<LANES>();
-        let columns: [V; VECTORS] = std::array::from_fn(|at| V::of(columns[at]));
-        for r in 0..ROWS {
-            let value = V::splat(rows[r][i]);
-            for at in 0..VECTORS {
-                sums[r][at] = V::add_product(sums[r][at], value, columns[at]);
+
+    #[test]
+    fn all_vectors_of_this_machine_make_the_same_products() {
+        for [n_rows, n_inner, n_columns] in [[1, 1, 1], [9, 20, 47], [17, 400, 48], [200, 65, 150]]
+        {
+            let (left, bias) = (whole(n_rows * n_inner, 3), whole(n_columns, 2));
+            let right = whole(n_inner * n_columns, 5);
+            let by_rows = View::of_rows(&right, n_columns);
+            let turned: Vec<f32> = by_rows.transposed().copied();
+            let by_columns = View::of_rows(&turned, n_inner).transposed();
+            let left = View::of_rows(&left, n_inner);
+            let expected = |row: usize, column: usize| {
+                let terms = (0..n_inner)
+                    .map(|i| left.values[row * n_inner + i] * right[i * n_columns + column]);
+                bias[column] + 2.0 * terms.sum::<f32>()
+            };
+            for (vectors, side) in
+                Vectors::available().flat_map(|v| [(v, by_rows), (v, by_columns)])
+            {
+                let mut packed = Packed::nothing(vectors);
+                packed.take(side, false);
+                let product = Product {
+                    factor: 2.0,
+                    start: Start::Bias(&bias),
+                    gate: None,
+                };
+                let mut out = vec![MaybeUninit::new(f32::NAN); n_rows * n_columns];
+                // SAFETY: all of it is initialised.
+                unsafe { multiply_packed(left, &packed, product, &mut out, n_columns) };
+                for (at, found) in out.iter().enumerate() {
+                    // SAFETY: all of it is initialised.
+                    let found = unsafe { found.assume_init() };
+                    let (row, column) = (at / n_columns, at % n_columns);
+                    assert_eq!(
+                        found,
+                        expected(row, column),
+                        "{vectors:?} [{row}, {column}]"
+                    );
+                }
             }
         }
     }
-    sums
 }
-
-/// A register of several f32. Nothing here may be called but where the machine has such registers.
-#[cfg(target_arch = "x86_64")]
-trait Vector<const LANES: usize>: Copy {
-    fn of(values: [f32; LANES]) -> Self;
-    fn values(self) -> [f32; LANES];
-    fn splat(value: f32) -> Self;
-    fn add_product(sum: Self, a: Self, b: Self) -> Self;
-}
-
-#[cfg(target_arch = "x86_64")]
-macro_rules! vector {
-    ($vector:ident, $lanes:literal, $splat:ident, $add_product:ident) => {
-        impl Vector<$lanes> for std::arch::x86_64::$vector {
-            #[inline(always)]
-            fn of(values: [f32; $lanes]) -> Self {
-                // SAFETY: the register is made of these values.
-                unsafe { std::mem::transmute(values) }
-            }
-
-            #[inline(always)]
-            fn values(self) -> [f32; $lanes] {
-                // SAFETY: the register is made of these values.
-                unsafe { std::mem::transmute(self) }
-            }
-
-            #[inline(always)]
-            fn splat(value: f32) -> Self {
-                // SAFETY: only called where the machine has the feature.
-                unsafe { std::arch::x86_64::$splat(value) }
-            }
-
-            #[inline(always)]
-            fn add_product(sum: Self, a: Self, b: Self) -> Self {
-                // SAFETY: only called where the machine has the feature.
-                unsafe { std::arch::x86_64::$add_product(a, b, sum) }
-            }
-        }
-    };
-}
-#[cfg(target_arch = "x86_64")]
-vector!(__m512, 16, _mm512_set1_ps, _mm512_fmadd_ps);
-#[cfg(target_arch = "x86_64")]
-vector!(__m256, 8, _mm256_set1_ps, _mm256_fmadd_ps);

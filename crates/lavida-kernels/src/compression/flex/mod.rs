@@ -2,7 +2,7 @@
 //!
 //! The nearest tokens come from products of panels (`product`), corrected where they are close (`nearest`). A token
 //! with a background token around it has found its cluster; only the others look through all of them.
-//! Memory beside input and output: panels of at most 40 MiB, some 1,200 bytes a token, and 150 KiB a
+//! Memory beside input and output: panels of at most 32 MiB, some 1,800 bytes a token, and 150 KiB a
 //! thread.
 
 mod merge;
@@ -18,6 +18,7 @@ use rayon::prelude::*;
 use super::{CompressionConfig, Density, NO_DISTANCE, is_bad_length};
 use merge::Clusters;
 use nearest::{Blocking, Neighbor, Neighborhoods, nearest_of, neighborhoods};
+use product::Arithmetic;
 use tokens::{Tokens, Value, squared_lengths};
 
 /// What is background and who belongs to it, for all samples one after the other.
@@ -196,7 +197,8 @@ fn choose_all<T: Value>(
     for n_tokens in n_tokens {
         let (sample, after) = rest.split_at(n_tokens * d_token);
         rest = after;
-        let chosen = choose_one(sample, d_token, config, Blocking::new());
+        let arithmetic = Arithmetic::of_this_machine();
+        let chosen = choose_one(sample, d_token, config, arithmetic, Blocking::new());
         choice.kept.extend(chosen.kept);
         choice.assignment.extend(chosen.assignment);
         choice.density.extend(chosen.density);
@@ -209,9 +211,10 @@ fn choose_one<T: Value>(
     values: &[T],
     d_token: usize,
     config: &CompressionConfig,
+    arithmetic: Arithmetic,
     blocking: Blocking,
 ) -> HostChoice {
-    let tokens = Tokens::new(values, d_token);
+    let mut tokens = Tokens::new(values, d_token, arithmetic);
     let n_tokens = tokens.n_tokens();
     let k = config.n_neighbors.min(n_tokens - 1);
     if k == 0 {
@@ -222,7 +225,7 @@ fn choose_one<T: Value>(
             ..HostChoice::default()
         };
     }
-    let around = neighborhoods(&tokens, k, blocking);
+    let around = neighborhoods(&mut tokens, k, blocking);
     let density = density(&around.nearest, k, &tokens, config.density);
     let kept = densest(&density, config.n_kept(n_tokens));
     let assignment = assign(&tokens, &around, k, &kept, blocking);

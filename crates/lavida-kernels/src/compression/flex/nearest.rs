@@ -8,14 +8,15 @@
 //!
 //! Between different tokens of one tight cluster, closer to each other than the error (about `D·6e-8` of their
 //! squared length from the mean of all tokens), every pair is computed exactly: many such tokens take longer. Copies
-//! of one token do not.
+//! of one token do not. In bf16 the error is some `3e-3` of the squared length; where too many pairs would have to be
+//! computed exactly, f32 takes over.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use rayon::prelude::*;
 
-use super::product::{Block, GROUP, Step, Vectors, multiply};
+use super::product::{Block, GROUP, Step, multiply};
 use super::tokens::{Tokens, Value};
 
 /// How the work is cut up.
@@ -27,25 +28,22 @@ pub(super) struct Blocking {
     pub(super) panel_groups: usize,
     /// Groups of each side of what one thread multiplies at a time.
     pub(super) tile_groups: usize,
-    /// What products are computed with.
-    pub(super) vectors: Vectors,
 }
 
 impl Blocking {
     /// For this machine.
     pub(super) fn new() -> Self {
         Self {
-            panel_bytes: 40 << 20,
+            panel_bytes: 32 << 20,
             panel_groups: 48,
             tile_groups: 4,
-            vectors: Vectors::available()[0],
         }
     }
 
     /// Tokens of the rows' panels and of the columns'. All are rows, where they may and one side is enough; else the rows
     /// get most of the room: while they are held, the columns are packed part by part.
-    fn tokens_of_panels(&self, d_token: usize, n_tokens: usize) -> (usize, usize) {
-        let group_bytes = d_token * size_of::<Step>();
+    fn tokens_of_panels(&self, n_steps: usize, n_tokens: usize) -> (usize, usize) {
+        let group_bytes = n_steps * size_of::<Step>();
         let most = self.panel_bytes / group_bytes;
         let all = n_tokens.div_ceil(GROUP);
         let columns = (most / 5).clamp(1, self.panel_groups);
@@ -78,11 +76,21 @@ impl Margin {
     /// Whatever the order of summation, a product of `D` terms in f32 is within `D·2⁻²⁴·‖a‖·‖b‖`, twice that is
     /// within `D·2⁻²⁴·(‖a‖² + ‖b‖²)`; the lengths add a sixteenth, differences from the mean and the comparison of
     /// sums a few roundings. What is too small for f32 adds the absolute part.
-    fn new(d_token: usize) -> Self {
-        let rounding = f64::exp2(-24.0);
+    ///
+    /// Panels whose values are rounded, by vectors of at most `ρ·‖a‖` and `ρ·‖b‖`, change a product by at most
+    /// `(2·ρ + ρ²)·‖a‖·‖b‖` more; what they multiply with takes numbers below 2⁻¹²⁶ as zero.
+    fn new<T: Value>(tokens: &Tokens<T>) -> Self {
+        let d_token = tokens.d_token() as f64;
+        let summation = (1.25 * d_token + 128.0) * f64::exp2(-24.0);
+        let rounding = tokens.relative_error() * (2.0 + tokens.relative_error());
+        let smallest = f64::exp2(if tokens.arithmetic().rounds() {
+            -120.0
+        } else {
+            -140.0
+        });
         Self {
-            relative: (1.25 * d_token as f64 + 128.0) * rounding,
-            absolute: d_token as f64 * f64::exp2(-140.0),
+            relative: summation + 1.001 * rounding,
+            absolute: d_token * smallest,
         }
     }
 }
@@ -107,17 +115,17 @@ impl Candidate {
 struct Candidates {
     /// How many of the nearest are to be kept.
     n_kept: usize,
-    /// By `high`.
+    /// By `high`; where it is full, candidates are made exact until there is room.
     list: Vec<Candidate>,
     /// Some `n_kept` tokens are all before or at this one.
     limit: Option<(f64, u32)>,
 }
 
 impl Candidates {
-    fn new(n_kept: usize) -> Self {
+    fn new(n_kept: usize, most: usize) -> Self {
         Self {
             n_kept,
-            list: Vec::with_capacity(2 * n_kept + 8),
+            list: Vec::with_capacity(most),
             limit: None,
         }
     }
@@ -145,7 +153,7 @@ impl Candidates {
         }
         if self.list.len() == self.list.capacity() {
             self.drop_the_far();
-            if self.list.len() > (self.n_kept + self.list.capacity()) / 2 {
+            if self.list.len() > self.list.capacity() / 8 * 7 {
                 self.settle(self.n_kept, exact);
                 self.list.truncate(self.n_kept);
                 self.limit = self.list.last().map(|last| (last.high, last.token));
@@ -189,14 +197,20 @@ struct Search {
     candidates: Vec<Mutex<Candidates>>,
     /// `radius` of each, rounded up to f32: read without the lock, at worst out of date and too large.
     radii: Vec<AtomicU32>,
+    /// Distances computed exactly so far, and how many are worth it.
+    n_exact: AtomicUsize,
+    most_exact: usize,
 }
 
 impl Search {
-    fn new(n_tokens: usize, n_kept: usize) -> Self {
+    /// Of so many tokens, for each of which `n_kept` of the nearest are looked for among at most so many candidates.
+    fn new(n_tokens: usize, n_kept: usize, most_candidates: usize, most_exact: usize) -> Self {
         let infinite = f32::INFINITY.to_bits();
         Self {
+            n_exact: AtomicUsize::new(0),
+            most_exact,
             candidates: (0..n_tokens)
-                .map(|_| Mutex::new(Candidates::new(n_kept)))
+                .map(|_| Mutex::new(Candidates::new(n_kept, most_candidates)))
                 .collect(),
             radii: (0..n_tokens).map(|_| AtomicU32::new(infinite)).collect(),
         }
@@ -210,9 +224,17 @@ impl Search {
         let mut candidates = self.candidates[at]
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        candidates.offer(candidate, exact);
+        candidates.offer(candidate, |other| {
+            self.n_exact.fetch_add(1, Ordering::Relaxed);
+            exact(other)
+        });
         let radius = (candidates.radius() as f32).next_up();
         self.radii[at].store(radius.to_bits(), Ordering::Relaxed);
+    }
+
+    /// Whether more distances were computed exactly than are worth it.
+    fn is_too_much(&self) -> bool {
+        self.n_exact.load(Ordering::Relaxed) > self.most_exact
     }
 
     fn into_candidates(self) -> Vec<Candidates> {
@@ -228,6 +250,9 @@ impl Search {
 
 /// Tokens beyond the nearest that are remembered.
 const FURTHER: usize = 8;
+
+/// Distances that are worth computing exactly instead of all products in f32, for each neighbour.
+const EXACT_PER_NEIGHBOR: usize = 4;
 
 /// What was found about the tokens around each token.
 pub(super) struct Neighborhoods {
@@ -284,23 +309,41 @@ impl Neighborhoods {
 }
 
 /// The `k` nearest other tokens of each token and some beyond; `k` is below the number of tokens and not 0.
+///
+/// Stops rounding where f32 is faster.
 pub(super) fn neighborhoods<T: Value>(
-    tokens: &Tokens<T>,
+    tokens: &mut Tokens<T>,
     k: usize,
     blocking: Blocking,
 ) -> Neighborhoods {
+    search_all(tokens, k, blocking).unwrap_or_else(|| {
+        tokens.stop_rounding();
+        search_all(tokens, k, blocking).expect("f32 finds them, however close they are")
+    })
+}
+
+/// None if the panels are rounded, and so many tokens are so close to each other that products of f32 are faster.
+fn search_all<T: Value>(tokens: &Tokens<T>, k: usize, blocking: Blocking) -> Option<Neighborhoods> {
     let all: Vec<u32> = (0..tokens.n_tokens() as u32).collect();
-    let search = Search::new(all.len(), (k + FURTHER).min(all.len() - 1));
+    // Rounded, more candidates cannot be told from the last one kept, and looking through all background is cheaper.
+    let (n_kept, most_exact) = match tokens.arithmetic().rounds() {
+        true => (k, EXACT_PER_NEIGHBOR * k * all.len()),
+        false => ((k + FURTHER).min(all.len() - 1), usize::MAX),
+    };
+    let search = Search::new(all.len(), n_kept, 3 * (k + FURTHER) + 16, most_exact);
     let pairs = Pairs {
         tokens,
         rows: &all,
         columns: &all,
         symmetric: true,
         search: &search,
-        margin: Margin::new(tokens.d_token()),
+        margin: Margin::new(tokens),
         blocking,
     };
     pairs.visit();
+    if search.is_too_much() {
+        return None;
+    }
 
     // Most pairs are near both ways: each distance is computed once.
     let mut all_candidates = search.into_candidates();
@@ -316,6 +359,9 @@ pub(super) fn neighborhoods<T: Value>(
     }
     open.par_sort_unstable();
     open.dedup();
+    if open.len() > most_exact {
+        return None;
+    }
     let distances: Vec<f64> = open
         .par_iter()
         .map(|(a, b)| tokens.squared_distance(*a, *b))
@@ -346,7 +392,7 @@ pub(super) fn neighborhoods<T: Value>(
             list: candidates.list.split_off(k),
         })
         .collect();
-    Neighborhoods { nearest, further }
+    Some(Neighborhoods { nearest, further })
 }
 
 /// The nearest of `among` to each of `listed`; no token is in both, and `among` is not empty.
@@ -356,14 +402,14 @@ pub(super) fn nearest_of<T: Value>(
     among: &[u32],
     blocking: Blocking,
 ) -> Vec<u32> {
-    let search = Search::new(listed.len(), 1);
+    let search = Search::new(listed.len(), 1, 2 + FURTHER, usize::MAX);
     let pairs = Pairs {
         tokens,
         rows: listed,
         columns: among,
         symmetric: false,
         search: &search,
-        margin: Margin::new(tokens.d_token()),
+        margin: Margin::new(tokens),
         blocking,
     };
     pairs.visit();
@@ -408,7 +454,7 @@ impl<T: Value> Pairs<'_, T> {
         };
         let (n_rows, n_columns) = self
             .blocking
-            .tokens_of_panels(self.tokens.d_token(), n_tokens);
+            .tokens_of_panels(self.tokens.n_steps(), n_tokens);
         let (mut row_panels, mut column_panels) = (Vec::new(), Vec::new());
         for (i, rows) in self.rows.chunks(n_rows).enumerate() {
             self.tokens.pack(rows, &mut row_panels);
@@ -450,13 +496,16 @@ impl<T: Value> Pairs<'_, T> {
         tiles
             .into_par_iter()
             .for_each_init(new_blocks, |blocks, (i, j)| {
+                if self.search.is_too_much() {
+                    return;
+                }
                 let groups = |side: &Side, tile: usize| {
                     let end = side.tokens.len().div_ceil(GROUP);
                     tile * n_groups..((tile + 1) * n_groups).min(end)
                 };
                 let (row_groups, column_groups) = (groups(rows, i), groups(columns, j));
-                let d_token = self.tokens.d_token();
-                let panel = |group: usize| group * d_token..(group + 1) * d_token;
+                let n_steps = self.tokens.n_steps();
+                let panel = |group: usize| group * n_steps..(group + 1) * n_steps;
                 let row_panels: Vec<&[Step]> = row_groups
                     .clone()
                     .map(|group| &rows.panels[panel(group)])
@@ -469,7 +518,7 @@ impl<T: Value> Pairs<'_, T> {
                 let wanted = |i: usize, j: usize| !is_diagonal || first_row + i <= first_column + j;
                 let blocks = &mut blocks[..row_panels.len() * column_panels.len()];
                 multiply(
-                    self.blocking.vectors,
+                    self.tokens.arithmetic(),
                     &row_panels,
                     &column_panels,
                     wanted,

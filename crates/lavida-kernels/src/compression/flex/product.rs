@@ -1,7 +1,10 @@
 //! Products of panels of tokens, in the registers.
 //!
-//! A panel holds 48 tokens, value by value: its step `d` is value `d` of each of them. The product of two panels is
-//! the 48 × 48 inner products of their tokens. One layout serves both sides: tokens are packed once.
+//! A panel holds 48 tokens, value by value: its step `d` is value `d` of each of them, or values `2·d` and `2·d + 1` as
+//! bf16. The product of two panels is the 48 × 48 inner products of their tokens. One layout serves both sides: tokens
+//! are packed once.
+
+use crate::registers::{PairVectors, Vector, Vectors, Work, tile};
 
 /// Tokens of a panel: three of the widest vectors.
 pub(super) const GROUP: usize = 48;
@@ -9,7 +12,7 @@ pub(super) const GROUP: usize = 48;
 /// Steps of a panel multiplied at a time: those of both sides fit the first cache level.
 const DEPTH: usize = 128;
 
-/// One value of each token of a panel.
+/// One value of each token of a panel, or two in the bits of one.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
 pub(super) struct Step(pub(super) [f32; GROUP]);
@@ -19,42 +22,66 @@ pub(super) struct Step(pub(super) [f32; GROUP]);
 #[repr(C, align(64))]
 pub(super) struct Block(pub(super) [[f32; GROUP]; GROUP]);
 
+/// A finite value as bf16, the nearest or, of two, the even one.
+#[inline(always)]
+pub(super) fn rounded_to_bf16(value: f32) -> f32 {
+    let bits = value.to_bits();
+    let rounded = bits + 0x7FFF + ((bits >> 16) & 1);
+    f32::from_bits(rounded & 0xFFFF_0000)
+}
+
+/// Two finite values as bf16 in the bits of one f32.
+#[inline(always)]
+pub(super) fn pair(low: f32, high: f32) -> f32 {
+    let [low, high] = [low, high].map(|value| rounded_to_bf16(value).to_bits());
+    f32::from_bits((low >> 16) | high)
+}
+
 impl Block {
     pub(super) const ZERO: Self = Self([[0.0; GROUP]; GROUP]);
 }
 
-/// What the machine multiplies with. All round differently and none matters for the choice of tokens.
+/// What products are made of and with. All round differently, which does not matter for the choice of tokens: the
+/// less exact, the more distances are computed again.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Vectors {
-    #[cfg(target_arch = "x86_64")]
-    Avx512,
-    #[cfg(target_arch = "x86_64")]
-    Avx2,
-    Portable,
+pub(super) enum Arithmetic {
+    /// f32.
+    Single(Vectors),
+    /// bf16 summed up in f32: where the machine has it, half the work and half the memory.
+    Pairs(PairVectors),
 }
 
-impl Vectors {
-    /// All that this machine has, the best first.
-    pub(super) fn available() -> Vec<Self> {
-        let mut available = Vec::new();
-        #[cfg(target_arch = "x86_64")]
-        {
-            if is_x86_feature_detected!("avx512f") {
-                available.push(Self::Avx512);
-            }
-            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-                available.push(Self::Avx2);
-            }
+impl Arithmetic {
+    /// The fastest of this machine.
+    pub(super) fn of_this_machine() -> Self {
+        PairVectors::of_this_machine()
+            .map_or_else(|| Self::Single(Vectors::of_this_machine()), Self::Pairs)
+    }
+
+    /// Steps of a panel of tokens of this width.
+    pub(super) fn n_steps(self, d_token: usize) -> usize {
+        match self {
+            Self::Single(_) => d_token,
+            Self::Pairs(_) => d_token.div_ceil(2),
         }
-        available.push(Self::Portable);
-        available
+    }
+
+    /// Whether values are rounded to bf16.
+    pub(super) fn rounds(self) -> bool {
+        matches!(self, Self::Pairs(_))
+    }
+
+    #[cfg(test)]
+    pub(super) fn available() -> impl Iterator<Item = Self> {
+        let single = Vectors::available().map(Self::Single);
+        single.chain(PairVectors::available().map(Self::Pairs))
     }
 }
 
 /// Fills the blocks of each pair of panels: `blocks[i * columns.len() + j]` is that of `rows[i]` and `columns[j]`.
 /// Pairs that are not `wanted` are left alone.
 pub(super) fn multiply(
-    vectors: Vectors,
+    arithmetic: Arithmetic,
     rows: &[&[Step]],
     columns: &[&[Step]],
     wanted: impl Fn(usize, usize) -> bool,
@@ -67,133 +94,60 @@ pub(super) fn multiply(
         for (j, column) in columns.iter().enumerate() {
             for (i, row) in rows.iter().enumerate().filter(|(i, _)| wanted(*i, j)) {
                 let block = &mut blocks[i * columns.len() + j];
-                multiply_add(vectors, &row[steps.clone()], &column[steps.clone()], block);
+                multiply_add(
+                    arithmetic,
+                    &row[steps.clone()],
+                    &column[steps.clone()],
+                    block,
+                );
             }
         }
     }
 }
 
-fn multiply_add(vectors: Vectors, a: &[Step], b: &[Step], block: &mut Block) {
-    match vectors {
-        // SAFETY: `available` found the instructions on this machine.
-        #[cfg(target_arch = "x86_64")]
-        Vectors::Avx512 => unsafe { x86::multiply_add_512(a, b, block) },
-        // SAFETY: `available` found the instructions on this machine.
-        #[cfg(target_arch = "x86_64")]
-        Vectors::Avx2 => unsafe { x86::multiply_add_256(a, b, block) },
-        Vectors::Portable => portable(a, b, block),
+fn multiply_add(arithmetic: Arithmetic, a: &[Step], b: &[Step], block: &mut Block) {
+    let tiles = Tiles { a, b, block };
+    // SAFETY: `available` found the vectors on this machine.
+    unsafe {
+        match arithmetic {
+            Arithmetic::Single(vectors) => vectors.run(tiles),
+            Arithmetic::Pairs(vectors) => vectors.run(tiles),
+        }
     }
 }
 
-/// Four rows by eight columns at a time, for the compiler to put into whatever vectors there are.
-fn portable(a: &[Step], b: &[Step], block: &mut Block) {
-    const ROWS: usize = 4;
-    const COLUMNS: usize = 8;
-    for i in (0..GROUP).step_by(ROWS) {
-        for j in (0..GROUP).step_by(COLUMNS) {
-            let mut sums = [[0f32; COLUMNS]; ROWS];
-            for (a, b) in a.iter().zip(b) {
-                let a: &[f32; ROWS] = a.0[i..].first_chunk().expect("rows divide a group");
-                let b: &[f32; COLUMNS] = b.0[j..].first_chunk().expect("columns divide a group");
-                for (sums, a) in sums.iter_mut().zip(a) {
-                    for (sum, b) in sums.iter_mut().zip(b) {
-                        *sum += a * b;
+/// Adds the products of some steps of two panels, one tile after the other.
+struct Tiles<'a> {
+    a: &'a [Step],
+    b: &'a [Step],
+    block: &'a mut Block,
+}
+
+impl Work for Tiles<'_> {
+    #[inline(always)]
+    fn run<
+        V: Vector<LANES>,
+        const LANES: usize,
+        const ROWS: usize,
+        const VECTORS: usize,
+        const COLUMNS: usize,
+    >(
+        self,
+    ) {
+        const { assert!(GROUP.is_multiple_of(ROWS) && GROUP.is_multiple_of(COLUMNS)) };
+        let Self { a, b, block } = self;
+        let b = &b[..a.len()];
+        for column in 0..GROUP / COLUMNS {
+            for (row, lines) in block.0.as_chunks_mut::<ROWS>().0.iter_mut().enumerate() {
+                let left = |i: usize, r: usize| a[i].0.as_chunks::<ROWS>().0[row][r];
+                let right = |i: usize| &b[i].0.as_chunks::<COLUMNS>().0[column];
+                let sums = tile::<V, LANES, ROWS, VECTORS, COLUMNS>(a.len(), left, right);
+                for (line, sums) in lines.iter_mut().zip(&sums) {
+                    let line = &mut line.as_chunks_mut::<COLUMNS>().0[column];
+                    let sums = sums.map(V::values);
+                    for (value, sum) in line.iter_mut().zip(sums.as_flattened()) {
+                        *value += sum;
                     }
-                }
-            }
-            for (row, sums) in block.0[i..].iter_mut().zip(&sums) {
-                for (value, sum) in row[j..].iter_mut().zip(sums) {
-                    *value += sum;
-                }
-            }
-        }
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-mod x86 {
-    use std::arch::x86_64::*;
-
-    use super::{Block, GROUP, Step};
-
-    #[target_feature(enable = "avx512f")]
-    pub(super) fn multiply_add_512(a: &[Step], b: &[Step], block: &mut Block) {
-        rows_512::<0>(a, b, block);
-        rows_512::<8>(a, b, block);
-        rows_512::<16>(a, b, block);
-        rows_512::<24>(a, b, block);
-        rows_512::<32>(a, b, block);
-        rows_512::<40>(a, b, block);
-    }
-
-    /// Eight rows from `FIRST` by all columns: 24 of the 32 registers hold sums.
-    #[inline]
-    #[target_feature(enable = "avx512f")]
-    fn rows_512<const FIRST: usize>(a: &[Step], b: &[Step], block: &mut Block) {
-        const ROWS: usize = 8;
-        const LANES: usize = 16;
-        const VECTORS: usize = GROUP / LANES;
-        let mut sums = [[_mm512_setzero_ps(); VECTORS]; ROWS];
-        for (a, b) in a.iter().zip(b) {
-            let mut columns = [_mm512_setzero_ps(); VECTORS];
-            for (v, columns) in columns.iter_mut().enumerate() {
-                // SAFETY: lanes `16·v..16·v + 16` of the 48 of a step.
-                *columns = unsafe { _mm512_load_ps(b.0.as_ptr().add(LANES * v)) };
-            }
-            for (r, sums) in sums.iter_mut().enumerate() {
-                let row = _mm512_set1_ps(a.0[FIRST + r]);
-                for (sum, columns) in sums.iter_mut().zip(&columns) {
-                    *sum = _mm512_fmadd_ps(row, *columns, *sum);
-                }
-            }
-        }
-        for (row, sums) in block.0[FIRST..FIRST + ROWS].iter_mut().zip(&sums) {
-            for (v, sum) in sums.iter().enumerate() {
-                // SAFETY: lanes `16·v..16·v + 16` of the 48 of a row, which starts at a multiple of 64 bytes.
-                unsafe {
-                    let at = row.as_mut_ptr().add(LANES * v);
-                    _mm512_store_ps(at, _mm512_add_ps(_mm512_load_ps(at), *sum));
-                }
-            }
-        }
-    }
-
-    #[target_feature(enable = "avx2,fma")]
-    pub(super) fn multiply_add_256(a: &[Step], b: &[Step], block: &mut Block) {
-        for first in (0..GROUP).step_by(4) {
-            rows_256::<0>(first, a, b, block);
-            rows_256::<24>(first, a, b, block);
-        }
-    }
-
-    /// Four rows from `first` by 24 columns from `COLUMN`: 12 of the 16 registers hold sums.
-    #[inline]
-    #[target_feature(enable = "avx2,fma")]
-    fn rows_256<const COLUMN: usize>(first: usize, a: &[Step], b: &[Step], block: &mut Block) {
-        const ROWS: usize = 4;
-        const LANES: usize = 8;
-        const VECTORS: usize = 3;
-        let mut sums = [[_mm256_setzero_ps(); VECTORS]; ROWS];
-        for (a, b) in a.iter().zip(b) {
-            let rows: &[f32; ROWS] = a.0[first..].first_chunk().expect("rows divide a group");
-            let mut columns = [_mm256_setzero_ps(); VECTORS];
-            for (v, columns) in columns.iter_mut().enumerate() {
-                // SAFETY: 8 lanes from `COLUMN + 8·v` of the 48 of a step.
-                *columns = unsafe { _mm256_load_ps(b.0.as_ptr().add(COLUMN + LANES * v)) };
-            }
-            for (sums, row) in sums.iter_mut().zip(rows) {
-                let row = _mm256_set1_ps(*row);
-                for (sum, columns) in sums.iter_mut().zip(&columns) {
-                    *sum = _mm256_fmadd_ps(row, *columns, *sum);
-                }
-            }
-        }
-        for (row, sums) in block.0[first..first + ROWS].iter_mut().zip(&sums) {
-            for (v, sum) in sums.iter().enumerate() {
-                // SAFETY: 8 lanes from `COLUMN + 8·v` of the 48 of a row, at a multiple of 32 bytes.
-                unsafe {
-                    let at = row.as_mut_ptr().add(COLUMN + LANES * v);
-                    _mm256_store_ps(at, _mm256_add_ps(_mm256_load_ps(at), *sum));
                 }
             }
         }
@@ -204,35 +158,57 @@ mod x86 {
 mod tests {
     use super::*;
 
+    /// Whole numbers, which bf16 holds too: every order of sums is exact.
+    fn value(seed: usize) -> f32 {
+        (seed * 7919 % 31) as f32 - 15.0
+    }
+
     #[test]
-    fn every_instruction_set_gives_the_inner_products() {
-        let depth = 2 * DEPTH + 5;
-        let value = |seed: usize| ((seed * 7919 % 1013) as f32 / 506.0) - 1.0;
-        let panel = |seed: usize| -> Vec<Step> {
-            (0..depth)
-                .map(|d| Step(std::array::from_fn(|i| value(seed + d * GROUP + i))))
-                .collect()
-        };
-        let panels = [panel(1), panel(5), panel(11)];
-        let (rows, columns) = ([&panels[0][..], &panels[1]], [&panels[2][..]]);
-        for vectors in Vectors::available() {
+    fn every_arithmetic_gives_the_inner_products() {
+        const DEPTH: usize = 2 * (2 * super::DEPTH + 5);
+        for arithmetic in Arithmetic::available() {
+            let n_steps = arithmetic.n_steps(DEPTH);
+            let per_step = DEPTH / n_steps;
+            let at = |seed: usize, d: usize, i: usize| value(seed + d * GROUP + i);
+            let panel = |seed: usize| -> Vec<Step> {
+                let step = |step: usize| {
+                    Step(std::array::from_fn(|i| match per_step {
+                        1 => at(seed, step, i),
+                        _ => pair(at(seed, 2 * step, i), at(seed, 2 * step + 1, i)),
+                    }))
+                };
+                (0..n_steps).map(step).collect()
+            };
+            let panels = [1, 5, 11].map(panel);
+            let (rows, columns) = ([&panels[0][..], &panels[1]], [&panels[2][..]]);
             let mut blocks = vec![Block::ZERO; 2];
-            multiply(vectors, &rows, &columns, |_, _| true, &mut blocks);
-            for (block, row) in blocks.iter().zip(rows) {
+            multiply(arithmetic, &rows, &columns, |_, _| true, &mut blocks);
+            for (block, seed) in blocks.iter().zip([1, 5]) {
                 for i in 0..GROUP {
                     for j in 0..GROUP {
-                        let pairs = row.iter().zip(columns[0]);
-                        let expected: f64 = pairs
-                            .map(|(a, b)| f64::from(a.0[i]) * f64::from(b.0[j]))
-                            .sum();
-                        let found = f64::from(block.0[i][j]);
-                        assert!(
-                            (found - expected).abs() < 1e-5 * depth as f64,
-                            "{vectors:?} [{i}, {j}]: {found}, expected {expected}"
+                        let terms = (0..DEPTH).map(|d| at(seed, d, i) * at(11, d, j));
+                        assert_eq!(
+                            block.0[i][j],
+                            terms.sum::<f32>(),
+                            "{arithmetic:?} [{i}, {j}]"
                         );
                     }
                 }
             }
+        }
+    }
+
+    #[test]
+    fn pairs_are_rounded_to_the_nearest() {
+        for (value, rounded) in [
+            (1.0, 1.0),
+            (1.0 + f32::exp2(-8.0), 1.0), // a tie goes to the even one
+            (1.0 + 3.0 * f32::exp2(-8.0), 1.0 + f32::exp2(-6.0)),
+            (-1.004, -1.0078125),
+            (0.0, 0.0),
+        ] {
+            assert_eq!(rounded_to_bf16(value), rounded, "{value}");
+            assert_eq!(rounded_to_bf16(value), half::bf16::from_f32(value).to_f32());
         }
     }
 }

@@ -2,8 +2,8 @@
 
 use proptest::prelude::*;
 
-use super::product::Vectors;
 use super::*;
+use crate::registers::PairVectors;
 
 /// Clouds of several sizes at several places, with copies: distances from zero to far beyond what f32 tells apart.
 fn clouds(seed: u64, n_tokens: usize, d_token: usize) -> Vec<f32> {
@@ -46,7 +46,7 @@ fn config(keep_ratio: f64, n_neighbors: usize, knn: bool) -> CompressionConfig {
 
 /// As `choose_one`, every distance in f64 and in the plainest way.
 fn expected(values: &[f32], d_token: usize, config: &CompressionConfig) -> HostChoice {
-    let tokens = Tokens::new(values, d_token);
+    let tokens = Tokens::new(values, d_token, Arithmetic::of_this_machine());
     let n_tokens = tokens.n_tokens() as u32;
     let k = config.n_neighbors.min(tokens.n_tokens() - 1);
     let nearest_first = |token: u32, others: &mut dyn Iterator<Item = u32>| {
@@ -84,6 +84,12 @@ fn expected(values: &[f32], d_token: usize, config: &CompressionConfig) -> HostC
     }
 }
 
+/// As it is chosen here.
+fn chosen<T: Value>(values: &[T], d_token: usize, config: &CompressionConfig) -> HostChoice {
+    let arithmetic = Arithmetic::of_this_machine();
+    choose_one(values, d_token, config, arithmetic, Blocking::new())
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, cases: 48, ..ProptestConfig::default() })]
 
@@ -101,10 +107,10 @@ proptest! {
         let values = clouds(seed, n_tokens, d_token);
         let config = config(keep_ratio, n_neighbors, knn);
         let expected = expected(&values, d_token, &config);
-        for vectors in Vectors::available() {
-            let blocking = Blocking { panel_bytes: usize::MAX, panel_groups, tile_groups, vectors };
-            let found = choose_one(&values, d_token, &config, blocking);
-            prop_assert_eq!(&found, &expected, "{:?}", blocking);
+        let blocking = Blocking { panel_bytes: usize::MAX, panel_groups, tile_groups };
+        for arithmetic in Arithmetic::available() {
+            let found = choose_one(&values, d_token, &config, arithmetic, blocking);
+            prop_assert_eq!(&found, &expected, "{:?} {:?}", arithmetic, blocking);
         }
     }
 }
@@ -118,7 +124,7 @@ fn the_number_of_threads_changes_nothing() {
             .num_threads(n_threads)
             .build()
             .unwrap();
-        pool.install(|| choose_one(&values, 24, &config, Blocking::new()))
+        pool.install(|| chosen(&values, 24, &config))
     };
     let alone = run(1);
     assert_eq!(alone, expected(&values, 24, &config));
@@ -131,8 +137,8 @@ fn the_number_of_threads_changes_nothing() {
 fn tokens_of_any_size_are_told_apart() {
     let unit = clouds(5, 200, 16);
     let distances = |values: &[f32]| -> Vec<(u32, f64)> {
-        let tokens = Tokens::new(values, 16);
-        neighborhoods(&tokens, 5, Blocking::new())
+        let mut tokens = Tokens::new(values, 16, Arithmetic::of_this_machine());
+        neighborhoods(&mut tokens, 5, Blocking::new())
             .nearest
             .iter()
             .map(|n| (n.token, n.squared_distance / tokens.squared_scale()))
@@ -159,8 +165,28 @@ fn half_precision_tokens_are_their_values() {
         .collect();
     let same: Vec<f32> = values.iter().map(|value| value.to_f32()).collect();
     let config = config(0.3, 5, false);
-    assert_eq!(
-        choose_one(&values, 20, &config, Blocking::new()),
-        choose_one(&same, 20, &config, Blocking::new())
-    );
+    assert_eq!(chosen(&values, 20, &config), chosen(&same, 20, &config));
+}
+
+#[test]
+fn tokens_too_close_for_bf16_are_told_apart_by_f32() {
+    // Two tight clusters: all tokens of one are as far from each other as bf16 rounds.
+    let (n_tokens, d_token) = (600, 40);
+    let mut values = clouds(7, n_tokens, d_token);
+    for (i, token) in values.chunks_mut(d_token).enumerate() {
+        let side = if i % 2 == 0 { 1.0 } else { -1.0 };
+        token
+            .iter_mut()
+            .for_each(|value| *value = side + 1e-3 * *value);
+    }
+    let config = config(0.2, 8, false);
+    let expected = expected(&values, d_token, &config);
+    for vectors in PairVectors::available() {
+        let arithmetic = Arithmetic::Pairs(vectors);
+        let mut tokens = Tokens::new(&values, d_token, arithmetic);
+        neighborhoods(&mut tokens, 8, Blocking::new());
+        assert!(!tokens.arithmetic().rounds(), "{vectors:?}");
+        let found = choose_one(&values, d_token, &config, arithmetic, Blocking::new());
+        assert_eq!(found, expected, "{vectors:?}");
+    }
 }

@@ -6,7 +6,8 @@
 
 use rayon::prelude::*;
 
-use super::product::{GROUP, Step};
+use super::product::{Arithmetic, GROUP, Step, pair, rounded_to_bf16};
+use crate::registers::Vectors;
 
 /// A value as tokens store it.
 pub(super) trait Value: Copy + Send + Sync {
@@ -116,22 +117,50 @@ vectorized! {
 }
 
 vectorized! {
-    /// `Σ_d (a_d − m_d)²`
-    fn squared_distance_to_mean<T>(a: &[T], mean: &[f32]) -> f64 {
+    /// `Σ_d f(a_d − m_d)²` for each of two functions: all of it, and what rounding it to bf16 changes.
+    fn from_mean<T>(a: &[T], mean: &[f32], rounds: bool) -> FromMean {
         let (a_chunks, a_rest) = a.as_chunks::<LANES>();
         let (mean_chunks, mean_rest) = mean.as_chunks::<LANES>();
         let mut sums = [0f64; LANES];
+        let mut errors = [0f64; LANES];
+        let mut add = |lane: usize, a: T, mean: f32| {
+            let difference = a.to_f32() - mean;
+            let wide = f64::from(difference);
+            sums[lane] += wide * wide;
+            if rounds {
+                let error = f64::from(difference - rounded_to_bf16(difference));
+                errors[lane] += error * error;
+            }
+        };
         for (a, mean) in a_chunks.iter().zip(mean_chunks) {
             for lane in 0..LANES {
-                let difference = f64::from(a[lane].to_f32() - mean[lane]);
-                sums[lane] += difference * difference;
+                add(lane, a[lane], mean[lane]);
             }
         }
         for (lane, (a, mean)) in a_rest.iter().zip(mean_rest).enumerate() {
-            let difference = f64::from(a.to_f32() - mean);
-            sums[lane] += difference * difference;
+            add(lane, *a, *mean);
         }
-        sums.iter().sum()
+        FromMean {
+            squared_length: sums.iter().sum(),
+            squared_error: errors.iter().sum(),
+        }
+    }
+}
+
+/// A token seen from the mean.
+struct FromMean {
+    squared_length: f64,
+    /// Of rounding it to bf16.
+    squared_error: f64,
+}
+
+impl FromMean {
+    /// Length of the error by that of the token.
+    fn relative_error(&self) -> f64 {
+        match self.squared_length > 0.0 {
+            true => (self.squared_error / self.squared_length).sqrt(),
+            false => 0.0,
+        }
     }
 }
 
@@ -144,9 +173,10 @@ const SIDE: usize = 8;
 vectorized! {
     /// The tokens listed, at most a group of them, as a panel: `(a_d − m_d)·scale`, zeros where there is no token.
     fn pack<T>(tokens: &Tokens<T>, listed: &[u32], panel: &mut [Step]) -> () {
+        let rounds = tokens.arithmetic.rounds();
         let mut rows = [[0f32; PIECE]; SIDE];
-        for (at, steps) in panel.chunks_mut(PIECE).enumerate() {
-            let values = at * PIECE..at * PIECE + steps.len();
+        for (at, steps) in panel.chunks_mut(tokens.arithmetic.n_steps(PIECE)).enumerate() {
+            let values = at * PIECE..((at + 1) * PIECE).min(tokens.d_token);
             let mean = &tokens.mean[values.clone()];
             for first in (0..GROUP).step_by(SIDE) {
                 for (i, row) in rows.iter_mut().enumerate() {
@@ -156,6 +186,10 @@ vectorized! {
                             for (value, (token, mean)) in row.iter_mut().zip(token.iter().zip(mean)) {
                                 *value = (token.to_f32() - mean) * tokens.scale;
                             }
+                            if rounds {
+                                row[mean.len()..].fill(0.0);
+                                narrow(row);
+                            }
                         }
                         None => row.fill(0.0),
                     }
@@ -164,6 +198,16 @@ vectorized! {
             }
         }
     }
+}
+
+/// Each two values become a pair, one pair after the other.
+#[inline(always)]
+fn narrow(row: &mut [f32; PIECE]) {
+    let mut pairs = [0f32; PIECE / 2];
+    for (to, from) in pairs.iter_mut().zip(row.as_chunks::<2>().0) {
+        *to = pair(from[0], from[1]);
+    }
+    row[..PIECE / 2].copy_from_slice(&pairs);
 }
 
 /// Eight rows become eight columns from `first`.
@@ -204,11 +248,15 @@ pub(super) struct Tokens<'a, T> {
     scale: f32,
     /// Squared length of each token from the mean, scaled.
     pub(super) lengths: Vec<f32>,
+    /// What panels hold.
+    arithmetic: Arithmetic,
+    /// The length of what a panel rounds off, by that of the token, is at most this.
+    relative_error: f64,
 }
 
 impl<'a, T: Value> Tokens<'a, T> {
-    /// Tokens of finite values.
-    pub(super) fn new(values: &'a [T], d_token: usize) -> Self {
+    /// Tokens of finite values, for panels of this arithmetic.
+    pub(super) fn new(values: &'a [T], d_token: usize, arithmetic: Arithmetic) -> Self {
         const LOOKED_AT: usize = 256;
         let n_tokens = values.len() / d_token;
         let every = n_tokens.div_ceil(LOOKED_AT);
@@ -221,11 +269,12 @@ impl<'a, T: Value> Tokens<'a, T> {
         let n_looked_at = n_tokens.div_ceil(every) as f64;
         let mean: Vec<f32> = sums.iter().map(|sum| (sum / n_looked_at) as f32).collect();
 
-        let lengths: Vec<f64> = values
+        let seen: Vec<FromMean> = values
             .par_chunks(d_token)
-            .map(|row| squared_distance_to_mean(row, &mean))
+            .map(|row| from_mean(row, &mean, arithmetic.rounds()))
             .collect();
-        let longest = lengths.iter().fold(0f64, |a, b| a.max(*b));
+        let largest = |of: fn(&FromMean) -> f64| seen.iter().map(of).fold(0f64, f64::max);
+        let longest = largest(|token| token.squared_length);
         let scale = if longest > 0.0 {
             f64::exp2(-longest.sqrt().log2().floor().clamp(-100.0, 100.0))
         } else {
@@ -236,11 +285,19 @@ impl<'a, T: Value> Tokens<'a, T> {
             d_token,
             mean,
             scale: scale as f32,
-            lengths: lengths
+            lengths: seen
                 .iter()
-                .map(|length| (length * scale * scale) as f32)
+                .map(|token| (token.squared_length * scale * scale) as f32)
                 .collect(),
+            arithmetic,
+            relative_error: largest(FromMean::relative_error),
         }
+    }
+
+    /// From now on panels hold f32.
+    pub(super) fn stop_rounding(&mut self) {
+        self.arithmetic = Arithmetic::Single(Vectors::of_this_machine());
+        self.relative_error = 0.0;
     }
 
     pub(super) fn n_tokens(&self) -> usize {
@@ -249,6 +306,20 @@ impl<'a, T: Value> Tokens<'a, T> {
 
     pub(super) fn d_token(&self) -> usize {
         self.d_token
+    }
+
+    pub(super) fn arithmetic(&self) -> Arithmetic {
+        self.arithmetic
+    }
+
+    /// Steps of a panel.
+    pub(super) fn n_steps(&self) -> usize {
+        self.arithmetic.n_steps(self.d_token)
+    }
+
+    /// The length of what a panel rounds off, by that of the token, is at most this.
+    pub(super) fn relative_error(&self) -> f64 {
+        self.relative_error
     }
 
     pub(super) fn row(&self, token: u32) -> &'a [T] {
@@ -265,12 +336,12 @@ impl<'a, T: Value> Tokens<'a, T> {
         squared_distance(self.row(a), self.row(b)) * self.squared_scale()
     }
 
-    /// The tokens listed, packed group by group: group `g` is steps `g·D..(g + 1)·D`.
+    /// The tokens listed, packed group by group: group `g` has [`Self::n_steps`] from `g` times as many.
     pub(super) fn pack(&self, listed: &[u32], panels: &mut Vec<Step>) {
-        let n_steps = listed.len().div_ceil(GROUP) * self.d_token;
-        panels.resize(n_steps, Step([0.0; GROUP]));
+        let n_steps = self.n_steps();
+        panels.resize(listed.len().div_ceil(GROUP) * n_steps, Step([0.0; GROUP]));
         panels
-            .par_chunks_mut(self.d_token)
+            .par_chunks_mut(n_steps)
             .zip(listed.par_chunks(GROUP))
             .for_each(|(panel, listed)| pack(self, listed, panel));
     }
