@@ -24,7 +24,7 @@ impl Axes {
         [title, x_label, y_label]: [&str; 3],
         x_range: (f64, f64),
         y_range: (f64, f64),
-        legend: &[(String, Paint)],
+        legend: &[Entry],
     ) -> Self {
         let mut drawing = Drawing::new(width, height, title);
         let mut line = 0.0;
@@ -32,28 +32,21 @@ impl Axes {
             drawing.bold_text((14.0, 22.0), title, 15.0, Paint::Ink, Anchor::Start);
             line = 22.0;
         }
-        line += 19.0;
-        if !y_label.is_empty() {
-            drawing.text((14.0, line), y_label, 12.0, Paint::Muted, Anchor::Start);
+        let rows = legend_rows(legend, width - 28.0);
+        for row in &rows {
+            line += 19.0;
+            draw_legend(&mut drawing, row, (width - 14.0, line));
         }
+        // The label stands left of the legend where there is room, else below it.
+        let label_width = text_width(y_label, 12.0) * WIDER_FONTS;
+        let last_row = rows
+            .last()
+            .map(|row| row.iter().map(entry_width).sum::<f64>());
+        if last_row.is_none_or(|row| label_width + row > width - 28.0) {
+            line += 19.0;
+        }
+        drawing.text((14.0, line), y_label, 12.0, Paint::Muted, Anchor::Start);
         let top = line + 14.0;
-        let mut x = width - 14.0;
-        for (name, paint) in legend.iter().rev().filter(|(name, _)| !name.is_empty()) {
-            x -= text_width(name, 12.0) * WIDER_FONTS;
-            drawing.text((x, line), name, 12.0, Paint::Ink, Anchor::Start);
-            let is_interval = *paint == Paint::Truth;
-            let swatch_height = if is_interval { 11.0 } else { 3.0 };
-            drawing.shapes.push(Shape::Rect {
-                x: x - 21.0,
-                y: line - 4.0 - swatch_height / 2.0,
-                width: 15.0,
-                height: swatch_height,
-                radius: if is_interval { 2.0 } else { 1.5 },
-                fill: Some((*paint, if is_interval { 0.3 } else { 1.0 })),
-                stroke: None,
-            });
-            x -= 35.0;
-        }
         drawing.text(
             (width - 14.0, height - 9.0),
             x_label,
@@ -220,6 +213,57 @@ impl Axes {
     }
 }
 
+/// Name of a series and how it is drawn.
+type Entry = (String, Paint);
+
+/// Its swatch, its name, and what keeps it apart from what is left of it.
+fn entry_width((name, _): &Entry) -> f64 {
+    text_width(name, 12.0) * WIDER_FONTS + SWATCH + 14.0
+}
+
+/// A swatch and what keeps it apart from its name.
+const SWATCH: f64 = 21.0;
+
+/// Entries that have names, in as many rows as they need.
+fn legend_rows(legend: &[Entry], width: f64) -> Vec<Vec<Entry>> {
+    let mut rows: Vec<Vec<Entry>> = Vec::new();
+    let mut used = f64::INFINITY;
+    for entry in legend.iter().filter(|(name, _)| !name.is_empty()) {
+        used += entry_width(entry);
+        match rows.last_mut() {
+            Some(row) if used <= width => row.push(entry.clone()),
+            _ => {
+                used = entry_width(entry);
+                rows.push(vec![entry.clone()]);
+            }
+        }
+    }
+    rows
+}
+
+/// A row that ends at `right`.
+fn draw_legend(drawing: &mut Drawing, row: &[Entry], (right, line): (f64, f64)) {
+    let mut x = right;
+    for entry in row.iter().rev() {
+        let (name, paint) = entry;
+        let begin = x - entry_width(entry);
+        let at = x - text_width(name, 12.0) * WIDER_FONTS;
+        drawing.text((at, line), name, 12.0, Paint::Ink, Anchor::Start);
+        let is_interval = *paint == Paint::Truth;
+        let swatch_height = if is_interval { 11.0 } else { 3.0 };
+        drawing.shapes.push(Shape::Rect {
+            x: at - SWATCH,
+            y: line - 4.0 - swatch_height / 2.0,
+            width: 15.0,
+            height: swatch_height,
+            radius: if is_interval { 2.0 } else { 1.5 },
+            fill: Some((*paint, if is_interval { 0.3 } else { 1.0 })),
+            stroke: None,
+        });
+        x = begin;
+    }
+}
+
 /// Round numbers inside the range, as near to `n` of them as 1, 2, 5 steps allow.
 fn ticks((from, to): (f64, f64), n: usize) -> Vec<f64> {
     let magnitude = 10f64.powf(((to - from) / n.max(1) as f64).log10().floor());
@@ -297,6 +341,56 @@ pub(super) fn padded((from, to): (f64, f64)) -> (f64, f64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_legend_keeps_clear_of_the_label_and_of_the_edge() {
+        let names = [
+            "tiny: peak memory",
+            "tiny: step time",
+            "medium: peak memory",
+            "medium: step time",
+        ];
+        let legend = names.map(|name| (name.to_owned(), Paint::Ink));
+        let places = |width: f64, n: usize| -> Vec<(String, f64, f64, f64)> {
+            let label = "% of the largest keep ratio's";
+            let axes = Axes::new(
+                (width, 300.0),
+                ["title", "x", label],
+                (0.0, 1.0),
+                (0.0, 1.0),
+                &legend[..n],
+            );
+            let texts = axes.drawing.shapes.iter().filter_map(|shape| match shape {
+                Shape::Text {
+                    x,
+                    y,
+                    text,
+                    anchor: Anchor::Start,
+                    ..
+                } => Some((text.clone(), *x, x + text_width(text, 12.0), *y)),
+                _ => None,
+            });
+            texts.collect()
+        };
+        for (width, n) in [(900.0, 2), (640.0, 4), (400.0, 4), (300.0, 4)] {
+            let places = places(width, n);
+            assert!(
+                names[..n]
+                    .iter()
+                    .all(|name| places.iter().any(|place| place.0 == *name))
+            );
+            for (i, (a, from, to, line)) in places.iter().enumerate() {
+                assert!(
+                    *from >= 0.0 && *to <= width,
+                    "{a} at {from} to {to} of {width}"
+                );
+                for (b, other_from, other_to, other_line) in &places[i + 1..] {
+                    let apart = line != other_line || to < other_from || other_to < from;
+                    assert!(apart, "{a} meets {b}, {width} wide");
+                }
+            }
+        }
+    }
 
     #[test]
     fn ticks_are_round_and_inside() {
