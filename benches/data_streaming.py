@@ -28,6 +28,7 @@ import os
 import pickle
 import resource
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -278,7 +279,11 @@ def read(library, place, root, start, n_samples, resume_at, state):
 # Running and measuring
 
 
-def measured(command, environment):
+class Failed(Exception):
+    """A run that ended early, or not in time."""
+
+
+def measured(command, environment, limit_s):
     """The command's lines of JSON, most memory of it and all it started (MiB), CPU seconds."""
     import psutil
 
@@ -299,21 +304,29 @@ def measured(command, environment):
             most[0] = max(most[0], n_bytes)
 
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    child = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    child = subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
     watcher = threading.Thread(target=watch, args=(psutil.Process(child.pid),))
     watcher.start()
-    out, errors = child.communicate()
-    done.set()
-    watcher.join()
+    try:
+        out, errors = child.communicate(timeout=limit_s)
+    except subprocess.TimeoutExpired:
+        os.killpg(child.pid, signal.SIGKILL)
+        out, errors = child.communicate()
+        errors += f"\nnot done after {limit_s} s"
+    finally:
+        done.set()
+        watcher.join()
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     lines = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
     if child.returncode or len(lines) < 2:
-        sys.exit(f"{' '.join(command)}\n{errors[-3000:]}")
+        raise Failed(f"{' '.join(command)}\n{errors[-3000:]}")
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return {**lines[0], **lines[-1], "memory_mib": most[0] / 2**20, "cpu_s": cpu}
 
 
-def run(library, place, root, binary, start, n_samples, resume_at, environment):
+def run(library, place, root, binary, limit_s, start, n_samples, resume_at, environment):
     state = str(root / f"state.{library}.{place}")
     if library == "ours":
         uri = "s3://store/ours" if place == "s3" else str(root / "store/ours")
@@ -322,7 +335,7 @@ def run(library, place, root, binary, start, n_samples, resume_at, environment):
     else:
         command = [sys.executable, __file__, "--dir", root, "--read", library, "--place", place]
         command += ["--start", start, "--samples", n_samples, "--resume-at", resume_at, "--state", state]
-    result = measured([str(part) for part in command], environment)
+    result = measured([str(part) for part in command], environment, limit_s)
     return {"library": library, "place": place, "start": start, **result}
 
 
@@ -366,6 +379,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--samples", type=int, default=20000, help="read by a run, of the 20,000 there are")
     parser.add_argument("--resume-at", type=int, default=9984, help="a whole number of batches for each worker")
+    parser.add_argument("--limit-s", type=int, default=900, help="a run that takes longer has failed")
     parser.add_argument("--only", default=",".join(LIBRARIES))
     parser.add_argument("--places", default="disk,s3")
     parser.add_argument("--binary", help="our benchmark, if it is built already")
@@ -388,14 +402,21 @@ def main():
     keys = {"AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s", "AWS_REGION": "us-east-1"}
     ends = {"AWS_ENDPOINT_URL": endpoint, "S3_ENDPOINT_URL": endpoint, "AWS_DEFAULT_REGION": "us-east-1"}
     environment = {**os.environ, **keys, **ends, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    runs = []
+    runs, failures = [], {}
     try:
         for i in range(arguments.rounds):
             for place in arguments.places.split(","):
                 for library in arguments.only.split(","):
-                    common = (library, place, root, binary)
-                    whole = run(*common, 0, arguments.samples, arguments.resume_at, environment)
-                    resumed = run(*common, arguments.resume_at, 2 * BATCH, arguments.resume_at, environment)
+                    common = (library, place, root, binary, arguments.limit_s)
+                    try:
+                        whole = run(*common, 0, arguments.samples, arguments.resume_at, environment)
+                        resumed = run(*common, arguments.resume_at, 2 * BATCH, arguments.resume_at, environment)
+                    except Failed as failure:
+                        if library == "ours":
+                            raise
+                        print(f"{NAMES[library]} failed: {failure}", file=sys.stderr, flush=True)
+                        failures[place, library] = failures.get((place, library), 0) + 1
+                        continue
                     resumed["exact"] = resumed["ids"] == whole["ids_there"]
                     for one in [whole, resumed]:
                         one = {**one, "round": i}
@@ -407,6 +428,8 @@ def main():
     finally:
         server.terminate()
     table(runs)
+    for (place, library), n in failures.items():
+        print(f"{NAMES[library]} from {place}: {n} of {arguments.rounds} runs failed")
 
 
 if __name__ == "__main__":

@@ -20,11 +20,12 @@ use crate::catalog::Catalog;
 use crate::clip::Clip;
 use crate::order::{Position, SampleOrder};
 
-/// Bytes of row groups that are fetched before a row of them is needed: a tenth of a second of a 10 Gbit/s network.
-const AHEAD_BYTES: u64 = 128 << 20;
+/// Bytes of row groups that are fetched before a row of them is needed: a twentieth of a second of a 10 Gbit/s network.
+const AHEAD_BYTES: u64 = 64 << 20;
 
-/// Row groups on their way at once. One request seldom fills a network; a store slows down who asks for too many.
-const N_FETCHES: usize = 16;
+/// Row groups on their way at once. One request seldom fills a network; a store slows down who asks for too many, and each
+/// is in memory twice while it is decoded.
+const N_FETCHES: usize = 8;
 
 /// Positions that are planned beyond what the order asks for: workers that share row groups may be some batches apart, and a
 /// small window is no reason to look no farther.
