@@ -163,10 +163,10 @@ pub(crate) fn tile<
     for i in 0..depth {
         let (columns, _) = right(i).as_chunks::<LANES>();
         let columns: [V; VECTORS] = std::array::from_fn(|at| V::of(columns[at]));
-        for r in 0..ROWS {
+        for (r, sums) in sums.iter_mut().enumerate() {
             let value = V::splat(left(i, r));
-            for at in 0..VECTORS {
-                sums[r][at] = V::add_product(sums[r][at], value, columns[at]);
+            for (sum, columns) in sums.iter_mut().zip(&columns) {
+                *sum = V::add_product(*sum, value, *columns);
             }
         }
     }
