@@ -315,6 +315,9 @@ def measured(command, environment, limit_s):
         os.killpg(child.pid, signal.SIGKILL)
         out, errors = child.communicate()
         errors += f"\nnot done after {limit_s} s"
+    except KeyboardInterrupt:
+        os.killpg(child.pid, signal.SIGKILL)  # in a session of its own it does not get the Ctrl-C
+        raise
     finally:
         done.set()
         watcher.join()
