@@ -383,3 +383,58 @@ fn write_file(path: &std::path::Path, bytes: &[u8]) -> Result<()> {
     }
     std::fs::write(path, bytes).map_err(unavailable)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use clap::CommandFactory;
+
+    use super::*;
+    use crate::sources::TRAINING_SOURCES;
+
+    /// clap looks at a command only when it is asked for: an argument that is there twice is found here, not by a user.
+    #[test]
+    fn every_command_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    fn names_of_sources() -> BTreeSet<String> {
+        let command = Cli::command();
+        let build = command.find_subcommand("build").expect("a command");
+        let names = build
+            .get_subcommands()
+            .map(|source| source.get_name().to_owned());
+        names.collect()
+    }
+
+    #[test]
+    fn the_page_of_sources_shows_each_with_a_line_that_parses() {
+        let page = include_str!("../../docs/datasets.md").replace("\\\n", " ");
+        let lines = page
+            .lines()
+            .filter(|line| line.starts_with("lavida-dataset build "));
+        let shown = lines.map(|line| {
+            let words = line.split('"').zip([false, true].into_iter().cycle());
+            let words = words.flat_map(|(part, is_quoted)| match is_quoted {
+                true => vec![part],
+                false => part.split_whitespace().collect(),
+            });
+            let parsed = Cli::try_parse_from(words);
+            let Command::Build(build) = parsed.unwrap_or_else(|e| panic!("{line}\n{e}")).command
+            else {
+                panic!("{line}");
+            };
+            build.split().0.name().to_owned()
+        });
+        assert_eq!(shown.collect::<BTreeSet<_>>(), names_of_sources());
+    }
+
+    #[test]
+    fn sources_are_for_training_or_for_evaluation() {
+        let evaluation = ["shanghaitech", "ucsd-ped"];
+        let all = TRAINING_SOURCES.iter().chain(&evaluation);
+        let all: BTreeSet<String> = all.map(|name| (*name).to_owned()).collect();
+        assert_eq!(all, names_of_sources());
+    }
+}
