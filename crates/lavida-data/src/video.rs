@@ -128,10 +128,7 @@ fn unreadable(path: &Path, error: &std::io::Error) -> Error {
             "nothing there",
         )
     } else {
-        Error::Unavailable {
-            what: path.display().to_string(),
-            reason: error.to_string(),
-        }
+        Error::unreadable(path.display(), error)
     }
 }
 
