@@ -15,7 +15,7 @@ pub mod build;
 pub mod cli;
 mod coco_masks;
 mod files;
-mod npy;
+pub mod npy;
 mod palette;
 mod pictures;
 pub mod preview;
