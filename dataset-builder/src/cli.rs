@@ -26,8 +26,15 @@ use crate::stats::stats;
 use crate::synth::{WorldSettings, render};
 
 /// As `docs/ARCHITECTURE.md` has them.
-const EXIT_CODES: &str = "Exit codes: 0 done · 1 failed · 2 bad arguments or input · 3 data damaged · \
-     4 store or file unreachable or full · 6 build stopped (Ctrl-C, SIGTERM), --resume goes on";
+const EXIT_CODES: &str = "\
+Exit codes:
+  0    done
+  1    failed
+  2    bad arguments or input; an output that is taken
+  3    data damaged
+  4    a store or file cannot be reached or written
+  6    build stopped before its end (Ctrl-C, SIGTERM); --resume goes on
+  130  interrupted again while it obeyed";
 
 /// A file that is read stays where it is; nothing waits longer than this for a reader when the process ends.
 const LAST_THREADS: Duration = Duration::from_secs(1);

@@ -190,7 +190,7 @@ fn sha256(path: &Path) -> std::io::Result<String> {
 /// The model crate's error about weights, by what the caller should do.
 pub fn weight_error(error: WeightError) -> Error {
     match error {
-        WeightError::Write { what, reason } => Error::Unavailable { what, reason },
+        WeightError::Write { what, reason } => Error::unwritable(what, reason),
         WeightError::File {
             what,
             expected,

@@ -7,6 +7,8 @@ mod bench;
 mod checking;
 mod cluster;
 mod exporting;
+#[cfg(unix)]
+mod front_door;
 mod import_refused;
 mod importing;
 mod labels;
