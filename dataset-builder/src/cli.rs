@@ -1,18 +1,21 @@
 //! The command line of `lavida-dataset`.
 //!
 //! Results go to standard output (one JSON document and nothing else with `--json`), progress and warnings to standard
-//! error. Exit codes: 0 done, 1 failed, 2 bad arguments or input layout, 3 data damaged, 4 store unreachable.
+//! error. Exit codes: 0 done, 1 failed, 2 bad arguments or input layout, 3 data damaged, 4 store unreachable, 6 stopped.
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use lavida_data::dataset::Dataset;
+use lavida_data::shard::remove_unfinished;
 use lavida_store::{Error, Result, Store};
 use serde::Serialize;
 
-use crate::build::{BuildRequest, BuildSummary, build};
+use crate::build::{BuildEvent, BuildRequest, BuildSummary, build};
+use crate::output::{command_line, local_path, print, words};
 use crate::preview::{PreviewSettings, preview};
 use crate::progress::Progress;
 use crate::sources::{
@@ -22,9 +25,16 @@ use crate::sources::{
 use crate::stats::stats;
 use crate::synth::{WorldSettings, render};
 
+/// As `docs/ARCHITECTURE.md` has them.
+const EXIT_CODES: &str = "Exit codes: 0 done · 1 failed · 2 bad arguments or input · 3 data damaged · \
+     4 store or file unreachable or full · 6 build stopped (Ctrl-C, SIGTERM), --resume goes on";
+
+/// A file that is read stays where it is; nothing waits longer than this for a reader when the process ends.
+const LAST_THREADS: Duration = Duration::from_secs(1);
+
 /// Source datasets to pseudo-anomaly shards.
 #[derive(Debug, Parser)]
-#[command(name = "lavida-dataset", version, about, max_term_width = 100)]
+#[command(name = "lavida-dataset", version, about, max_term_width = 100, after_help = EXIT_CODES)]
 pub struct Cli {
     /// What to do
     #[command(subcommand)]
@@ -139,7 +149,7 @@ pub struct PreviewArgs {
     /// A built dataset
     pub uri: String,
     /// The picture
-    #[arg(long, value_name = "FILE.png", default_value = "preview.png")]
+    #[arg(long, value_name = "FILE.png", default_value = "preview.png", value_parser = local_path)]
     pub out: PathBuf,
     /// Samples to draw, spread evenly over the dataset
     #[arg(long, value_name = "N", default_value_t = 12, value_parser = clap::value_parser!(u16).range(1..=400))]
@@ -150,7 +160,7 @@ pub struct PreviewArgs {
 #[derive(Args, Debug)]
 pub struct SynthArgs {
     /// Folder for coco/, ade20k/, mevis/, youtube-vos/ and ucsd-ped/
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_parser = local_path)]
     pub out: PathBuf,
     /// The same seed gives the same bytes
     #[arg(long, default_value_t = 0)]
@@ -160,12 +170,26 @@ pub struct SynthArgs {
     pub json: bool,
 }
 
-/// Runs a parsed command line to its exit code; errors are printed to standard error.
-pub fn run(cli: Cli) -> ExitCode {
+/// The program: reads the command line and runs it to its exit code; errors are printed to standard error.
+pub fn main() -> ExitCode {
+    match command_line::<Cli>() {
+        Ok(Some(cli)) => run(cli),
+        Ok(None) => ExitCode::SUCCESS,
+        Err(error) => failed(&error),
+    }
+}
+
+fn failed(error: &Error) -> ExitCode {
+    eprintln!("error: {error}");
+    ExitCode::from(error.exit_code())
+}
+
+fn run(cli: Cli) -> ExitCode {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
     let logs = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .log_internal_errors(false) // it would say so on the standard error that is closed, and panic
         .with_writer(std::io::stderr);
     let _ = logs.try_init(); // a caller that logs already keeps its own
     let runtime = match tokio::runtime::Builder::new_multi_thread()
@@ -179,12 +203,10 @@ pub fn run(cli: Cli) -> ExitCode {
         }
     };
     let done = runtime.block_on(Box::pin(execute(cli.command)));
+    runtime.shutdown_timeout(LAST_THREADS);
     match done {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::from(error.exit_code())
-        }
+        Err(error) => failed(&error),
     }
 }
 
@@ -247,14 +269,55 @@ async fn build_command(source: SourceSpec, args: &BuildArgs) -> Result<()> {
         request.jobs = usize::from(jobs);
     }
     let progress = Progress::new(std::io::stderr().is_terminal());
-    let built = build(&request, &|event| progress.show(event)).await;
+    let show = |event: BuildEvent<'_>| progress.show(event);
+    let built = tokio::select! {
+        built = build(&request, &show) => built,
+        () = interrupted() => Err(stopped(&request).await),
+    };
     progress.finish();
     let summary = built?;
-    eprint!("{}", Report(&summary));
+    words(&Report(&summary).to_string());
     if args.json {
         print_json(&summary)
     } else {
         Ok(())
+    }
+}
+
+/// Resolves at the first Ctrl-C (or SIGTERM); a second one ends the process at once.
+async fn interrupted() {
+    signalled().await;
+    tokio::spawn(async {
+        signalled().await;
+        std::process::exit(130);
+    });
+}
+
+async fn signalled() {
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        if let Ok(mut terminated) = signal(SignalKind::terminate()) {
+            tokio::select! {
+                _ = tokio::signal::ctrl_c() => {}
+                _ = terminated.recv() => {}
+            }
+            return;
+        }
+    }
+    let _ = tokio::signal::ctrl_c().await; // without signals there is nothing to wait for
+}
+
+/// What is said of a build that is given up, once nothing half written is left of it.
+async fn stopped(request: &BuildRequest) -> Error {
+    if !request.dry_run
+        && let Err(error) = remove_unfinished(&request.out).await
+    {
+        eprintln!("what is half written stays until the next build: {error}");
+    }
+    Error::Stopped {
+        until: "before the end, no dataset is there".to_owned(),
+        next: "the same command with --resume goes on after the last whole shard".to_owned(),
     }
 }
 
@@ -357,31 +420,15 @@ fn print_json(value: &impl Serialize) -> Result<()> {
     print(&format!("{text}\n"))
 }
 
-fn print(text: &str) -> Result<()> {
-    let mut out = std::io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        // Whoever read the output has seen enough (`… | head`).
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        Err(error) => Err(Error::Unavailable {
-            what: "standard output".to_owned(),
-            reason: error.to_string(),
-        }),
-        Ok(()) => Ok(()),
-    }
-}
-
 fn write_file(path: &std::path::Path, bytes: &[u8]) -> Result<()> {
-    let unavailable = |error: std::io::Error| Error::Unavailable {
-        what: path.display().to_string(),
-        reason: error.to_string(),
-    };
+    let unwritable = |error: std::io::Error| Error::unwritable(path.display(), error);
     if let Some(parent) = path
         .parent()
         .filter(|parent| !parent.as_os_str().is_empty())
     {
-        std::fs::create_dir_all(parent).map_err(unavailable)?;
+        std::fs::create_dir_all(parent).map_err(unwritable)?;
     }
-    std::fs::write(path, bytes).map_err(unavailable)
+    std::fs::write(path, bytes).map_err(unwritable)
 }
 
 #[cfg(test)]

@@ -30,6 +30,9 @@ impl Progress {
     /// Shows one event.
     pub fn show(&self, event: BuildEvent<'_>) {
         match (event, &self.bar) {
+            (BuildEvent::Removed(removed), _) => {
+                self.line(&format!("of an interrupted build: {removed} removed"));
+            }
             (BuildEvent::Opened { dataset, n_units }, Some(bar)) => {
                 bar.set_prefix(dataset.to_owned());
                 bar.set_length(n_units as u64);
@@ -38,8 +41,7 @@ impl Progress {
                 self.n_units.store(n_units, Ordering::Relaxed);
                 eprintln!("{dataset}: {n_units} images or videos");
             }
-            (BuildEvent::Fault(skip), Some(bar)) => bar.suspend(|| eprintln!("left out: {skip}")),
-            (BuildEvent::Fault(skip), None) => eprintln!("left out: {skip}"),
+            (BuildEvent::Fault(skip), _) => self.line(&format!("left out: {skip}")),
             (BuildEvent::Unit(progress), Some(bar)) => {
                 bar.set_message(counts(progress));
                 bar.set_position(progress.n_units as u64);
@@ -51,6 +53,14 @@ impl Progress {
                     eprintln!("{}/{n_units}: {}", progress.n_units, counts(progress));
                 }
             }
+        }
+    }
+
+    /// Says something above the bar.
+    fn line(&self, text: &str) {
+        match &self.bar {
+            Some(bar) => bar.suspend(|| eprintln!("{text}")),
+            None => eprintln!("{text}"),
         }
     }
 

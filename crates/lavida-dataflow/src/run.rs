@@ -24,7 +24,11 @@ use crate::{
     parts::Learner,
     pipeline::Pipeline,
     stages::trainer::Outcome,
-    telemetry::{MetricsLog, figures::Figures, progress::Progress},
+    telemetry::{
+        MetricsLog,
+        figures::Figures,
+        progress::{Progress, say},
+    },
     training_data::{CatalogSource, TrainingDrawer},
     worker::{Resume, Slice, Worker},
 };
@@ -232,10 +236,10 @@ impl Run {
         for damaged in &found.damaged {
             let kept = checkpoints::set_aside(&self.store, damaged.step).await?;
             let kept = kept.unwrap_or_else(|| "gone".into());
-            eprintln!(
+            say(&format!(
                 "{}: {damaged}; set aside, its manifest is {kept}",
                 self.label
-            );
+            ));
         }
         Ok(found.whole)
     }

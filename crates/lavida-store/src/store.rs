@@ -151,10 +151,10 @@ impl Store {
             )),
             (None, _) => Err(self.absent(key)),
             (_, Some(error)) => Err(self.unavailable(key, &error)),
-            (_, None) => Err(Error::Unavailable {
-                what: self.full(key),
-                reason: "the store sent fewer bytes than it holds".to_string(),
-            }),
+            (_, None) => Err(Error::store_unavailable(
+                self.full(key),
+                "it sent fewer bytes than it holds",
+            )),
         }
     }
 
@@ -275,10 +275,7 @@ impl Store {
     }
 
     pub(crate) fn unavailable(&self, key: &str, error: &dyn std::error::Error) -> Error {
-        Error::Unavailable {
-            what: self.full(key),
-            reason: chain(error),
-        }
+        Error::store_unavailable(self.full(key), chain(error))
     }
 
     fn absent(&self, key: &str) -> Error {

@@ -167,7 +167,7 @@ fn segment_masks(path: &Path, picture: &Picture) -> Result<BTreeMap<u32, RleMask
     }
     let frame = EncodedFrame {
         path: files::name(path),
-        bytes: Bytes::from(std::fs::read(path).map_err(|error| unreadable(&error))?),
+        bytes: Bytes::from(files::read(path).map_err(|error| unreadable(&error))?),
     };
     let rgb = decode_rgb(&frame).map_err(|error| unreadable(&found(error)))?;
     check_size(

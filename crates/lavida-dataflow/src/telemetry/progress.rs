@@ -1,6 +1,10 @@
 //! A progress bar on a terminal, lines elsewhere, nothing when asked for silence. Always on standard error.
 
-use std::{io::IsTerminal, sync::Arc, time::Duration};
+use std::{
+    io::{IsTerminal, Write},
+    sync::Arc,
+    time::Duration,
+};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use lavida_train::step::StepRecord;
@@ -126,7 +130,7 @@ impl Progress {
         let text = format!("{}: {text}", self.label);
         match &self.bar {
             Some(bar) => bar.println(text),
-            None => eprintln!("{text}"),
+            None => say(&text),
         }
     }
 }
@@ -137,6 +141,11 @@ impl Drop for Progress {
             bar.abandon();
         }
     }
+}
+
+/// Writes a line to standard error. Where that is closed nobody reads it, and the run goes on (`eprintln!` would panic).
+pub fn say(text: &str) {
+    let _ = std::io::stderr().write_all(format!("{text}\n").as_bytes());
 }
 
 /// A duration as people say it.

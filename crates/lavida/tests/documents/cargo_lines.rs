@@ -1,6 +1,6 @@
 //! Lines of cargo: `.ci/run` runs them; here they are collected, and what they name is there.
 
-use cargo_metadata::{MetadataCommand, Package};
+use cargo_metadata::{Metadata, MetadataCommand, Package};
 
 use super::pages::{Line, Page, root};
 
@@ -22,15 +22,14 @@ pub fn check() {
         .no_deps()
         .exec()
         .unwrap();
-    let packages = &metadata.packages;
     let lines = cargo_lines();
     assert!(lines.len() >= 3, "the README builds, runs and tests");
     for line in lines {
-        check_line(&line, packages);
+        check_line(&line, &metadata);
     }
 }
 
-fn check_line(line: &Line, packages: &[Package]) {
+fn check_line(line: &Line, metadata: &Metadata) {
     let place = format!("{}: {}", line.place, line.text);
     let command = line.text.split(" #").next().unwrap_or_default();
     let mut words = command
@@ -53,7 +52,10 @@ fn check_line(line: &Line, packages: &[Package]) {
         match word {
             "-p" | "--package" => {
                 let name = value();
-                let package = packages.iter().find(|package| package.name == name);
+                let package = metadata
+                    .packages
+                    .iter()
+                    .find(|package| package.name == name);
                 chosen.push(package.unwrap_or_else(|| panic!("{place}: no package {name}")));
             }
             "--features" => features.extend(value().split(',')),
@@ -65,7 +67,10 @@ fn check_line(line: &Line, packages: &[Package]) {
         }
     }
     if chosen.is_empty() {
-        chosen.extend(packages);
+        chosen = match command.contains("--workspace") {
+            true => metadata.workspace_packages(),
+            false => metadata.workspace_default_packages(),
+        };
     }
     for feature in features {
         let of = |package: &&Package| match feature.split_once('/') {
