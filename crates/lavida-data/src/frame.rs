@@ -279,11 +279,41 @@ fn png_pixels(bytes: &[u8], transformations: png::Transformations) -> Result<Png
 type Tiff<'a> = tiff::decoder::Decoder<Cursor<&'a [u8]>>;
 
 fn open_tiff(bytes: &[u8]) -> Result<(Tiff<'_>, Size), Reason> {
+    check_tiff_entries(bytes)?;
     let mut decoder =
         tiff::decoder::Decoder::new(Cursor::new(bytes)).map_err(|error| error.to_string())?;
     let (width, height) = decoder.dimensions().map_err(|error| error.to_string())?;
     let size = claimed(width, height, bytes.len())?;
     Ok((decoder, size))
+}
+
+/// That no entry has more values than the file has bytes: the decoder takes up to 256 MiB for them before it reads any, and
+/// before it can be told of a limit.
+fn check_tiff_entries(bytes: &[u8]) -> Result<(), Reason> {
+    let is_big_endian = bytes.starts_with(b"M");
+    let number = |at: usize, n_bytes: usize| {
+        let digits = bytes.get(at..)?.get(..n_bytes)?.iter();
+        let join = |sum: usize, byte: &u8| sum << 8 | usize::from(*byte);
+        Some(match is_big_endian {
+            true => digits.fold(0, join),
+            false => digits.rev().fold(0, join),
+        })
+    };
+    let Some((directory, n_entries)) = number(4, 4).and_then(|at| Some((at, number(at, 2)?)))
+    else {
+        return Ok(()); // the decoder finds the end of the file in its own words
+    };
+    for entry in 0..n_entries {
+        let at = directory + 2 + 12 * entry;
+        let Some((tag, count)) = number(at, 2).zip(number(at + 4, 4)) else {
+            break;
+        };
+        if count > bytes.len() {
+            let n_bytes = bytes.len();
+            return Err(format!("{count} values of tag {tag} in {n_bytes} bytes"));
+        }
+    }
+    Ok(())
 }
 
 fn tiff(bytes: &[u8]) -> Result<RgbFrame, Reason> {
@@ -467,6 +497,7 @@ mod tests {
         let entries = tiff.len() - 4 - 8 * 12;
         tiff[entries + 8..][..2].fill(0xff);
         tiff[entries + 12 + 8..][..2].fill(0xff);
+        tiff[entries + 6 * 12 + 8..][..2].fill(0xff); // still one strip
         let mut bmp = b"BM".to_vec();
         bmp.resize(54, 0);
         bmp[14] = 40;
@@ -485,6 +516,19 @@ mod tests {
             assert!(error.to_string().contains(&found), "{name}: {error}");
             check_unreadable(name, bytes);
         }
+    }
+
+    #[test]
+    fn a_tiff_of_more_values_than_bytes_is_damage() {
+        let mut tiff = encode_tiff(2, 1, &[3, 250]);
+        let entries = tiff.len() - 4 - 8 * 12;
+        tiff[entries + 4 * 12 + 4..][..4].copy_from_slice(&[1, 0, 0x61, 0]);
+        let error = probe_size(&frame("a.tif", tiff)).unwrap_err();
+        assert_eq!(error.exit_code(), 3, "{error}");
+        assert!(
+            error.to_string().contains("6356993 values of tag 262"),
+            "{error}"
+        );
     }
 
     #[test]
