@@ -15,6 +15,7 @@ use zune_core::bytestream::ZCursor;
 use zune_core::colorspace::ColorSpace;
 use zune_core::options::DecoderOptions;
 
+use crate::caught::caught;
 use crate::clip::EncodedFrame;
 use crate::{Error, Result};
 
@@ -88,12 +89,12 @@ pub fn decode_rgb(frame: &EncodedFrame) -> Result<RgbFrame> {
     let Some(codec) = Codec::of(bytes) else {
         return Err(unknown_codec(frame));
     };
-    match codec {
+    decoded(|| match codec {
         Codec::Jpeg => jpeg(bytes),
         Codec::Png => png_rgb(bytes),
         Codec::Tiff => tiff(bytes),
         Codec::Bmp => bmp(bytes),
-    }
+    })
     .map_err(|reason| Error::corrupt(&frame.path, codec.expected(), reason))
 }
 
@@ -105,7 +106,7 @@ pub fn decode_rgb(frame: &EncodedFrame) -> Result<RgbFrame> {
 /// or 16 bits, which holds no such numbers.
 pub fn decode_indices(bytes: &[u8]) -> Result<IndexMap> {
     let what = "mask PNG";
-    let image = png_pixels(bytes, png::Transformations::IDENTITY)
+    let image = decoded(|| png_pixels(bytes, png::Transformations::IDENTITY))
         .map_err(|reason| Error::corrupt(what, Codec::Png.expected(), reason))?;
     let n_bits = match (image.colour, image.depth) {
         (_, png::BitDepth::Sixteen) => None,
@@ -152,12 +153,12 @@ pub fn probe_size(frame: &EncodedFrame) -> Result<(u32, u32)> {
     let Some(codec) = Codec::of(bytes) else {
         return Err(unknown_codec(frame));
     };
-    match codec {
+    decoded(|| match codec {
         Codec::Jpeg => open_jpeg(bytes).map(|(_, size)| size),
         Codec::Png => png_size(bytes),
         Codec::Tiff => open_tiff(bytes).map(|(_, size)| size),
         Codec::Bmp => open_bmp(bytes).map(|(_, size)| size),
-    }
+    })
     .map_err(|reason| Error::corrupt(&frame.path, "an image header", reason))
 }
 
@@ -172,6 +173,11 @@ fn unknown_codec(frame: &EncodedFrame) -> Error {
 
 /// Why a picture cannot be decoded, in the decoder's words.
 type Reason = String;
+
+/// What a decoder makes of a file. png 0.18 panics on a palette whose length is no multiple of three: that is a reason, too.
+fn decoded<T>(decode: impl FnOnce() -> Result<T, Reason>) -> Result<T, Reason> {
+    caught(decode).flatten()
+}
 
 /// Width and height in px.
 type Size = (u32, u32);
@@ -516,6 +522,18 @@ mod tests {
             assert!(error.to_string().contains(&found), "{name}: {error}");
             check_unreadable(name, bytes);
         }
+    }
+
+    #[test]
+    fn a_png_whose_palette_is_cut_is_damage_and_no_panic() {
+        let mut png = encode_png(ColorType::Indexed, BitDepth::Eight, 2, &[1, 2]);
+        let palette = png.windows(4).position(|name| name == b"PLTE").unwrap();
+        let end = palette + 4 + 12;
+        png.remove(end - 1);
+        png[palette - 1] = 11;
+        let sum = rawzip::crc32(&png[palette..end - 1]);
+        png[end - 1..end + 3].copy_from_slice(&sum.to_be_bytes());
+        check_unreadable("palette.png", png);
     }
 
     #[test]
