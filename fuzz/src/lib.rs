@@ -46,7 +46,8 @@ pub const TARGETS: &[Target] = &[
     target("safetensors", targets::safetensors, 8 * MIB, 256),
     target("torch_zip", targets::torch_zip, 16 * MIB, 1024),
     target("torch_pickle", targets::torch_pickle, 16 * MIB, 1024),
-    target("burnpack", targets::burnpack, 16 * MIB, 1024),
+    // burn-pack 0.22 takes up to 100 MiB for the metadata that a header claims.
+    target("burnpack", targets::burnpack, 128 * MIB, 1024),
     target("tokenizer", targets::tokenizer, 256 * MIB, 4096),
     target("settings", targets::settings, 16 * MIB, 1024),
     // serde sets aside at most 1 MiB for a list before its elements are there.
