@@ -7,12 +7,14 @@
 
 mod capacity;
 mod error;
+mod exit;
 mod location;
 pub mod manifest;
 mod store;
 mod writer;
 
 pub use error::{Error, Result};
+pub use exit::{EXIT_CODES, ExitCode};
 pub use manifest::Versioned;
 pub use store::{ObjectInfo, Store};
 pub use writer::ObjectWriter;

@@ -4,14 +4,15 @@ mod cli;
 mod commands;
 mod config;
 mod exported;
+mod help;
 mod memory;
 mod scoring;
-mod screen;
 
 use std::{process::ExitCode, time::Duration};
 
 use clap::Parser;
 use cli::{Cli, Command};
+use lavida_terminal::{generate, log, screen};
 
 /// Exit code of an error that is nobody's fault we know of.
 const FAILED: u8 = 1;
@@ -25,13 +26,8 @@ const LOG: &str = "warn,lavida_cluster=info,ractor_cluster=error";
 fn main() -> ExitCode {
     memory::keep_what_is_freed();
     let cli = Cli::parse(); // wrong arguments end here with exit code 2
-    let filter = tracing_subscriber::EnvFilter::try_from_env("LAVIDA_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(LOG));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(screen::Log)
-        .init();
-    match run(cli.command) {
+    let started = log::start(LOG).map_err(anyhow::Error::from);
+    match started.and_then(|()| run(cli.command)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("lavida: {error:#}");
@@ -56,6 +52,16 @@ fn run(command: Command) -> anyhow::Result<()> {
             Command::Check(args) => commands::check::run(args).await,
             Command::Bench(args) => commands::bench::run(&args),
             Command::Cluster(args) => commands::cluster::run(&args),
+            Command::Completions(args) => print_document(
+                generate::completions(<Cli as clap::CommandFactory>::command(), args.shell)
+                    .trim_end(),
+            ),
+            Command::Man(args) => {
+                let command = <Cli as clap::CommandFactory>::command();
+                let n_pages = generate::man(command, &args.out)?;
+                screen::line(&format!("man: {n_pages} pages in {}", args.out.display()));
+                Ok(())
+            }
         }
     });
     runtime.shutdown_timeout(LAST_THREADS);

@@ -10,6 +10,7 @@ use lavida_model::{
     precision::Precision,
     weights::{Tensors, write_burnpack, write_shards},
 };
+use lavida_terminal::progress::{Busy, Progress, Unit};
 use lavida_train::{
     checkpoint::{CLIP_TOKENIZER, SETTINGS, TOKENIZER},
     settings::{Policy, Settings},
@@ -81,10 +82,25 @@ pub fn export_as(
     std::fs::create_dir_all(out).with_context(|| out.display().to_string())?;
     let weights = model.scorer.model();
     let mut names = match packing.format {
-        cli::Format::Burnpack => write_burnpack(weights, carried, out, packing.precision),
+        cli::Format::Burnpack => {
+            let _writing = Busy::new("export: writing the weights");
+            write_burnpack(weights, carried, out, packing.precision)
+        }
         cli::Format::Safetensors => {
             let max_bytes = packing.max_shard_bytes;
-            write_shards(weights, carried, out, packing.precision, max_bytes)
+            let progress = Progress::new("export: writing", Unit::Bytes, 0);
+            let on_bytes = |done, total| {
+                progress.set_total(total);
+                progress.set(done);
+            };
+            write_shards(
+                weights,
+                carried,
+                out,
+                packing.precision,
+                max_bytes,
+                on_bytes,
+            )
         }
     }
     .map_err(weight_error)?;
@@ -103,8 +119,15 @@ pub fn export_as(
         write(&out.join(name), &bytes)?;
         names.push(name.to_owned());
     }
+    let sizes = names
+        .iter()
+        .filter_map(|name| out.join(name).metadata().ok());
+    let n_bytes = sizes.map(|about| about.len()).sum();
+    let progress = Progress::brief("export: hashing", Unit::Bytes, n_bytes);
     let files = names.iter().map(|name| {
-        ExportedFile::read(out, name).with_context(|| out.join(name).display().to_string())
+        let on_bytes = |n| progress.add(n);
+        ExportedFile::read(out, name, on_bytes)
+            .with_context(|| out.join(name).display().to_string())
     });
     let exported = files.collect::<anyhow::Result<Vec<_>>>()?;
     // The layout of `sha256sum`, so that `sha256sum -c SHA256SUMS` checks an export.

@@ -20,3 +20,4 @@ mod reading;
 mod resuming;
 mod scores;
 mod support;
+mod terminal;
