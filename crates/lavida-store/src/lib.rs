@@ -5,6 +5,7 @@
 //! [`Store::writer`]); what makes it count is one [`Store::create`] of a new key, which never
 //! overwrites: the only conditional write that every one of these stores has.
 
+mod aws;
 mod capacity;
 mod error;
 mod exit;

@@ -4,8 +4,13 @@
 
 mod bad_input;
 mod bench;
+#[allow(dead_code, reason = "what the tests of failures need beside")]
+#[path = "../failure/bucket.rs"]
+mod bucket;
 mod checking;
 mod cluster;
+#[cfg(unix)]
+mod credentials;
 mod exporting;
 mod import_refused;
 mod importing;
