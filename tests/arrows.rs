@@ -50,6 +50,17 @@ const ARROWS: &[(&str, &[&str])] = &[
             "lavida-cluster",
         ],
     ),
+    (
+        "lavida-fuzz",
+        &[
+            "lavida-store",
+            "lavida-data",
+            "lavida-model",
+            "lavida-train",
+            "lavida-dataset-builder",
+            "lavida-cluster",
+        ],
+    ),
     ("lavida-tests", &[]), // uses every crate, as dev-dependencies
 ];
 

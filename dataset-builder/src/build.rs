@@ -9,8 +9,8 @@ use std::sync::Arc;
 use futures::StreamExt;
 use lavida_data::clip::Clip;
 use lavida_data::manifest::{DatasetHeader, MANIFEST_KEY};
-use lavida_data::shard::{DatasetWriter, Resumed, WriterSettings};
-use lavida_store::{Error, Result, Store};
+use lavida_data::shard::{DatasetWriter, Resumed, WriterSettings, remove_unfinished};
+use lavida_store::{Error, Removed, Result, Store};
 use serde::Serialize;
 
 use crate::skip::{Reason, Skip, SkipLog};
@@ -56,6 +56,8 @@ impl BuildRequest {
 /// What happens during a build, for whoever shows it.
 #[derive(Clone, Copy, Debug)]
 pub enum BuildEvent<'a> {
+    /// What builds that were killed had left half written there is gone.
+    Removed(Removed),
     /// The source has been opened.
     Opened {
         /// Name of the dataset.
@@ -119,6 +121,12 @@ pub async fn build(
     if request.out.size(MANIFEST_KEY).await?.is_some() {
         let what = format!("dataset {}", request.out.full(MANIFEST_KEY));
         return Err(Error::Exists { what });
+    }
+    if !request.dry_run {
+        let removed = remove_unfinished(&request.out).await?;
+        if removed.n_files > 0 {
+            on_event(BuildEvent::Removed(removed));
+        }
     }
     let source = open(request).await?;
     let header = stamped(&*source);

@@ -5,19 +5,21 @@
 
 mod help;
 
-use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use lavida_data::dataset::Dataset;
+use lavida_data::shard::remove_unfinished;
 use lavida_store::{Error, Result, Store};
 use lavida_terminal::generate::{self, CompletionsArgs, ManArgs};
 use lavida_terminal::progress::{Progress, Unit};
 use lavida_terminal::{log, screen};
 use serde::Serialize;
 
-use crate::build::{BuildRequest, BuildSummary, build};
+use crate::build::{BuildEvent, BuildRequest, BuildSummary, build};
+use crate::output::{command_line, local_path, print, words};
 use crate::preview::{PreviewSettings, preview};
 use crate::progress::BuildView;
 use crate::sources::{
@@ -26,6 +28,9 @@ use crate::sources::{
 };
 use crate::stats::stats;
 use crate::synth::{WorldSettings, render};
+
+/// A file that is read stays where it is; nothing waits longer than this for a reader when the process ends.
+const LAST_THREADS: Duration = Duration::from_secs(1);
 
 /// Source datasets to pseudo-anomaly shards.
 #[derive(Debug, Parser)]
@@ -155,7 +160,7 @@ pub struct PreviewArgs {
     /// A built dataset
     pub uri: String,
     /// The picture
-    #[arg(long, value_name = "FILE.png", default_value = "preview.png")]
+    #[arg(long, value_name = "FILE.png", default_value = "preview.png", value_parser = local_path)]
     pub out: PathBuf,
     /// Samples to draw, spread evenly over the dataset
     #[arg(long, value_name = "N", default_value_t = 12, value_parser = clap::value_parser!(u16).range(1..=400))]
@@ -166,7 +171,7 @@ pub struct PreviewArgs {
 #[derive(Args, Debug)]
 pub struct SynthArgs {
     /// Folder for coco/, ade20k/, mevis/, youtube-vos/ and ucsd-ped/
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_parser = local_path)]
     pub out: PathBuf,
     /// The same seed gives the same bytes
     #[arg(long, default_value_t = 0)]
@@ -176,9 +181,13 @@ pub struct SynthArgs {
     pub json: bool,
 }
 
-/// Runs a parsed command line to its exit code; errors are printed to standard error.
-pub fn run(cli: Cli) -> ExitCode {
-    match log::start("warn").and_then(|()| in_runtime(cli.command)) {
+/// The program: reads the command line and runs it to its exit code; errors are printed to standard error.
+pub fn main() -> ExitCode {
+    let ended = command_line::<Cli>().and_then(|cli| match cli {
+        Some(cli) => log::start("warn").and_then(|()| in_runtime(cli.command)),
+        None => Ok(()),
+    });
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             screen::line(&format!("lavida-dataset: {error}"));
@@ -192,7 +201,9 @@ fn in_runtime(command: Command) -> Result<()> {
         .enable_all()
         .build();
     let runtime = runtime.map_err(|error| Error::Internal(format!("no runtime: {error}")))?;
-    runtime.block_on(Box::pin(execute(command)))
+    let ended = runtime.block_on(Box::pin(execute(command)));
+    runtime.shutdown_timeout(LAST_THREADS);
+    ended
 }
 
 async fn execute(command: Command) -> Result<()> {
@@ -265,14 +276,55 @@ async fn build_command(source: SourceSpec, args: &BuildArgs) -> Result<()> {
         request.jobs = usize::from(jobs);
     }
     let view = BuildView::default();
-    let built = build(&request, &|event| view.show(event)).await;
+    let show = |event: BuildEvent<'_>| view.show(event);
+    let built = tokio::select! {
+        built = build(&request, &show) => built,
+        () = interrupted() => Err(stopped(&request).await),
+    };
     drop(view);
     let summary = built?;
-    eprint!("{}", Report(&summary));
+    words(&Report(&summary).to_string());
     if args.json {
         print_json(&summary)
     } else {
         Ok(())
+    }
+}
+
+/// Resolves at the first Ctrl-C (or SIGTERM); a second one ends the process at once.
+async fn interrupted() {
+    signalled().await;
+    tokio::spawn(async {
+        signalled().await;
+        std::process::exit(130);
+    });
+}
+
+async fn signalled() {
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        if let Ok(mut terminated) = signal(SignalKind::terminate()) {
+            tokio::select! {
+                _ = tokio::signal::ctrl_c() => {}
+                _ = terminated.recv() => {}
+            }
+            return;
+        }
+    }
+    let _ = tokio::signal::ctrl_c().await; // without signals there is nothing to wait for
+}
+
+/// What is said of a build that is given up, once nothing half written is left of it.
+async fn stopped(request: &BuildRequest) -> Error {
+    if !request.dry_run
+        && let Err(error) = remove_unfinished(&request.out).await
+    {
+        eprintln!("what is half written stays until the next build: {error}");
+    }
+    Error::Stopped {
+        until: "before the end, no dataset is there".to_owned(),
+        next: "the same command with --resume goes on after the last whole shard".to_owned(),
     }
 }
 
@@ -367,29 +419,68 @@ fn print_json(value: &impl Serialize) -> Result<()> {
     print(&format!("{text}\n"))
 }
 
-fn print(text: &str) -> Result<()> {
-    let mut out = std::io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        // Whoever read the output has seen enough (`… | head`).
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        Err(error) => Err(Error::Unavailable {
-            what: "standard output".to_owned(),
-            reason: error.to_string(),
-        }),
-        Ok(()) => Ok(()),
-    }
-}
-
 fn write_file(path: &std::path::Path, bytes: &[u8]) -> Result<()> {
-    let unavailable = |error: std::io::Error| Error::Unavailable {
-        what: path.display().to_string(),
-        reason: error.to_string(),
-    };
+    let unwritable = |error: std::io::Error| Error::unwritable(path.display(), error);
     if let Some(parent) = path
         .parent()
         .filter(|parent| !parent.as_os_str().is_empty())
     {
-        std::fs::create_dir_all(parent).map_err(unavailable)?;
+        std::fs::create_dir_all(parent).map_err(unwritable)?;
     }
-    std::fs::write(path, bytes).map_err(unavailable)
+    std::fs::write(path, bytes).map_err(unwritable)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use clap::CommandFactory;
+
+    use super::*;
+    use crate::sources::TRAINING_SOURCES;
+
+    /// clap looks at a command only when it is asked for: an argument that is there twice is found here, not by a user.
+    #[test]
+    fn every_command_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    fn names_of_sources() -> BTreeSet<String> {
+        let command = Cli::command();
+        let build = command.find_subcommand("build").expect("a command");
+        let names = build
+            .get_subcommands()
+            .map(|source| source.get_name().to_owned());
+        names.collect()
+    }
+
+    #[test]
+    fn the_page_of_sources_shows_each_with_a_line_that_parses() {
+        let page = include_str!("../../docs/datasets.md").replace("\\\n", " ");
+        let lines = page
+            .lines()
+            .filter(|line| line.starts_with("lavida-dataset build "));
+        let shown = lines.map(|line| {
+            let words = line.split('"').zip([false, true].into_iter().cycle());
+            let words = words.flat_map(|(part, is_quoted)| match is_quoted {
+                true => vec![part],
+                false => part.split_whitespace().collect(),
+            });
+            let parsed = Cli::try_parse_from(words);
+            let Command::Build(build) = parsed.unwrap_or_else(|e| panic!("{line}\n{e}")).command
+            else {
+                panic!("{line}");
+            };
+            build.split().0.name().to_owned()
+        });
+        assert_eq!(shown.collect::<BTreeSet<_>>(), names_of_sources());
+    }
+
+    #[test]
+    fn sources_are_for_training_or_for_evaluation() {
+        let evaluation = ["shanghaitech", "ucsd-ped"];
+        let all = TRAINING_SOURCES.iter().chain(&evaluation);
+        let all: BTreeSet<String> = all.map(|name| (*name).to_owned()).collect();
+        assert_eq!(all, names_of_sources());
+    }
 }

@@ -90,6 +90,19 @@ pub fn natural_key(text: &str) -> Vec<(u64, String)> {
     key
 }
 
+/// The bytes of a file that somebody's annotations name: a regular one, since a pipe or a device may never end.
+///
+/// # Errors
+///
+/// What the system says, and [`std::io::ErrorKind::InvalidInput`] for anything but a file.
+pub fn read(path: &Path) -> std::io::Result<Vec<u8>> {
+    if std::fs::metadata(path)?.is_file() {
+        return std::fs::read(path);
+    }
+    let found = "a folder, pipe or device";
+    Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, found))
+}
+
 /// `dir`, when it is a folder.
 ///
 /// # Errors
@@ -204,6 +217,14 @@ mod tests {
             names,
             ["a", "f1b2", "f1b10", "f9.png", "f010.png", "f10.png"]
         );
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_is_no_file_is_not_read() {
+        // Reading it would never end.
+        let error = read(Path::new("/dev/zero")).expect_err("a device");
+        assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput);
     }
 
     #[test]

@@ -5,14 +5,17 @@
 //! object. What cannot be used is left out and counted by reason. The rows go to Parquet shards; the dataset exists when
 //! its manifest does. Nothing about anomalies is decided here: the exposure sampler draws them at load time.
 //!
-//! [`build::build`] is the whole of it; [`cli::run`] is the binary `lavida-dataset`; [`synth`] renders a small world in the
+//! [`build::build`] is the whole of it; [`cli::main`] is the binary `lavida-dataset`; [`synth`] renders a small world in the
 //! sources' own layouts.
+
+#[macro_use]
+mod output;
 
 pub mod build;
 pub mod cli;
 mod coco_masks;
 mod files;
-mod npy;
+pub mod npy;
 mod palette;
 mod pictures;
 pub mod preview;

@@ -6,22 +6,32 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
-/// An open array.
-pub struct MaskArray {
-    file: File,
+/// An open array, in a file or in memory.
+pub struct MaskArray<R = File> {
+    file: R,
     /// Where the elements begin, in bytes.
     begin: u64,
     shape: [u64; 3],
 }
 
 impl MaskArray {
+    /// Reads the header of a file.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::read`].
+    pub fn open(path: &Path) -> Result<Self, String> {
+        Self::read(File::open(path).map_err(|error| error.to_string())?)
+    }
+}
+
+impl<R: Read + Seek> MaskArray<R> {
     /// Reads the header.
     ///
     /// # Errors
     ///
     /// What was found instead of such an array.
-    pub fn open(path: &Path) -> Result<Self, String> {
-        let mut file = File::open(path).map_err(|error| error.to_string())?;
+    pub fn read(mut file: R) -> Result<Self, String> {
         let mut read = |n_bytes: usize| -> Result<Vec<u8>, String> {
             let mut bytes = vec![0; n_bytes];
             file.read_exact(&mut bytes)

@@ -34,7 +34,7 @@ pub struct Picture {
 ///
 /// The [`Skip`] to record when the file is missing or does not decode.
 pub fn load_picture(path: &Path) -> Result<Picture, Skip> {
-    let bytes = std::fs::read(path).map_err(|error| {
+    let bytes = files::read(path).map_err(|error| {
         let reason = match error.kind() {
             std::io::ErrorKind::NotFound => Reason::MissingImage,
             _ => Reason::UnreadableImage,
@@ -109,7 +109,7 @@ pub fn load_binary_mask(path: &Path, width: u32, height: u32) -> Result<Option<R
 }
 
 fn read_mask(path: &Path) -> Result<Vec<u8>, Skip> {
-    std::fs::read(path).map_err(|error| {
+    files::read(path).map_err(|error| {
         let reason = match error.kind() {
             std::io::ErrorKind::NotFound => Reason::MissingMask,
             _ => Reason::UnreadableMask,

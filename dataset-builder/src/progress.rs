@@ -27,6 +27,9 @@ impl BuildView {
     pub fn show(&self, event: BuildEvent<'_>) {
         let mut shown = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match event {
+            BuildEvent::Removed(removed) => {
+                screen::line(&format!("of an interrupted build: {removed} removed"));
+            }
             BuildEvent::Opened { dataset, n_units } => {
                 screen::line(&format!("{dataset}: {n_units} images or videos"));
                 *shown = Shown {

@@ -252,18 +252,15 @@ const SECRET: u32 = 0o600;
 
 /// Name, text and mode of each file.
 fn write_all(folder: &Path, files: &[(&str, &str, u32)]) -> Result<()> {
-    let unavailable = |path: &Path, error: io::Error| Error::Unavailable {
-        what: path.display().to_string(),
-        reason: error.to_string(),
-    };
-    fs::create_dir_all(folder).map_err(|error| unavailable(folder, error))?;
+    let unwritable = |path: &Path, error: io::Error| Error::unwritable(path.display(), error);
+    fs::create_dir_all(folder).map_err(|error| unwritable(folder, error))?;
     for (name, text, mode) in files {
         let path = folder.join(name);
         write_new(&path, text, *mode).map_err(|error| match error.kind() {
             io::ErrorKind::AlreadyExists => Error::Exists {
                 what: path.display().to_string(),
             },
-            _ => unavailable(&path, error),
+            _ => unwritable(&path, error),
         })?;
     }
     Ok(())

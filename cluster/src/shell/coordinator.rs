@@ -209,10 +209,9 @@ impl Shell {
                         Outcome::NoneWhole { found } => {
                             Err(Error::corrupt("checkpoints", "one that is whole", found))
                         }
-                        Outcome::StoreLost { .. } => Err(Error::Unavailable {
-                            what: self.record.uri().to_owned(),
-                            reason: outcome.to_string(),
-                        }),
+                        Outcome::StoreLost { .. } => {
+                            Err(Error::store_unavailable(self.record.uri(), outcome))
+                        }
                         outcome => Ok(outcome),
                     };
                 }

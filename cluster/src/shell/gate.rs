@@ -271,16 +271,14 @@ pub(super) async fn dial(
 }
 
 async fn through_the_gate(address: &str, security: &Security) -> Result<NetworkStream> {
-    let unavailable = |reason: String| Error::Unavailable {
-        what: format!("coordinator at {address}"),
-        reason,
-    };
+    let unreachable =
+        |reason: String| Error::unreachable(format!("coordinator at {address}"), reason);
     let dialled = timeout(HANDSHAKE, connect(address, security)).await;
     match dialled {
         Ok(Ok(stream)) => Ok(stream),
         Ok(Err(Dialled::Refused(error))) => Err(error),
-        Ok(Err(Dialled::Failed(reason))) => Err(unavailable(reason)),
-        Err(_) => Err(unavailable(format!("silent for {} s", HANDSHAKE.as_secs()))),
+        Ok(Err(Dialled::Failed(reason))) => Err(unreachable(reason)),
+        Err(_) => Err(unreachable(format!("silent for {} s", HANDSHAKE.as_secs()))),
     }
 }
 
@@ -295,7 +293,21 @@ impl From<io::Error> for Dialled {
     }
 }
 
+/// Host and port of a coordinator's address. Whether the name is known is another question, which time may answer.
+///
+/// # Errors
+/// [`Error::Invalid`] for a text that is no `HOST:PORT`.
+pub fn host_and_port(address: &str) -> Result<(&str, u16)> {
+    let parts = address.rsplit_once(':');
+    let parts = parts.and_then(|(host, port)| Some((host, port.parse::<u16>().ok()?)));
+    match parts {
+        Some((host, port)) if !host.is_empty() && port > 0 => Ok((host, port)),
+        _ => Err(Error::invalid("coordinator", "HOST:PORT", address)),
+    }
+}
+
 async fn connect(address: &str, security: &Security) -> Result<NetworkStream, Dialled> {
+    let (host, _) = host_and_port(address).map_err(Dialled::Refused)?;
     let mut stream = TcpStream::connect(address).await?;
     tune(&stream)?;
     let (peer_addr, local_addr) = (stream.peer_addr()?, stream.local_addr()?);
@@ -310,7 +322,6 @@ async fn connect(address: &str, security: &Security) -> Result<NetworkStream, Di
         });
     };
     let connector = certificates.connector().map_err(Dialled::Refused)?;
-    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
     let host = host.trim_matches(['[', ']']).to_owned();
     let name = ServerName::try_from(host).map_err(|error| {
         Dialled::Refused(Error::invalid(address, "a host name or an address", error))

@@ -26,7 +26,7 @@ pub mod record;
 
 pub use certificates::{Authority, CertificateFiles, Certificates, random_cookie};
 pub use coordinator::{CoordinatorHandle, MemberStatus, RunStatus, Stopper, coordinate};
-pub use gate::{Refusals, can_listen, knock};
+pub use gate::{Refusals, can_listen, host_and_port, knock};
 pub use inspection::{Inspected, inspect};
 pub use member::{MemberHandle, Teller, join};
 

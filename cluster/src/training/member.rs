@@ -79,10 +79,8 @@ pub async fn train(
                 if let Some(work) = work.take() {
                     work.end().await;
                 }
-                return Err(Error::Unavailable {
-                    what: "coordinator".to_owned(),
-                    reason: format!("no word for {} s", stall.as_secs()),
-                });
+                let reason = format!("no word for {} s", stall.as_secs());
+                return Err(Error::unreachable("coordinator", reason));
             }
             failed = ended => {
                 if let Err(error) = failed {

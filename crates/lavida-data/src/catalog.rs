@@ -147,25 +147,66 @@ impl Catalog {
 
     /// Mixes the datasets by `weights`, by name, instead of in proportion to their samples.
     ///
+    /// A dataset without a weight keeps the share that its samples have of all samples; the others divide the rest in
+    /// proportion to their weights. `sources` are names of datasets that may have a weight without being here: one
+    /// settings file serves several mixtures.
+    ///
     /// # Errors
     ///
-    /// [`Error::Invalid`] for a dataset without a weight, and for weights that are not above 0. A weight for a
-    /// dataset that is not here is fine: one settings file serves several mixtures.
-    pub fn with_weights(mut self, weights: &BTreeMap<String, f64>) -> Result<Self> {
+    /// [`Error::Invalid`] for a weight that is not above 0, and for one of a name that is neither here nor in `sources`:
+    /// a weight that nothing can have is a slip.
+    pub fn with_weights(
+        mut self,
+        weights: &BTreeMap<String, f64>,
+        sources: &[&str],
+    ) -> Result<Self> {
+        let here: Vec<&str> = self.names().collect();
+        for (name, weight) in weights {
+            let what = format!("sampler.weights.{name}");
+            if !here.contains(&name.as_str()) && !sources.contains(&name.as_str()) {
+                let expected = format!(
+                    "the name of a dataset of this run ({}) or of a source ({})",
+                    here.join(", "),
+                    sources.join(", ")
+                );
+                return Err(Error::invalid(what, expected, name));
+            }
+            if !(weight.is_finite() && *weight > 0.0) {
+                return Err(Error::invalid(what, "a number above 0", weight));
+            }
+        }
+        let of = |dataset: &CatalogDataset| weights.get(&dataset.header.dataset).copied();
+        let total: f64 = self.datasets.iter().filter_map(of).sum();
+        if total == 0.0 {
+            return Ok(self); // none of them has a weight: all have the shares of their samples
+        }
+        let unweighted = self.datasets.iter().filter(|dataset| of(dataset).is_none());
+        let n_unweighted: usize = unweighted.map(|dataset| dataset.samples.len()).sum();
+        let n_all = self.len() as f64;
+        // Where all have a weight these are taken as they are written.
+        let scale = match n_unweighted {
+            0 => 1.0,
+            n => (n_all - n as f64) / n_all / total,
+        };
         for dataset in &mut self.datasets {
-            let name = &dataset.header.dataset;
-            let weight = weights.get(name).copied();
-            dataset.weight = Some(weight.ok_or_else(|| {
-                let known = weights.keys().cloned().collect::<Vec<_>>().join(", ");
-                Error::invalid(
-                    "sampler.weights",
-                    format!("a weight for {name}"),
-                    format!("weights for {known}"),
-                )
-            })?);
+            let share = dataset.samples.len() as f64 / n_all;
+            dataset.weight = Some(of(dataset).map_or(share, |weight| weight * scale));
         }
         self.check()?;
         Ok(self)
+    }
+
+    /// Each dataset's share of the samples that are drawn, in the order of the sources; they add up to 1.
+    pub fn shares(&self) -> Vec<f64> {
+        let size =
+            |dataset: &CatalogDataset| dataset.weight.unwrap_or(dataset.samples.len() as f64);
+        let total: f64 = self.datasets.iter().map(size).sum();
+        self.datasets.iter().map(|set| size(set) / total).collect()
+    }
+
+    fn names(&self) -> impl Iterator<Item = &str> {
+        let datasets = self.datasets.iter();
+        datasets.map(|dataset| dataset.header.dataset.as_str())
     }
 
     /// [`Self::open`], keeping clips as `caching` says.
@@ -353,13 +394,12 @@ impl Catalog {
         if self.datasets.is_empty() {
             return Err(Error::invalid("data", "at least one dataset", "none"));
         }
-        let names = || self.datasets.iter().map(|dataset| &dataset.header.dataset);
         for dataset in &self.datasets {
             let name = &dataset.header.dataset;
             if dataset.samples.is_empty() {
                 return Err(Error::invalid(name, "at least one sample", "none"));
             }
-            if names().filter(|other| *other == name).count() > 1 {
+            if self.names().filter(|other| *other == name).count() > 1 {
                 let expected = "datasets of different names, which their sample ids begin with";
                 return Err(Error::invalid("data", expected, format!("{name} twice")));
             }

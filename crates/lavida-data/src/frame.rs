@@ -10,12 +10,21 @@
 
 use std::io::Cursor;
 
+use image::ImageDecoder;
 use zune_core::bytestream::ZCursor;
 use zune_core::colorspace::ColorSpace;
 use zune_core::options::DecoderOptions;
 
 use crate::clip::EncodedFrame;
 use crate::{Error, Result};
+
+/// Most pixels of a frame and of its masks: 16,384 × 16,384. More is taken for damage.
+pub const MAX_PIXELS: u64 = 1 << 28;
+
+/// Most pixels that a byte of a file can stand for: deflate packs 1,032 bytes into one, and a byte of a PNG holds up to
+/// eight pixels. The other codecs stay below (JPEG needs a bit for each block: 1,024). A header that claims more than its
+/// file can hold is damage, and nothing is allocated for it.
+const MAX_PIXELS_PER_BYTE: u64 = 8 * 1032;
 
 /// A decoded picture.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -133,25 +142,23 @@ pub fn decode_indices(bytes: &[u8]) -> Result<IndexMap> {
     })
 }
 
-/// Width and height in px from the header alone.
+/// Width and height in px from the header alone, as the decoder of [`decode_rgb`] reads it.
 ///
 /// # Errors
 ///
-/// [`Error::Corrupt`] naming the frame when there is no such header.
+/// [`Error::Corrupt`] naming the frame when there is no such header, or it claims more pixels than the file can hold.
 pub fn probe_size(frame: &EncodedFrame) -> Result<(u32, u32)> {
-    if Codec::of(&frame.bytes).is_none() {
+    let bytes = &frame.bytes[..];
+    let Some(codec) = Codec::of(bytes) else {
         return Err(unknown_codec(frame));
+    };
+    match codec {
+        Codec::Jpeg => open_jpeg(bytes).map(|(_, size)| size),
+        Codec::Png => png_size(bytes),
+        Codec::Tiff => open_tiff(bytes).map(|(_, size)| size),
+        Codec::Bmp => open_bmp(bytes).map(|(_, size)| size),
     }
-    let size = imagesize::blob_size(&frame.bytes)
-        .map_err(|error| Error::corrupt(&frame.path, "an image header", error))?;
-    match (u32::try_from(size.width), u32::try_from(size.height)) {
-        (Ok(width), Ok(height)) if width > 0 && height > 0 => Ok((width, height)),
-        _ => Err(Error::corrupt(
-            &frame.path,
-            "an image of at least one pixel",
-            format!("{} x {}", size.width, size.height),
-        )),
-    }
+    .map_err(|reason| Error::corrupt(&frame.path, "an image header", reason))
 }
 
 fn unknown_codec(frame: &EncodedFrame) -> Error {
@@ -166,16 +173,47 @@ fn unknown_codec(frame: &EncodedFrame) -> Error {
 /// Why a picture cannot be decoded, in the decoder's words.
 type Reason = String;
 
+/// Width and height in px.
+type Size = (u32, u32);
+
+/// What a header claims, when a file of `n_bytes` can hold it.
+fn claimed(width: u32, height: u32, n_bytes: usize) -> Result<Size, Reason> {
+    let n_pixels = u64::from(width) * u64::from(height);
+    let most = MAX_PIXELS.min((n_bytes as u64).saturating_mul(MAX_PIXELS_PER_BYTE));
+    if (1..=most).contains(&n_pixels) {
+        return Ok((width, height));
+    }
+    Err(format!(
+        "{width} x {height} px in {n_bytes} bytes, which hold 1 to {most}"
+    ))
+}
+
+type Jpeg<'a> = zune_jpeg::JpegDecoder<ZCursor<&'a [u8]>>;
+
+fn open_jpeg(bytes: &[u8]) -> Result<(Jpeg<'_>, Size), Reason> {
+    // Larger than what the decoder takes by default are only the sizes that `claimed` bounds.
+    let longest = usize::from(u16::MAX);
+    let options = DecoderOptions::default()
+        .set_max_width(longest)
+        .set_max_height(longest)
+        .jpeg_set_out_colorspace(ColorSpace::RGB);
+    let mut decoder = zune_jpeg::JpegDecoder::new_with_options(ZCursor::new(bytes), options);
+    decoder
+        .decode_headers()
+        .map_err(|error| error.to_string())?;
+    let info = decoder.info().ok_or("no header")?;
+    let size = claimed(info.width.into(), info.height.into(), bytes.len())?;
+    Ok((decoder, size))
+}
+
 fn jpeg(bytes: &[u8]) -> Result<RgbFrame, Reason> {
     // The decoder fills what is missing with gray; a file cut in the middle has to be an error.
     if !jpeg_has_end(bytes) {
         return Err("no end-of-image marker, the file is cut".to_string());
     }
-    let options = DecoderOptions::default().jpeg_set_out_colorspace(ColorSpace::RGB);
-    let mut decoder = zune_jpeg::JpegDecoder::new_with_options(ZCursor::new(bytes), options);
+    let (mut decoder, (width, height)) = open_jpeg(bytes)?;
     let pixels = decoder.decode().map_err(|error| error.to_string())?;
-    let info = decoder.info().ok_or("no header")?;
-    rgb(u32::from(info.width), u32::from(info.height), pixels, 3)
+    rgb(width, height, pixels, 3)
 }
 
 /// Whether an end-of-image marker follows the first scan. Inside a scan it cannot occur (0xff is
@@ -208,7 +246,16 @@ struct PngPixels {
     pixels: Vec<u8>,
 }
 
+fn png_size(bytes: &[u8]) -> Result<Size, Reason> {
+    let mut decoder = png::Decoder::new(Cursor::new(bytes));
+    let header = decoder
+        .read_header_info()
+        .map_err(|error| error.to_string())?;
+    claimed(header.width, header.height, bytes.len())
+}
+
 fn png_pixels(bytes: &[u8], transformations: png::Transformations) -> Result<PngPixels, Reason> {
+    png_size(bytes)?;
     let mut decoder = png::Decoder::new(Cursor::new(bytes));
     decoder.set_transformations(transformations);
     let mut reader = decoder.read_info().map_err(|error| error.to_string())?;
@@ -229,12 +276,20 @@ fn png_pixels(bytes: &[u8], transformations: png::Transformations) -> Result<Png
     })
 }
 
-fn tiff(bytes: &[u8]) -> Result<RgbFrame, Reason> {
-    use tiff::ColorType;
-    use tiff::decoder::DecodingResult;
+type Tiff<'a> = tiff::decoder::Decoder<Cursor<&'a [u8]>>;
+
+fn open_tiff(bytes: &[u8]) -> Result<(Tiff<'_>, Size), Reason> {
     let mut decoder =
         tiff::decoder::Decoder::new(Cursor::new(bytes)).map_err(|error| error.to_string())?;
     let (width, height) = decoder.dimensions().map_err(|error| error.to_string())?;
+    let size = claimed(width, height, bytes.len())?;
+    Ok((decoder, size))
+}
+
+fn tiff(bytes: &[u8]) -> Result<RgbFrame, Reason> {
+    use tiff::ColorType;
+    use tiff::decoder::DecodingResult;
+    let (mut decoder, (width, height)) = open_tiff(bytes)?;
     let colour = decoder.colortype().map_err(|error| error.to_string())?;
     let n_channels = match colour {
         ColorType::Gray(8 | 16) => 1,
@@ -251,11 +306,20 @@ fn tiff(bytes: &[u8]) -> Result<RgbFrame, Reason> {
     rgb(width, height, pixels, n_channels)
 }
 
+type Bmp<'a> = image::codecs::bmp::BmpDecoder<Cursor<&'a [u8]>>;
+
+fn open_bmp(bytes: &[u8]) -> Result<(Bmp<'_>, Size), Reason> {
+    let decoder = Bmp::new(Cursor::new(bytes)).map_err(|error| error.to_string())?;
+    let (width, height) = decoder.dimensions();
+    let size = claimed(width, height, bytes.len())?;
+    Ok((decoder, size))
+}
+
 fn bmp(bytes: &[u8]) -> Result<RgbFrame, Reason> {
-    let image = image::load_from_memory_with_format(bytes, image::ImageFormat::Bmp)
+    let (decoder, (width, height)) = open_bmp(bytes)?;
+    let image = image::DynamicImage::from_decoder(decoder)
         .map_err(|error| error.to_string())?
         .into_rgb8();
-    let (width, height) = image.dimensions();
     rgb(width, height, image.into_raw(), 3)
 }
 
@@ -384,7 +448,43 @@ mod tests {
         image::DynamicImage::from(image::RgbImage::from_raw(1, 2, vec![1, 2, 3, 4, 5, 6]).unwrap())
             .write_to(&mut Cursor::new(&mut bmp), image::ImageFormat::Bmp)
             .unwrap();
-        check_rgb(bmp, 1, &[1, 2, 3, 4, 5, 6]);
+        check_rgb(bmp.clone(), 1, &[1, 2, 3, 4, 5, 6]);
+        // A negative height: rows from the top.
+        bmp[22..26].copy_from_slice(&(-2i32).to_le_bytes());
+        check_rgb(bmp, 1, &[4, 5, 6, 1, 2, 3]);
+    }
+
+    #[test]
+    fn a_header_that_claims_more_than_its_file_can_hold_is_damage() {
+        let mut jpeg = encode_jpeg(24, 16);
+        let frame_header = jpeg.windows(2).position(|pair| pair == [0xff, 0xc0]);
+        jpeg[frame_header.unwrap() + 5..][..4].fill(0xff);
+        let mut png = encode_png(ColorType::Grayscale, BitDepth::Eight, 2, &[5, 9]);
+        png[16..24].copy_from_slice(&[0, 1, 0, 0, 0, 1, 0, 0]);
+        let sum = rawzip::crc32(&png[12..29]);
+        png[29..33].copy_from_slice(&sum.to_be_bytes());
+        let mut tiff = encode_tiff(2, 1, &[3, 250]);
+        let entries = tiff.len() - 4 - 8 * 12;
+        tiff[entries + 8..][..2].fill(0xff);
+        tiff[entries + 12 + 8..][..2].fill(0xff);
+        let mut bmp = b"BM".to_vec();
+        bmp.resize(54, 0);
+        bmp[14] = 40;
+        bmp[18..26].copy_from_slice(&[0xff, 0xff, 0, 0, 0xff, 0xff, 0, 0]);
+        (bmp[26], bmp[28]) = (1, 24);
+        for (name, bytes) in [
+            ("a.jpg", jpeg),
+            ("a.png", png),
+            ("a.tif", tiff),
+            ("a.bmp", bmp),
+        ] {
+            let n_bytes = bytes.len();
+            let error = probe_size(&frame(name, bytes.clone())).unwrap_err();
+            assert_eq!(error.exit_code(), 3, "{error}");
+            let found = format!("px in {n_bytes} bytes");
+            assert!(error.to_string().contains(&found), "{name}: {error}");
+            check_unreadable(name, bytes);
+        }
     }
 
     #[test]

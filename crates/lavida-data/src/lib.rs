@@ -2,6 +2,7 @@
 
 pub mod batch;
 pub mod catalog;
+mod caught;
 pub mod clip;
 pub mod dataset;
 pub mod disk_cache;

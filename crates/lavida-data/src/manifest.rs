@@ -252,16 +252,25 @@ impl DatasetManifest {
     ///
     /// [`Error::Corrupt`] naming the shard whose entry contradicts itself.
     pub fn validate(&self, what: &str) -> Result<()> {
-        let total = |of: fn(&ShardEntry) -> u64| self.shards.iter().map(of).sum::<u64>();
+        let total = |of: fn(&ShardEntry) -> u64| sum(self.shards.iter().map(of));
         for (name, stated, summed) in [
             ("samples", self.samples, total(|shard| shard.rows)),
             ("bytes", self.bytes, total(|shard| shard.bytes)),
         ] {
-            if stated != summed {
+            if Some(stated) != summed {
                 let expected = format!("{stated} {name}, as it says");
-                let found = format!("shards of {summed} together");
+                let found = match summed {
+                    Some(summed) => format!("shards of {summed} together"),
+                    None => "shards of more than can be counted".to_owned(),
+                };
                 return Err(Error::corrupt(what, expected, found));
             }
+        }
+        if let Some(MetadataEntry { key, data }) = &self.metadata
+            && data.offset.checked_add(data.bytes).is_none()
+        {
+            let found = format!("{} bytes from {}", data.bytes, data.offset);
+            return Err(Error::corrupt(what, format!("a range of {key}"), found));
         }
         for shard in &self.shards {
             let mut end = None;
@@ -269,16 +278,17 @@ impl DatasetManifest {
                 let follows = end.is_none_or(|end| end == group.data.offset);
                 let prefix = group.metadata.offset == group.data.offset
                     && group.metadata.bytes <= group.data.bytes;
-                if !follows || !prefix {
+                let group_end = group.data.offset.checked_add(group.data.bytes);
+                if !follows || !prefix || group_end.is_none() {
                     return Err(contradiction(what, shard));
                 }
-                end = group.data.offset.checked_add(group.data.bytes);
+                end = group_end;
             }
-            let rows: u64 = shard.row_groups.iter().map(|group| group.rows).sum();
+            let rows = sum(shard.row_groups.iter().map(|group| group.rows));
             let footer_end = shard.footer.offset.checked_add(shard.footer.bytes);
             if end != Some(shard.footer.offset)
                 || footer_end != Some(shard.bytes)
-                || rows != shard.rows
+                || rows != Some(shard.rows)
             {
                 return Err(contradiction(what, shard));
             }
@@ -287,10 +297,95 @@ impl DatasetManifest {
     }
 }
 
+/// The sum, where it is a number.
+fn sum(mut values: impl Iterator<Item = u64>) -> Option<u64> {
+    values.try_fold(0u64, |sum, value| sum.checked_add(value))
+}
+
 fn contradiction(what: &str, shard: &ShardEntry) -> Error {
     Error::corrupt(
         what,
         format!("row groups that make up shard {}", shard.key),
         "ranges or rows that do not add up",
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn part(offset: u64, bytes: u64) -> Part {
+        Part {
+            offset,
+            bytes,
+            blake3: String::new(),
+        }
+    }
+
+    /// A manifest of one shard of 10 rows: two row groups and a footer.
+    fn manifest() -> DatasetManifest {
+        let group = |data: Part| RowGroupEntry {
+            rows: 5,
+            metadata: part(data.offset, 2),
+            data,
+        };
+        DatasetManifest {
+            header: DatasetHeader {
+                dataset: "shapes".into(),
+                split: "train".into(),
+                purpose: Purpose::Training,
+                category_source: CategorySource::Descriptions,
+                max_categories: 30,
+                positives: Positives::One,
+                eval_categories: None,
+                true_categories: BTreeMap::new(),
+                settings: serde_json::Value::Null,
+            },
+            samples: 10,
+            frames: 10,
+            objects: 10,
+            bytes: 30,
+            skipped: BTreeMap::new(),
+            metadata: Some(MetadataEntry {
+                key: "all.metadata".into(),
+                data: part(0, 9),
+            }),
+            shards: vec![ShardEntry {
+                key: "a.parquet".into(),
+                rows: 10,
+                bytes: 30,
+                blake3: String::new(),
+                footer: part(24, 6),
+                row_groups: vec![group(part(4, 10)), group(part(14, 10))],
+            }],
+        }
+    }
+
+    #[test]
+    fn numbers_that_add_up_to_none_are_damage_and_no_panic() {
+        let check = |change: fn(&mut DatasetManifest), words: &str| {
+            let mut manifest = manifest();
+            manifest.validate("here").unwrap();
+            change(&mut manifest);
+            let error = manifest.validate("here").unwrap_err();
+            assert_eq!(error.exit_code(), 3, "{error}");
+            assert!(error.to_string().contains(words), "{error}");
+        };
+        check(
+            |m| {
+                m.shards.push(m.shards[0].clone());
+                m.shards[1].rows = u64::MAX;
+            },
+            "more than can be counted",
+        );
+        check(|m| m.shards[0].row_groups[0].rows = u64::MAX, "a.parquet");
+        let past_the_end = |m: &mut DatasetManifest| {
+            m.shards[0].row_groups[0].data.bytes = u64::MAX;
+        };
+        check(past_the_end, "a.parquet");
+        let metadata = |m: &mut DatasetManifest| {
+            m.metadata.as_mut().unwrap().data = part(1, u64::MAX);
+        };
+        check(metadata, "a range of all.metadata");
+    }
 }

@@ -6,6 +6,7 @@
 
 use vernier_mask::Rle;
 
+use crate::frame::MAX_PIXELS;
 use crate::{Error, Result};
 
 /// A mask of `height × width` px in COCO's compressed run-length encoding (column-major runs).
@@ -47,7 +48,7 @@ impl RleMask {
     ///
     /// # Errors
     ///
-    /// [`Error::Invalid`] when the runs do not cover `height · width` px.
+    /// [`Error::Invalid`] when the runs do not cover `height · width` px, or that is more than [`MAX_PIXELS`].
     pub fn from_counts(counts: &[u32], height: u32, width: u32) -> Result<Self> {
         let rle = Rle::from_counts(height, width, counts.to_vec());
         check_cover(&rle)?;
@@ -58,7 +59,8 @@ impl RleMask {
     ///
     /// # Errors
     ///
-    /// [`Error::Invalid`] when the text is not such runs or they do not cover `height · width` px.
+    /// [`Error::Invalid`] when the text is not such runs or they do not cover `height · width` px, or that is more than
+    /// [`MAX_PIXELS`].
     pub fn from_coco(counts: &str, height: u32, width: u32) -> Result<Self> {
         Self {
             height,
@@ -82,9 +84,20 @@ impl RleMask {
     ///
     /// # Errors
     ///
-    /// [`Error::Invalid`] for a polygon of fewer than three points, an odd number of coordinates
-    /// or one that is not finite.
+    /// [`Error::Invalid`] for a polygon of fewer than three points, an odd number of coordinates, one that is not
+    /// finite, edges longer than [`MAX_POLYGON_PX`] together, or a picture of more than [`MAX_PIXELS`].
     pub fn from_polygons(polygons: &[Vec<f64>], height: u32, width: u32) -> Result<Self> {
+        check_size(height, width)?;
+        // Rasterising walks along each edge, five steps a pixel and inside the picture or not: an edge of 10⁹ px would
+        // take gigabytes and minutes.
+        let length = polygons.iter().map(|polygon| n_steps(polygon)).sum::<f64>();
+        if length > MAX_POLYGON_PX {
+            return Err(Error::invalid(
+                "polygon",
+                format!("edges of at most {MAX_POLYGON_PX} px together"),
+                format!("{length} px"),
+            ));
+        }
         let rle = Rle::from_polygons(polygons, height, width).map_err(|error| {
             Error::invalid("polygon", "points x, y of at least three corners", error)
         })?;
@@ -187,9 +200,32 @@ impl RleMask {
         let rle = Rle::from_string_bytes(self.counts.as_bytes(), self.height, self.width)
             .map_err(|error| Error::invalid("mask", "COCO run lengths", error))?;
         check_cover(&rle)?;
-        Ok(rle)
+        // Other writers than COCO's have runs of no pixel, at which the union below (and COCO's) stops.
+        Ok(match rle.counts.iter().skip(1).any(|n| *n == 0) {
+            true => Rle::from_counts(rle.h, rle.w, joined(&rle.counts)),
+            false => rle,
+        })
     }
 }
+
+/// The same pixels in runs that are not empty, but for the first.
+fn joined(counts: &[u32]) -> Vec<u32> {
+    let mut runs: Vec<u32> = Vec::with_capacity(counts.len());
+    for (i, n) in counts.iter().enumerate() {
+        let n_runs = runs.len();
+        match runs.last_mut() {
+            Some(_) if *n == 0 => {}
+            // Even runs are background.
+            Some(last) if (n_runs - 1) % 2 == i % 2 => *last += n,
+            _ => runs.push(*n),
+        }
+    }
+    runs
+}
+
+/// How long the edges of an object's polygons may be together, in px along the longer axis of each: far more than the
+/// most jagged outline of the largest frame.
+pub const MAX_POLYGON_PX: f64 = (1 << 21) as f64;
 
 /// A rectangle of whole pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -204,7 +240,35 @@ pub struct BoundingBox {
     pub height: u32,
 }
 
+/// Length of a closed polygon in px along the longer axis of each edge: 0 for numbers that are no such polygon, which the
+/// rasteriser refuses in its own words.
+fn n_steps(polygon: &[f64]) -> f64 {
+    let (points, rest) = polygon.as_chunks::<2>();
+    if !rest.is_empty() || polygon.iter().any(|value| !value.is_finite()) {
+        return 0.0;
+    }
+    let next = points.iter().cycle().skip(1);
+    points
+        .iter()
+        .zip(next)
+        .map(|([x, y], [next_x, next_y])| (next_x - x).abs().max((next_y - y).abs()))
+        .sum()
+}
+
+/// That a raster of this size may be made.
+fn check_size(height: u32, width: u32) -> Result<()> {
+    if u64::from(height) * u64::from(width) <= MAX_PIXELS {
+        return Ok(());
+    }
+    Err(Error::invalid(
+        "mask",
+        format!("at most {MAX_PIXELS} px"),
+        format!("{height} x {width} px"),
+    ))
+}
+
 fn check_cover(rle: &Rle) -> Result<()> {
+    check_size(rle.h, rle.w)?;
     let expected = u64::from(rle.h) * u64::from(rle.w);
     let found: u64 = rle.counts.iter().copied().map(u64::from).sum();
     if found == expected {
@@ -320,6 +384,47 @@ mod tests {
         check_refused(RleMask::from_counts(&[3, 2], 2, 2), "5 px");
         check_refused(RleMask::from_counts(&[3], 2, 2), "3 px");
         check_refused(RleMask::from_coco("\u{7f}", 2, 2), "COCO run lengths");
+    }
+
+    #[test]
+    fn runs_of_no_pixel_lose_none() {
+        // 1 background, 2 object, 5 background, with empty runs of both between them.
+        for counts in [
+            &[1, 0, 0, 0, 0, 2, 5][..],
+            &[1, 1, 0, 1, 5],
+            &[1, 2, 2, 0, 3, 0],
+        ] {
+            let mask = RleMask::from_counts(counts, 2, 4).unwrap();
+            assert_eq!(mask.area(), 2);
+            assert_eq!(mask.to_raster().unwrap(), [0, 1, 0, 0, 1, 0, 0, 0]);
+            let corner = RleMask::from_counts(&[7, 1], 2, 4).unwrap();
+            let union = RleMask::union(&[&mask, &corner]).unwrap();
+            assert_eq!(union.to_raster().unwrap(), [0, 1, 0, 0, 1, 0, 0, 1]);
+            let resized = mask.resize_nearest(4, 8).unwrap();
+            assert_eq!(resized.area(), 8);
+        }
+    }
+
+    #[test]
+    fn a_mask_that_no_frame_can_have_is_refused_before_it_is_drawn() {
+        let (height, width) = (1 << 16, 1 << 16);
+        let counts = [u32::MAX, 1];
+        check_refused(RleMask::from_counts(&counts, height, width), "at most");
+        let square = vec![0.0, 0.0, 9.0, 0.0, 9.0, 9.0];
+        check_refused(RleMask::from_polygons(&[square], height, width), "at most");
+    }
+
+    #[test]
+    fn a_polygon_far_outside_the_picture_is_refused() {
+        let far = vec![0.0, 0.0, 1e9, 0.0, 5.0, 2e9];
+        check_refused(RleMask::from_polygons(&[far], 8, 8), "px together");
+        let overflowing = vec![-1e308, 0.0, 1e308, 0.0, 5.0, 2.0];
+        check_refused(RleMask::from_polygons(&[overflowing], 8, 8), "inf px");
+        let beyond = vec![
+            -9.0, -9.0, 16_000.0, -9.0, 16_000.0, 16_000.0, -9.0, 16_000.0,
+        ];
+        let mask = RleMask::from_polygons(&[beyond], 8, 8).unwrap();
+        assert_eq!(mask.area(), 64);
     }
 
     #[test]

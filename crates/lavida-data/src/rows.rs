@@ -6,12 +6,14 @@
 
 use std::sync::Arc;
 
-use arrow::array::{
-    Array, ArrayRef, AsArray, BinaryArray, BooleanArray, Float32Array, ListArray, RecordBatch,
-    StringArray, StructArray, UInt32Array,
+use arrow_array::cast::AsArray;
+use arrow_array::types::{Float32Type, UInt32Type};
+use arrow_array::{
+    Array, ArrayRef, BinaryArray, BooleanArray, Float32Array, ListArray, RecordBatch, StringArray,
+    StructArray, UInt32Array,
 };
-use arrow::buffer::{NullBuffer, OffsetBuffer};
-use arrow::datatypes::{FieldRef, Float32Type, SchemaRef, UInt32Type};
+use arrow_buffer::{NullBuffer, OffsetBuffer};
+use arrow_schema::{FieldRef, SchemaRef};
 use bytes::Bytes;
 
 use crate::clip::{Clip, EncodedFrame, ObjectTrack};

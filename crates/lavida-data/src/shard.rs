@@ -16,6 +16,7 @@ use crate::manifest::{
     DatasetHeader, DatasetManifest, MANIFEST_KEY, MetadataEntry, Part, ShardEntry,
 };
 use crate::parquet_file::{MetadataEncoder, ShardEncoder};
+pub use crate::progress::remove_unfinished;
 use crate::progress::{Done, Journal, Mark};
 use crate::schema::ClipMeta;
 use crate::{Error, Result};

@@ -7,6 +7,7 @@ use std::fmt;
 
 use tokenizers::{AddedToken, Tokenizer};
 
+use crate::caught::caught;
 use crate::{Error, Result};
 
 /// The token whose hidden state the projector reads.
@@ -269,7 +270,9 @@ impl fmt::Debug for Tokenizers {
 }
 
 fn parse(name: &str, json: &[u8]) -> Result<Tokenizer> {
-    Tokenizer::from_bytes(json)
+    // tokenizers 0.23 panics ("Helper: …") on a decoder that is cut or of another form.
+    caught(|| Tokenizer::from_bytes(json).map_err(|e| e.to_string()))
+        .flatten()
         .map_err(|e| Error::invalid(name, "a Hugging Face tokenizer.json", e))
 }
 
@@ -309,6 +312,19 @@ mod tests {
 
     const WORLD: &str = "red green blue yellow purple orange cyan white circle square triangle diamond cross star ring \
         moving standing left right up down still slowly fast a the object that is";
+
+    #[test]
+    fn a_damaged_decoder_is_refused_in_words_and_no_panic() {
+        let whole = str::from_utf8(TINY_QWEN).unwrap();
+        let damaged = whole.replacen("\"decoder\": {", "\"decoder\": {\"type\" 7,", 1);
+        assert_ne!(damaged, whole);
+        let error = Tokenizers::load(damaged.as_bytes(), TINY_CLIP).unwrap_err();
+        assert_eq!(error.exit_code(), 2, "{error}");
+        assert!(
+            error.to_string().contains("prompt tokenizer.json"),
+            "{error}"
+        );
+    }
 
     #[test]
     fn every_word_of_the_world_is_one_token() {

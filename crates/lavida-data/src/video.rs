@@ -128,10 +128,7 @@ fn unreadable(path: &Path, error: &std::io::Error) -> Error {
             "nothing there",
         )
     } else {
-        Error::Unavailable {
-            what: path.display().to_string(),
-            reason: error.to_string(),
-        }
+        Error::unreadable(path.display(), error)
     }
 }
 
@@ -376,6 +373,26 @@ mod tests {
                 assert!(video.take(64).count() <= 64);
             }
         }
+    }
+
+    #[test]
+    fn a_box_that_leads_back_to_itself_is_damage_and_no_hang() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut bytes = Mp4::new(SIZE, moving_square(SIZE, 2)).bytes();
+        let avcc = bytes.windows(4).position(|window| window == b"avcC");
+        let avcc = avcc.unwrap();
+        bytes[avcc - 4..avcc + 4].copy_from_slice(b"\0\0\0\0free");
+        let path = write(&dir, "circle.mp4", &bytes);
+        check(open_error(&path), 3, &["circle.mp4", "lead in a circle"]);
+    }
+
+    #[test]
+    fn samples_that_make_a_long_video_of_a_small_file_are_damage() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut mp4 = Mp4::new(SIZE, moving_square(SIZE, 100));
+        mp4.shared = true;
+        let path = write(&dir, "shared.mp4", &mp4.bytes());
+        check(open_error(&path), 3, &["shared.mp4", "at most 16 times"]);
     }
 
     #[test]

@@ -232,6 +232,76 @@ async fn weights_decide_the_shares() {
     }
 }
 
+async fn mixed(sizes: &[(&str, usize)], weights: &[(&str, f64)]) -> Result<Catalog> {
+    let mut sources = Vec::new();
+    for (name, n_clips) in sizes {
+        sources.push(source(&write_named(name, *n_clips).await));
+    }
+    let weights = weights
+        .iter()
+        .map(|(name, weight)| (name.to_string(), *weight));
+    let catalog = Catalog::open(&sources, Purpose::Training).await?;
+    catalog.with_weights(&weights.collect(), &["mevis", "davis"])
+}
+
+async fn check_shares(sizes: &[(&str, usize)], weights: &[(&str, f64)], expected: &[f64]) {
+    let catalog = mixed(sizes, weights).await.unwrap();
+    let shares = catalog.shares();
+    for (share, expected) in shares.iter().zip(expected) {
+        assert!((share - expected).abs() < 1e-12, "{shares:?}");
+    }
+    // The order keeps them.
+    let order = SampleOrder::new(&catalog, 1, 1000);
+    let mut drawn = vec![0; sizes.len()];
+    for position in 0..1000 {
+        drawn[catalog.entry(order.sample(position).index).dataset_idx] += 1;
+    }
+    for (drawn, expected) in drawn.iter().zip(expected) {
+        assert!(
+            (f64::from(*drawn) - 1000.0 * expected).abs() < 1.0,
+            "{drawn}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_dataset_without_a_weight_keeps_the_share_of_its_samples() {
+    let sizes = [("a", 2), ("b", 6), ("c", 2)];
+    check_shares(&sizes, &[], &[0.2, 0.6, 0.2]).await;
+    check_shares(&sizes, &[("mevis", 3.0)], &[0.2, 0.6, 0.2]).await;
+    check_shares(
+        &sizes,
+        &[("a", 0.3), ("b", 0.1), ("mevis", 9.0)],
+        &[0.6, 0.2, 0.2],
+    )
+    .await;
+    check_shares(&sizes, &[("b", 7.0)], &[0.2, 0.6, 0.2]).await;
+    let all = [("a", 0.3), ("b", 0.1), ("c", 0.1)];
+    check_shares(&sizes, &all, &[0.6, 0.2, 0.2]).await;
+}
+
+#[tokio::test]
+async fn a_weight_that_nothing_can_have_is_refused_and_names_what_can() {
+    for (weights, words) in [
+        (
+            [("refcoco", 0.1), ("a", 1.0)],
+            "sampler.weights.refcoco: expected the name of a dataset of this run (a) or of a source (mevis, davis)",
+        ),
+        (
+            [("a", 1.0), ("mevis", 0.0)],
+            "sampler.weights.mevis: expected a number above 0",
+        ),
+        (
+            [("a", f64::NAN), ("mevis", 1.0)],
+            "sampler.weights.a: expected a number above 0",
+        ),
+    ] {
+        let error = mixed(&[("a", 2)], &weights).await.err().unwrap();
+        assert!(matches!(error, Error::Invalid { .. }), "{error}");
+        assert!(error.to_string().contains(words), "{error}");
+    }
+}
+
 #[tokio::test]
 async fn a_catalog_in_memory_reads_as_a_stored_one() {
     let clips: Vec<Clip> = (0..5).map(clip).collect();

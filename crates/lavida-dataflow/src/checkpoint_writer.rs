@@ -4,6 +4,7 @@
 
 use bytes::Bytes;
 use lavida_store::{Error, Result, Store, manifest};
+use lavida_terminal::screen;
 use lavida_train::checkpoint::TrainState;
 
 use crate::checkpoints::{CheckpointManifest, MANIFEST, Part, committed};
@@ -18,16 +19,24 @@ pub struct CheckpointWriter {
 }
 
 impl CheckpointWriter {
-    /// Begins a checkpoint at `uri`. Nothing is written yet.
+    /// Begins a checkpoint at `uri`. Nothing is written yet; what one that was killed had half written there goes.
     ///
     /// # Errors
-    /// [`Error::Exists`] when there is a checkpoint or a run.
+    /// [`Error::Exists`] when there is a checkpoint or a run; those of a store that cannot be read.
     pub async fn create(uri: &str, state: TrainState) -> Result<Self> {
         let place = Store::open(uri)?;
         let is_checkpoint = place.size(MANIFEST).await?.is_some();
         if is_checkpoint || !committed(&place).await?.is_empty() {
             let what = place.uri().to_owned();
             return Err(Error::Exists { what });
+        }
+        let part = format!("g{}-", state.generation);
+        let removed = place.remove_unfinished(|key| key.starts_with(&part) || key == MANIFEST);
+        let removed = removed.await?;
+        if removed.n_files > 0 {
+            screen::line(&format!(
+                "{uri}: of an interrupted command: {removed} removed"
+            ));
         }
         Ok(Self {
             place,
@@ -120,6 +129,19 @@ mod tests {
         assert_eq!(opened.settings_toml().await.unwrap(), "seed = 1");
         let error = CheckpointWriter::create(uri, state()).await.unwrap_err();
         assert!(matches!(error, Error::Exists { .. }), "{error}");
+    }
+
+    #[tokio::test]
+    async fn what_a_killed_writer_had_half_written_goes_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["g0-weights.safetensors#1", "manifest.json#1", "mine#1"] {
+            std::fs::write(folder.path().join(name), "half").unwrap();
+        }
+        let uri = folder.path().to_str().unwrap();
+        let _writer = CheckpointWriter::create(uri, state()).await.unwrap();
+        let left = std::fs::read_dir(folder.path()).unwrap();
+        let left: Vec<_> = left.map(|e| e.unwrap().file_name()).collect();
+        assert_eq!(left, ["mine#1"]);
     }
 
     #[tokio::test]

@@ -193,13 +193,16 @@ pub async fn open(uri: &str) -> Result<Checkpoint> {
     if let Some(checkpoint) = Checkpoint::read(store.clone()).await? {
         return Ok(checkpoint);
     }
-    newest(&store).await?.ok_or_else(|| {
-        Error::invalid(
-            uri,
-            "a run or a checkpoint",
-            "no committed checkpoint (no manifest.json, nothing under checkpoints/)",
-        )
-    })
+    if let Some(newest) = newest(&store).await? {
+        return Ok(newest);
+    }
+    let found = match store.size("SHA256SUMS").await? {
+        Some(_) => {
+            "an export, which is read where it is a folder of this machine: copy it here first"
+        }
+        None => "no committed checkpoint (no manifest.json, nothing under checkpoints/)",
+    };
+    Err(Error::invalid(uri, "a run or a checkpoint", found))
 }
 
 impl Checkpoint {

@@ -18,6 +18,14 @@ pub enum Error {
         /// What was there.
         found: String,
     },
+    /// Numbers inside the model are NaN, infinite or about to overflow.
+    #[error("{what}: expected finite values, found {found}")]
+    NotFinite {
+        /// Which numbers.
+        what: String,
+        /// The first of them, with its place.
+        found: String,
+    },
     /// Weights do not fit the model or cannot be read.
     #[error(transparent)]
     Weights(#[from] WeightError),

@@ -1,11 +1,19 @@
 //! Text in pictures with fonts that travel inside the program.
 //!
 //! Ubuntu Light for prose, Hack for numbers and ids. Ubuntu Light alone is thin, so its strokes are widened by drawing a
-//! line several times, a fraction of a pixel apart: twice for plain text, three times for bold.
+//! line several times, a fraction of a pixel apart: twice for plain text, three times for bold. Neither font has a table of
+//! kerning pairs.
 
 use std::sync::LazyLock;
 
-use ab_glyph::{Font as _, FontRef, PxScale, PxScaleFont, ScaleFont as _, point};
+use ab_glyph_rasterizer::{Point, Rasterizer, point};
+use skrifa::{
+    FontRef, GlyphId, MetadataProvider as _, OutlineGlyphCollection,
+    charmap::Charmap,
+    instance::{LocationRef, Size},
+    metrics::{GlyphMetrics, Metrics},
+    outline::{DrawSettings, OutlinePen},
+};
 
 use crate::canvas::{Image, Rgb};
 
@@ -64,21 +72,13 @@ impl TextStyle {
 
     /// Distance from the top of a line box to the baseline in px.
     pub fn baseline(&self) -> f32 {
-        let font = self.scaled_font();
-        (self.line_height() - font.ascent() + font.descent()) / 2.0 + font.ascent()
+        let metrics = self.face().metrics(self.size_px);
+        (self.line_height() - metrics.ascent + metrics.descent) / 2.0 + metrics.ascent
     }
 
     /// Width of one line in px.
     pub fn width(&self, line: &str) -> f32 {
-        let font = self.scaled_font();
-        let mut width = 0.0;
-        let mut last = None;
-        for character in line.chars() {
-            let glyph = font.glyph_id(character);
-            width += last.map_or(0.0, |last| font.kern(last, glyph)) + font.h_advance(glyph);
-            last = Some(glyph);
-        }
-        width
+        self.glyphs(line).last().map_or(0.0, |last| last.end)
     }
 
     /// Breaks a text at spaces into lines of at most `max_width` px; a word that is wider alone is cut.
@@ -135,60 +135,204 @@ impl TextStyle {
         line
     }
 
-    fn scaled_font(&self) -> PxScaleFont<&'static FontRef<'static>> {
-        let font = match self.font {
-            Font::Sans => &*SANS,
-            Font::Mono => &*MONO,
-        };
-        // `PxScale` counts ascent to descent; sizes here count the em square, as CSS does.
-        let px_per_em = font
-            .units_per_em()
-            .map_or(1.0, |units| font.height_unscaled() / units);
-        font.as_scaled(PxScale::from(self.size_px * px_per_em))
+    fn face(&self) -> &'static Face {
+        match self.font {
+            Font::Sans => &SANS,
+            Font::Mono => &MONO,
+        }
     }
+
+    /// The glyphs of a line and where they stand, in px from its start.
+    fn glyphs<'a>(&self, line: &'a str) -> impl Iterator<Item = PlacedGlyph> + use<'a> {
+        let face = self.face();
+        let advances = face.advances(self.size_px);
+        let mut end = 0.0;
+        line.chars().map(move |character| {
+            let id = face.charmap.map(character).unwrap_or(GlyphId::NOTDEF);
+            let start = end;
+            end += advances.advance_width(id).unwrap_or_default();
+            PlacedGlyph { id, start, end }
+        })
+    }
+}
+
+/// One character of a line.
+struct PlacedGlyph {
+    id: GlyphId,
+    /// px
+    start: f32,
+    /// Where the next one starts, px.
+    end: f32,
 }
 
 /// Draws one line with the top of its line box at `y`; returns its width in px.
 pub(crate) fn draw(image: &mut Image, x: f32, y: f32, line: &str, style: &TextStyle) -> f32 {
-    let font = style.scaled_font();
+    let face = style.face();
     let baseline = y + style.baseline();
     let n_strokes = u8::from(style.font == Font::Sans) + u8::from(style.bold) + 1;
-    let mut pen = x;
-    let mut last = None;
-    for character in line.chars() {
-        let id = font.glyph_id(character);
-        pen += last.map_or(0.0, |last| font.kern(last, id));
-        last = Some(id);
+    let mut width = 0.0;
+    for glyph in style.glyphs(line) {
+        width = glyph.end;
         for stroke in 0..n_strokes {
             let shift = f32::from(stroke) * style.size_px * 0.03;
-            let glyph = id.with_scale_and_position(font.scale(), point(pen + shift, baseline));
-            let Some(outline) = font.outline_glyph(glyph) else {
-                continue;
-            };
-            let bounds = outline.px_bounds();
-            let (left, top) = (bounds.min.x as i64, bounds.min.y as i64);
+            let origin = point(x + glyph.start + shift, baseline);
+            let outline = face.outline(glyph.id, style.size_px, origin);
             outline.draw(|column, row, coverage| {
-                image.blend(
-                    left + i64::from(column),
-                    top + i64::from(row),
-                    style.color,
-                    coverage.clamp(0.0, 1.0),
-                );
+                image.blend(column, row, style.color, coverage.clamp(0.0, 1.0));
             });
         }
-        pen += font.h_advance(id);
     }
-    pen - x
+    width
 }
 
-static SANS: LazyLock<FontRef<'static>> =
-    LazyLock::new(|| parsed(epaint_default_fonts::UBUNTU_LIGHT));
-static MONO: LazyLock<FontRef<'static>> =
-    LazyLock::new(|| parsed(epaint_default_fonts::HACK_REGULAR));
-
-fn parsed(bytes: &'static [u8]) -> FontRef<'static> {
-    FontRef::try_from_slice(bytes).expect("the font files are compiled in and parse")
+/// A font file, read.
+struct Face {
+    font: FontRef<'static>,
+    charmap: Charmap<'static>,
+    outlines: OutlineGlyphCollection<'static>,
 }
+
+impl Face {
+    fn parsed(bytes: &'static [u8]) -> Self {
+        let font = FontRef::new(bytes).expect("the font files are compiled in and parse");
+        Self {
+            charmap: font.charmap(),
+            outlines: font.outline_glyphs(),
+            font,
+        }
+    }
+
+    fn metrics(&self, size_px: f32) -> Metrics {
+        self.font
+            .metrics(Size::new(size_px), LocationRef::default())
+    }
+
+    fn advances(&self, size_px: f32) -> GlyphMetrics<'static> {
+        self.font
+            .glyph_metrics(Size::new(size_px), LocationRef::default())
+    }
+
+    /// A glyph's outline with its origin at `origin`, in px of the picture.
+    fn outline(&self, glyph: GlyphId, size_px: f32, origin: Point) -> Outline {
+        let mut outline = Outline {
+            origin,
+            start: origin,
+            last: origin,
+            curves: Vec::new(),
+        };
+        if let Some(found) = self.outlines.get(glyph) {
+            let settings = DrawSettings::unhinted(Size::new(size_px), LocationRef::default());
+            found
+                .draw(settings, &mut outline)
+                .expect("the outlines of the compiled-in fonts are whole");
+        }
+        outline
+    }
+}
+
+/// Lines and curves of a glyph in px of the picture, `y` downwards.
+struct Outline {
+    origin: Point,
+    /// Where the contour began.
+    start: Point,
+    /// Where the pen is.
+    last: Point,
+    curves: Vec<Curve>,
+}
+
+enum Curve {
+    Line([Point; 2]),
+    Quadratic([Point; 3]),
+    Cubic([Point; 4]),
+}
+
+impl Curve {
+    fn points(&self) -> &[Point] {
+        match self {
+            Self::Line(points) => points,
+            Self::Quadratic(points) => points,
+            Self::Cubic(points) => points,
+        }
+    }
+}
+
+impl Outline {
+    fn at(&self, x: f32, y: f32) -> Point {
+        point(self.origin.x + x, self.origin.y - y)
+    }
+
+    /// Calls `pixel` with column, row and coverage for every pixel of the glyph's box.
+    fn draw(&self, mut pixel: impl FnMut(i64, i64, f32)) {
+        let points = || self.curves.iter().flat_map(Curve::points);
+        let bound =
+            |of: fn(&Point) -> f32, pick: fn(f32, f32) -> f32| points().map(of).reduce(pick);
+        let (Some(left), Some(top), Some(right), Some(bottom)) = (
+            bound(|p| p.x, f32::min),
+            bound(|p| p.y, f32::min),
+            bound(|p| p.x, f32::max),
+            bound(|p| p.y, f32::max),
+        ) else {
+            return; // a space
+        };
+        let (left, top) = (left.floor(), top.floor());
+        let (width, height) = (right.ceil() - left, bottom.ceil() - top);
+        let mut raster = Rasterizer::new(width as usize, height as usize);
+        let inside = |p: Point| point(p.x - left, p.y - top);
+        for curve in &self.curves {
+            match *curve {
+                Curve::Line([a, b]) => raster.draw_line(inside(a), inside(b)),
+                Curve::Quadratic([a, b, c]) => raster.draw_quad(inside(a), inside(b), inside(c)),
+                Curve::Cubic([a, b, c, d]) => {
+                    raster.draw_cubic(inside(a), inside(b), inside(c), inside(d));
+                }
+            }
+        }
+        raster.for_each_pixel_2d(|column, row, coverage| {
+            pixel(
+                left as i64 + i64::from(column),
+                top as i64 + i64::from(row),
+                coverage,
+            );
+        });
+    }
+}
+
+impl OutlinePen for Outline {
+    fn move_to(&mut self, x: f32, y: f32) {
+        self.start = self.at(x, y);
+        self.last = self.start;
+    }
+
+    fn line_to(&mut self, x: f32, y: f32) {
+        let end = self.at(x, y);
+        self.curves.push(Curve::Line([self.last, end]));
+        self.last = end;
+    }
+
+    fn quad_to(&mut self, cx0: f32, cy0: f32, x: f32, y: f32) {
+        let (control, end) = (self.at(cx0, cy0), self.at(x, y));
+        self.curves
+            .push(Curve::Quadratic([self.last, control, end]));
+        self.last = end;
+    }
+
+    fn curve_to(&mut self, cx0: f32, cy0: f32, cx1: f32, cy1: f32, x: f32, y: f32) {
+        let (first, second, end) = (self.at(cx0, cy0), self.at(cx1, cy1), self.at(x, y));
+        self.curves
+            .push(Curve::Cubic([self.last, first, second, end]));
+        self.last = end;
+    }
+
+    fn close(&mut self) {
+        if self.last != self.start {
+            self.curves.push(Curve::Line([self.last, self.start]));
+            self.last = self.start;
+        }
+    }
+}
+
+static SANS: LazyLock<Face> = LazyLock::new(|| Face::parsed(epaint_default_fonts::UBUNTU_LIGHT));
+static MONO: LazyLock<Face> = LazyLock::new(|| Face::parsed(epaint_default_fonts::HACK_REGULAR));
 
 #[cfg(test)]
 mod tests {

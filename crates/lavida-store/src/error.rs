@@ -32,13 +32,30 @@ pub enum Error {
         /// What was there.
         found: String,
     },
-    /// The store cannot be reached or cannot take the write now (no network, no space, no right).
-    #[error("{what}: store unavailable: {reason}")]
+    /// Something outside the program cannot be reached or cannot take what is written now (no network, no space, no
+    /// right): a store, a coordinator, a peer, a file of this machine, standard output. Later it may.
+    #[error("{what}: {reason}")]
     Unavailable {
-        /// The key or URI.
+        /// The key, URI, address or file.
         what: String,
-        /// The store's own words.
+        /// What is the matter with it, saying what it is ("store unavailable", "cannot be written"), and its own words.
         reason: String,
+    },
+    /// Ended on request (Ctrl-C, SIGTERM) before its end. Nothing is wrong.
+    #[error("stopped {until}; {next}")]
+    Stopped {
+        /// How far it came.
+        until: String,
+        /// What goes on from there.
+        next: String,
+    },
+    /// Training cannot go on because its numbers are not finite any more; the same run again ends the same.
+    #[error("step {step}: training has diverged: {found}")]
+    Diverged {
+        /// The step that could not be made, from 1.
+        step: u64,
+        /// Which number, where, and what may help.
+        found: String,
     },
     /// A newer generation owns the run: stop, write nothing more.
     #[error("{what}: fenced: generation {ours} is older than {theirs}")]
@@ -77,14 +94,46 @@ impl Error {
         }
     }
 
-    /// The process exit code that scripts rely on: 1 failed, 2 bad arguments or settings, 3 data
-    /// damaged, 4 store unreachable, 5 fenced.
+    /// A store that cannot be reached or cannot take the write.
+    pub fn store_unavailable(what: impl ToString, reason: impl std::fmt::Display) -> Self {
+        Self::unavailable(what, "store unavailable", reason)
+    }
+
+    /// A process on the network that does not answer.
+    pub fn unreachable(what: impl ToString, reason: impl std::fmt::Display) -> Self {
+        Self::unavailable(what, "unreachable", reason)
+    }
+
+    /// A file of this machine, or standard output, that does not take what is written.
+    pub fn unwritable(what: impl ToString, reason: impl std::fmt::Display) -> Self {
+        Self::unavailable(what, "cannot be written", reason)
+    }
+
+    /// A file of this machine that is there and does not give what is in it.
+    pub fn unreadable(what: impl ToString, reason: impl std::fmt::Display) -> Self {
+        Self::unavailable(what, "cannot be read", reason)
+    }
+
+    fn unavailable(what: impl ToString, matter: &str, reason: impl std::fmt::Display) -> Self {
+        Self::Unavailable {
+            what: what.to_string(),
+            reason: format!("{matter}: {reason}"),
+        }
+    }
+
+    /// The exit code of [`Error::Stopped`].
+    pub const STOPPED: u8 = 6;
+
+    /// The process exit code that scripts rely on: 1 failed, 2 bad arguments or settings, 3 data damaged, 4 a store, file or
+    /// coordinator cannot be reached or written, 5 fenced, 6 stopped on request before its end, 7 training has diverged.
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Invalid { .. } | Self::Exists { .. } => 2,
             Self::Corrupt { .. } => 3,
             Self::Unavailable { .. } => 4,
             Self::Fenced { .. } => 5,
+            Self::Stopped { .. } => Self::STOPPED,
+            Self::Diverged { .. } => 7,
             Self::Internal(_) => 1,
         }
     }

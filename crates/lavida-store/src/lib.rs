@@ -12,10 +12,13 @@ mod exit;
 mod location;
 pub mod manifest;
 mod store;
+mod unfinished;
 mod writer;
 
 pub use error::{Error, Result};
 pub use exit::{EXIT_CODES, ExitCode};
+pub use location::local_path;
 pub use manifest::Versioned;
 pub use store::{ObjectInfo, Store};
+pub use unfinished::Removed;
 pub use writer::ObjectWriter;

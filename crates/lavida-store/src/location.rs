@@ -48,18 +48,37 @@ pub(crate) fn resolve(uri: &str) -> Result<Location> {
         return local(Path::new(uri));
     };
     match scheme {
-        "file" => {
-            let path = Url::parse(uri)
-                .map_err(|error| Error::invalid(uri, SCHEMES, error))?
-                .to_file_path()
-                .map_err(|()| {
-                    Error::invalid(uri, "file:/// and an absolute path", "another host")
-                })?;
-            local(&path)
-        }
+        "file" => local(&file_path(uri)?),
         "memory" | "s3" | "gs" | "az" => remote(uri, scheme, rest),
         other => Err(Error::invalid(uri, SCHEMES, format!("scheme {other}://"))),
     }
+}
+
+/// A file or folder of this machine from what a person types: a path or `file:///…`.
+///
+/// # Errors
+///
+/// [`Error::Invalid`] for any other URI: `s3://bucket/x` is no name of a folder.
+pub fn local_path(text: &str) -> Result<PathBuf> {
+    match text.split_once("://") {
+        None if text.is_empty() => Err(Error::invalid("path", "a path", "an empty text")),
+        None => Ok(PathBuf::from(text)),
+        Some(("file", _)) => file_path(text),
+        Some((scheme, _)) => {
+            let expected = "a path of this machine (or file:///…)";
+            Err(Error::invalid(
+                text,
+                expected,
+                format!("scheme {scheme}://"),
+            ))
+        }
+    }
+}
+
+fn file_path(uri: &str) -> Result<PathBuf> {
+    let refused = |()| Error::invalid(uri, "file:/// and an absolute path", "another host");
+    let url = Url::parse(uri).map_err(|error| Error::invalid(uri, SCHEMES, error))?;
+    url.to_file_path().map_err(refused)
 }
 
 /// A bucket and a prefix. The prefix is taken as it stands: keys are not percent-encoded.
@@ -204,6 +223,22 @@ mod tests {
         check_refused("ftp://host/x", "scheme ftp://");
         check_refused("memory://", "no name");
         check_refused("s3:///key", "no name");
+    }
+
+    #[test]
+    fn a_path_of_this_machine_is_no_uri_of_another() {
+        for (text, path) in [("a/b", "a/b"), ("/a", "/a"), ("file:///a/b", "/a/b")] {
+            assert_eq!(local_path(text).unwrap(), Path::new(path));
+        }
+        for text in [
+            "s3://bucket/x",
+            "memory://x",
+            "http://host",
+            "file://host/x",
+            "",
+        ] {
+            assert_eq!(local_path(text).unwrap_err().exit_code(), 2, "{text}");
+        }
     }
 
     #[test]

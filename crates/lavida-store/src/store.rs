@@ -151,10 +151,10 @@ impl Store {
             )),
             (None, _) => Err(self.absent(key)),
             (_, Some(error)) => Err(self.unavailable(key, &error)),
-            (_, None) => Err(Error::Unavailable {
-                what: self.full(key),
-                reason: "the store sent fewer bytes than it holds".to_string(),
-            }),
+            (_, None) => Err(Error::store_unavailable(
+                self.full(key),
+                "it sent fewer bytes than it holds",
+            )),
         }
     }
 
@@ -285,10 +285,7 @@ impl Store {
         {
             reason = format!("{reason}; {hint}");
         }
-        Error::Unavailable {
-            what: self.full(key),
-            reason,
-        }
+        Error::store_unavailable(self.full(key), reason)
     }
 
     fn absent(&self, key: &str) -> Error {

@@ -28,6 +28,7 @@ pub fn start(default: &str) -> Result<()> {
     let logs = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(screen::has_colours())
+        .log_internal_errors(false) // it would say so on the standard error that is closed, and panic
         .with_writer(screen::Log);
     let _ = logs.try_init(); // there may be one already
     Ok(())

@@ -2,7 +2,8 @@
 //!
 //! Frame AUC and average precision rank all frames of all videos together; video AUC is the mean over
 //! the videos that have both labels; pixel AUC ranks all pixels of all frames on one grid. Nothing is
-//! smoothed. The reference pads every ranking with two artificial points and scores pixels on a grid
+//! smoothed. Where a benchmark labels frames only, or does so for some videos, pixel figures are over the videos whose
+//! pixels are labelled, and the report says how many these are. The reference pads every ranking with two artificial points and scores pixels on a grid
 //! of 158 × 238; the padding is a setting here, the grid is the same wherever frames are that large.
 
 use serde::{Deserialize, Serialize};
@@ -23,12 +24,35 @@ pub struct VideoScores {
     pub frame_labels: Vec<bool>,
     /// Scores of the same frames with the video's true category swapped for an absent one.
     pub swapped_scores: Option<Vec<f32>>,
-    /// ŷ^p of every frame on the grid, flat; empty when the benchmark has no pixel labels.
-    pub pixel_scores: Vec<f32>,
-    /// y^p on the same grid.
-    pub pixel_labels: Vec<bool>,
-    /// Pixels of other annotated objects on the same grid; empty when the benchmark has none.
-    pub other_objects: Vec<bool>,
+    /// Its pixels; `None` where only its frames are labelled.
+    pub pixels: Option<PixelScores>,
+}
+
+/// The pixels of a video, frame after frame on one grid, each vector as long as the others.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PixelScores {
+    /// Pixels of a frame.
+    pub n_pixels: usize,
+    /// ŷ^p.
+    pub scores: Vec<f32>,
+    /// y^p.
+    pub labels: Vec<bool>,
+    /// Where other annotated objects are; `None` where the video has none.
+    pub other_objects: Option<Vec<bool>>,
+}
+
+impl PixelScores {
+    /// Scores of the pixels of annotated objects, and whether each is the anomaly's; `None` without other objects.
+    fn on_objects(&self) -> Option<(Vec<f32>, Vec<bool>)> {
+        let others = self.other_objects.as_ref()?;
+        let pixels = self.scores.iter().zip(&self.labels).zip(others);
+        let on_objects = pixels.filter(|((_, label), other)| **label || **other);
+        Some(
+            on_objects
+                .map(|((score, label), _)| (*score, *label))
+                .unzip(),
+        )
+    }
 }
 
 /// What `lavida eval --json` prints.
@@ -46,8 +70,10 @@ pub struct EvaluationReport {
     pub frame_ap: Option<f64>,
     /// Mean of the per-video areas.
     pub video_auc: Option<f64>,
-    /// Area over all pixels; null without pixel labels.
+    /// Area over all pixels of the videos whose pixels are labelled; null unless both labels occur.
     pub pixel_auc: Option<f64>,
+    /// Videos whose pixels are labelled: the pixel figures are over these.
+    pub pixel_videos: usize,
     /// Area over the pixels of anomalous objects against those of other objects.
     pub target_vs_others_pixel_auc: Option<f64>,
     /// Frame AUC with each video's true category swapped for an absent one: 0.5 when the text steers.
@@ -101,14 +127,13 @@ impl EvaluationReport {
         let swapped = pooled(videos, pads, |v| v.swapped_scores.as_deref());
         let mut pixels = Ranking::default();
         let mut objects = Ranking::default();
-        for video in videos {
-            pixels.extend(&video.pixel_scores, &video.pixel_labels);
-            let on_object = (0..video.other_objects.len())
-                .filter(|i| video.pixel_labels[*i] || video.other_objects[*i]);
-            let (scores, labels): (Vec<f32>, Vec<bool>) = on_object
-                .map(|i| (video.pixel_scores[i], video.pixel_labels[i]))
-                .unzip();
-            objects.extend(&scores, &labels);
+        let mut pixel_videos = 0;
+        for video in videos.iter().filter_map(|video| video.pixels.as_ref()) {
+            pixel_videos += 1;
+            pixels.extend(&video.scores, &video.labels);
+            if let Some((scores, labels)) = video.on_objects() {
+                objects.extend(&scores, &labels);
+            }
         }
         Self {
             benchmark,
@@ -118,6 +143,7 @@ impl EvaluationReport {
             frame_ap: frames.average_precision(),
             video_auc: (!aucs.is_empty()).then(|| aucs.iter().sum::<f64>() / aucs.len() as f64),
             pixel_auc: pixels.auc(),
+            pixel_videos,
             target_vs_others_pixel_auc: objects.auc(),
             swapped_frame_auc: swapped.auc(),
             settings,
@@ -184,11 +210,20 @@ mod tests {
             frame_scores: vec![1.0, -1.0],
             frame_labels: vec![true, false],
             swapped_scores: Some(vec![0.0, 0.0]),
-            pixel_scores: vec![0.1, 0.2, 0.9, 0.3],
-            pixel_labels: vec![true, false, false, false],
-            other_objects: vec![false, true, false, false],
+            pixels: Some(PixelScores {
+                n_pixels: 2,
+                scores: vec![0.1, 0.2, 0.9, 0.3],
+                labels: vec![true, false, false, false],
+                other_objects: Some(vec![false, true, false, false]),
+            }),
         };
-        let report = EvaluationReport::new("b".into(), settings(), &[video]);
+        let labels_only = VideoScores {
+            frame_scores: vec![2.0],
+            frame_labels: vec![true],
+            ..VideoScores::default()
+        };
+        let report = EvaluationReport::new("b".into(), settings(), &[video, labels_only]);
+        assert_eq!((report.videos, report.pixel_videos), (2, 1));
         assert_eq!(report.target_vs_others_pixel_auc, Some(0.0));
         assert_eq!(report.pixel_auc, Some(0.0));
         assert_eq!(report.frame_auc, Some(1.0));
@@ -204,6 +239,6 @@ mod tests {
         };
         let report = EvaluationReport::new("b".into(), settings(), &[video]);
         assert_eq!((report.frame_auc, report.pixel_auc), (None, None));
-        assert_eq!(report.frames, 1);
+        assert_eq!((report.frames, report.pixel_videos), (1, 0));
     }
 }

@@ -111,7 +111,9 @@ pub struct SamplerSettings {
     pub evaluation_pixels: [usize; 2],
     /// Names asked for at most in one clip of the grounding stage.
     pub max_names: usize,
-    /// Mixing weights by dataset name; by default in proportion to samples.
+    /// Mixing weights by dataset name. A dataset without one keeps the share that its samples have of all samples of the
+    /// run; the others divide the rest in proportion to their weights. One for a source of `lavida-dataset` that is not
+    /// in the run does nothing; one for a name that is neither is refused. Without weights all go by their samples.
     pub weights: std::collections::BTreeMap<String, f64>,
     /// Samples within which the order is shuffled once row groups are; datasets have their share of it. Larger mixes
     /// better and holds more: half of it in memory. A dataset that fits into its share is permuted whole.

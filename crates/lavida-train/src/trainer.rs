@@ -225,8 +225,7 @@ impl Trainer {
     /// workers while backward goes on.
     ///
     /// # Errors
-    /// A prompt that does not fit its clip, or a loss that is not finite: training cannot go on. As
-    /// [`GradientReducer::all_reduce`].
+    /// A prompt that does not fit its clip; [`Error::Diverged`] when a loss is not finite. As [`GradientReducer::all_reduce`].
     pub fn microbatches(&mut self, batches: &[HostBatch]) -> Result<Vec<LossTerms>> {
         let n_at_once = batches.len();
         if n_at_once > 1 && self.cores.as_ref().is_none_or(|c| c.len() != n_at_once) {
@@ -329,12 +328,7 @@ impl Trainer {
             Some(lane) => lane.watched(|| self.losses(model, batch))?,
         };
         if !terms.loss.is_finite() {
-            return Err(Error::Internal(format!(
-                "step {}: the loss is {} on clips {}",
-                self.state.step + 1,
-                terms.loss,
-                batch.clip_ids.join(", ")
-            )));
+            return Err(self.diverged(&not_finite(&terms), Some(batch)));
         }
         let has_losses = (self.now)();
         let mut gradients = loss.backward();
@@ -363,7 +357,8 @@ impl Trainer {
     /// worker has to say of the step.
     ///
     /// # Errors
-    /// [`Error::Internal`] when a microbatch is missing; as [`GradientReducer::all_reduce`].
+    /// [`Error::Internal`] when a microbatch is missing; [`Error::Diverged`] when the gradient is not finite; as
+    /// [`GradientReducer::all_reduce`].
     pub fn update(&mut self, share: &StepShare) -> Result<UpdateReport> {
         let reducer = self.reducer.as_ref();
         let (gradients, filled) = match reducer.size() {
@@ -393,6 +388,10 @@ impl Trainer {
         let factor = learning_rate_factor(o.decay, self.state.step, o.warmup_steps, n_steps);
         let lr = o.learning_rate * factor;
         let (model, grad_norm) = self.optimizer.update(model, gradients, lr, reducer)?;
+        if !grad_norm.is_finite() {
+            // Every worker has this norm; no checkpoint gets the weights it made.
+            return Err(self.diverged(&format!("the gradient's norm is {grad_norm}"), None));
+        }
         self.model = Some(model);
         self.state.step += 1;
         let mut times = std::mem::take(&mut self.times);
@@ -450,13 +449,34 @@ impl Trainer {
         self.optimizer.attend_state(self.reducer.as_ref())
     }
 
+    /// Numbers that are not finite mean in training that it has diverged.
+    fn learning_error(&self, error: lavida_model::Error, batch: &HostBatch) -> Error {
+        match error {
+            lavida_model::Error::NotFinite { .. } => self.diverged(&error.to_string(), Some(batch)),
+            error => model_error(error),
+        }
+    }
+
+    fn diverged(&self, what: &str, batch: Option<&HostBatch>) -> Error {
+        let clips = batch.map(|batch| format!(" on clips {}", batch.clip_ids.join(", ")));
+        Error::Diverged {
+            step: self.state.step + 1,
+            found: format!(
+                "{what}{}; a lower optimizer.learning_rate, more optimizer.warmup_steps or a lower optimizer.clip_norm may help, \
+                 in a run of its own (another --out, train.initial from a checkpoint before this step)",
+                clips.unwrap_or_default()
+            ),
+        }
+    }
+
     fn anomaly_losses(&self, model: &Lavida, batch: &HostBatch) -> Result<(Tensor<1>, LossTerms)> {
         let t = &self.settings.train;
         let mode = Mode::Train {
             gate_masks: t.gate_masks_in_training,
         };
         let input = model_input(batch, &self.device);
-        let output = model.forward(&input, mode).map_err(model_error)?;
+        let output = model.forward(&input, mode);
+        let output = output.map_err(|error| self.learning_error(error, batch))?;
         let prediction = MaskPrediction {
             mask_logits: output.mask_logits,
             iou_scores: output.iou_scores,
@@ -497,7 +517,7 @@ impl Trainer {
         let input = model_input(batch, &self.device);
         let ids = rows(&batch.category_ids);
         let grounding = model.ground(input.frames, &ids, &layout(batch));
-        let grounding = grounding.map_err(model_error)?;
+        let grounding = grounding.map_err(|error| self.learning_error(error, batch))?;
         let targets = grounding_targets(batch, coverage, &self.device);
         let g = grounding_losses(grounding.attention, targets);
         let weights = &self.settings.train.losses;
@@ -578,6 +598,9 @@ pub fn model_error(error: lavida_model::Error) -> Error {
             expected,
             found,
         },
+        lavida_model::Error::NotFinite { what, found } => {
+            Error::invalid(what, "finite values", found)
+        }
         lavida_model::Error::Weights(e) => {
             Error::corrupt("weights", "weights that fit the model", e)
         }
@@ -588,6 +611,22 @@ pub fn model_error(error: lavida_model::Error) -> Error {
 fn joined<T>(thread: ScopedJoinHandle<'_, T>) -> T {
     let result = thread.join();
     result.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+/// `the loss is NaN (dice_loss NaN)`: with the terms that made it so, where a single one did.
+fn not_finite(terms: &LossTerms) -> String {
+    let parts = terms.named().filter(|(name, _)| *name != "loss");
+    let parts = parts.filter(|(_, value)| !value.is_finite());
+    let parts: Vec<String> = parts
+        .map(|(name, value)| format!("{name} {value}"))
+        .collect();
+    match parts.is_empty() {
+        true => format!(
+            "the loss is {}, though each of its terms is finite",
+            terms.loss
+        ),
+        false => format!("the loss is {} ({})", terms.loss, parts.join(", ")),
+    }
 }
 
 /// One transfer for all scalars of a step.

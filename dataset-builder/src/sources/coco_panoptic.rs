@@ -26,7 +26,7 @@ use crate::video::Naming;
 pub struct CocoPanopticArgs {
     /// The panoptic JSON file (`images`, `annotations` with `segments_info`, `categories`)
     #[arg(long, value_name = "FILE")]
-    pub json: PathBuf,
+    pub annotations: PathBuf,
     /// Folder of the segment PNGs
     #[arg(long, value_name = "DIR")]
     pub panoptic: PathBuf,
@@ -95,7 +95,7 @@ impl CocoPanoptic {
         files::require_dir(&args.images, "the folder of images (--images)")?;
         files::require_dir(&args.panoptic, "the folder of segment PNGs (--panoptic)")?;
         let mut digest = InputDigest::default();
-        let file: PanopticFile = files::read_json(&args.json, FORM, &mut digest)?;
+        let file: PanopticFile = files::read_json(&args.annotations, FORM, &mut digest)?;
         let mut annotations: BTreeMap<i64, Annotation> = file
             .annotations
             .into_iter()
@@ -108,7 +108,7 @@ impl CocoPanoptic {
                 Some(annotation) => rows.push((image, annotation)),
                 None => planned_skips.push(Skip::new(
                     Reason::NoObject,
-                    format!("{}: image {}", args.json.display(), image.id),
+                    format!("{}: image {}", args.annotations.display(), image.id),
                     "an annotation of this image",
                     "none",
                 )),
@@ -119,7 +119,7 @@ impl CocoPanoptic {
                 Reason::UnknownImage,
                 format!(
                     "{}: annotation {}",
-                    args.json.display(),
+                    args.annotations.display(),
                     annotation.file_name
                 ),
                 "an `image_id` that `images` lists",
@@ -167,7 +167,7 @@ fn segment_masks(path: &Path, picture: &Picture) -> Result<BTreeMap<u32, RleMask
     }
     let frame = EncodedFrame {
         path: files::name(path),
-        bytes: Bytes::from(std::fs::read(path).map_err(|error| unreadable(&error))?),
+        bytes: Bytes::from(files::read(path).map_err(|error| unreadable(&error))?),
     };
     let rgb = decode_rgb(&frame).map_err(|error| unreadable(&found(error)))?;
     check_size(

@@ -42,6 +42,20 @@ use crate::video::Naming;
 /// Most categories a prompt names, for sources that do not ask for fewer. Reference: `n_anomalies`.
 pub const MAX_CATEGORIES: usize = 30;
 
+/// Names of the sources whose datasets are for training. A mixing weight may name any of them.
+pub const TRAINING_SOURCES: [&str; 10] = [
+    "ade20k",
+    "cityscapes",
+    "coco",
+    "coco-panoptic",
+    "davis",
+    "mapillary",
+    "mevis",
+    "ref-davis",
+    "ref-youtube-vos",
+    "youtube-vos",
+];
+
 /// The rows of one image or video, and what was left out of it.
 #[derive(Clone, Debug, Default)]
 pub struct Unit {

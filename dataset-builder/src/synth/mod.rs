@@ -108,7 +108,7 @@ pub fn render(
         split: Split::of(seed),
         settings,
     };
-    let staging = out.join(".rendering");
+    let staging = out.join(".lavida-rendering");
     remove_folder(&staging)?; // of a run that was killed
     let rendered = render_sets(&world, &staging, &mut progress).and_then(|summary| {
         for name in summary.sets.keys() {

@@ -81,8 +81,5 @@ impl Folder {
 
 /// The error of a file operation that failed.
 pub fn unavailable(path: &Path, error: std::io::Error) -> Error {
-    Error::Unavailable {
-        what: path.display().to_string(),
-        reason: error.to_string(),
-    }
+    Error::unwritable(path.display(), error)
 }

@@ -114,7 +114,7 @@ fn the_same_seed_gives_the_same_bytes_on_any_number_of_threads() {
     assert!(
         rendered
             .keys()
-            .all(|path| !path.to_str().unwrap().contains(".rendering"))
+            .all(|path| !path.to_str().unwrap().contains(".lavida-rendering"))
     );
 }
 
@@ -647,7 +647,7 @@ fn a_folder_that_holds_a_world_is_left_as_it_is() {
 #[test]
 fn what_a_killed_run_left_does_not_matter() {
     let dir = tempfile::tempdir().unwrap();
-    let left = dir.path().join(".rendering/coco/images");
+    let left = dir.path().join(".lavida-rendering/coco/images");
     std::fs::create_dir_all(&left).unwrap();
     std::fs::write(left.join("000000000001.jpg"), "half a pict").unwrap();
     render(dir.path(), 1, &WorldSettings::small(), |_, _| ()).unwrap();

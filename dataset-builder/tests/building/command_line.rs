@@ -154,6 +154,100 @@ fn a_file_that_cannot_grow_ends_the_build_with_exit_code_4_and_no_dataset() {
     assert_eq!(outcome(&whole).0, 0, "{}", outcome(&whole).1);
 }
 
+/// Standard output of `lavida-dataset`, closed by its reader at once or full.
+#[cfg(target_os = "linux")]
+fn into(args: &[&str], to: std::process::Stdio) -> (i32, String) {
+    let child = std::process::Command::new(env!("CARGO_BIN_EXE_lavida-dataset"))
+        .args(args)
+        .stdout(to)
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .expect("starts");
+    outcome(&child.wait_with_output().expect("ends"))
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_closed_pipe_is_quiet_and_a_full_disk_names_standard_output() {
+    let source = CocoSource::new(3);
+    let (out, paths) = (Folder::new(), paths(&source));
+    let uri = out.join("dataset").display().to_string();
+    let build = build_args(&source, &uri, &paths);
+    assert_eq!(outcome(&lavida_dataset(&build)).0, 0);
+    let full = || {
+        std::fs::File::options()
+            .write(true)
+            .open("/dev/full")
+            .expect("opens")
+    };
+    for args in [
+        &["stats", &uri, "--json"][..],
+        &["stats", &uri],
+        &["verify", &uri],
+        &["--help"],
+        &["--version"],
+    ] {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let (code, said) = into(args, writer.into());
+        assert_eq!((code, said.as_str()), (0, ""), "{args:?}");
+        let (code, said) = into(args, full().into());
+        assert_eq!(code, 4, "{args:?}: {said}");
+        assert!(
+            said.contains("standard output: cannot be written"),
+            "{args:?}: {said}"
+        );
+        assert!(!said.contains("store"), "{said}");
+    }
+    // Nobody hears what is said, and the build is whole nevertheless.
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let other = out.join("other").display().to_string();
+    let mut again = build;
+    *again.last_mut().expect("--out") = &other;
+    let status = std::process::Command::new(env!("CARGO_BIN_EXE_lavida-dataset"))
+        .args(&again)
+        .env("RUST_LOG", "trace")
+        .stderr(writer)
+        .status();
+    assert_eq!(status.expect("runs").code(), Some(0));
+    assert!(is_committed(&out.join("other")));
+}
+
+#[test]
+fn a_folder_is_never_named_by_a_scheme_and_a_file_is_no_store() {
+    let source = CocoSource::new(1);
+    let (out, paths) = (Folder::new(), paths(&source));
+    let uri = out.join("dataset").display().to_string();
+    assert_eq!(
+        outcome(&lavida_dataset(&build_args(&source, &uri, &paths))).0,
+        0
+    );
+    for args in [
+        &["preview", &uri, "--out", "s3://bucket/sheet.png"][..],
+        &["synth", "--out", "gs://bucket/world"],
+    ] {
+        let ran = std::process::Command::new(env!("CARGO_BIN_EXE_lavida-dataset"))
+            .args(args)
+            .current_dir(out.path())
+            .output()
+            .expect("runs");
+        let (code, said) = outcome(&ran);
+        assert_eq!(code, 2, "{said}");
+        assert!(said.contains("a path of this machine"), "{said}");
+    }
+    let left = std::fs::read_dir(out.path()).expect("list");
+    assert_eq!(left.count(), 1, "nothing but the dataset");
+    let file = out.write("a-file", b"in the way").display().to_string();
+    let sheet = format!("{file}/sheet.png");
+    let (code, said) = outcome(&lavida_dataset(&["preview", &uri, "--out", &sheet]));
+    assert_eq!(code, 4, "{said}");
+    assert!(
+        said.contains("cannot be written") && !said.contains("store"),
+        "{said}"
+    );
+}
+
 #[test]
 fn help_names_the_sources_that_work() {
     let output = lavida_dataset(&["build", "--help"]);

@@ -54,7 +54,7 @@ async fn coco_panoptic_agrees_with_the_detection_format_pixel_for_pixel() {
     };
     let dir = dir.join("coco_panoptic");
     let panoptic = built(SourceSpec::CocoPanoptic(CocoPanopticArgs {
-        json: dir.join("panoptic_examples.json"),
+        annotations: dir.join("panoptic_examples.json"),
         panoptic: dir.join("panoptic_examples"),
         images: dir.join("input_images"),
         split: "val2017".to_owned(),

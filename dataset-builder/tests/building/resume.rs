@@ -147,59 +147,172 @@ async fn going_on_with_other_input_is_refused() {
         .expect("a new build takes the place");
 }
 
-/// A named pipe stands for the last image: reading it blocks, so the kill comes in the middle of the build for sure.
+/// A build of twelve images by the program that does not come to its end: a named pipe stands for the last image, and
+/// reading it blocks.
+#[cfg(unix)]
+struct Blocked {
+    source: CocoSource,
+    whole: Vec<u8>,
+    out: Folder,
+}
+
+#[cfg(unix)]
+impl Blocked {
+    fn new() -> Self {
+        let source = CocoSource::new(12);
+        source.write();
+        let last = source.folder.join("images/0011.jpg");
+        let whole = std::fs::read(&last).expect("read");
+        std::fs::remove_file(&last).expect("remove");
+        let made = Command::new("mkfifo")
+            .arg(&last)
+            .status()
+            .expect("mkfifo runs");
+        assert!(made.success());
+        let out = Folder::new();
+        Self { source, whole, out }
+    }
+
+    fn dataset(&self) -> std::path::PathBuf {
+        self.out.join("dataset")
+    }
+
+    fn args(&self) -> Vec<String> {
+        let path = |path: std::path::PathBuf| path.display().to_string();
+        let folder = &self.source.folder;
+        let paths = [
+            ("--annotations", path(folder.join("instances.json"))),
+            ("--images", path(folder.join("images"))),
+            ("--out", path(self.dataset())),
+        ];
+        let named = paths
+            .into_iter()
+            .flat_map(|(name, path)| [name.to_owned(), path]);
+        ["build", "coco"]
+            .map(str::to_owned)
+            .into_iter()
+            .chain(named)
+            .collect()
+    }
+
+    /// Starts it and waits until it has opened its source.
+    fn start(&self) -> (std::process::Child, BufReader<std::process::ChildStderr>) {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_lavida-dataset"))
+            .args(self.args())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("starts");
+        let mut line = String::new();
+        let mut errors = BufReader::new(child.stderr.take().expect("piped"));
+        errors.read_line(&mut line).expect("reads");
+        assert!(line.contains("12 images"), "{line}");
+        (child, errors)
+    }
+
+    /// Puts the image where the pipe was and goes on: the dataset is that of an undisturbed build. Says what was said.
+    async fn resumes(&self) -> String {
+        let last = self.source.folder.join("images/0011.jpg");
+        std::fs::remove_file(&last).expect("remove");
+        std::fs::write(&last, &self.whole).expect("write");
+        let args = self.args();
+        let args: Vec<&str> = args
+            .iter()
+            .map(String::as_str)
+            .chain(["--resume"])
+            .collect();
+        let (code, said) = outcome(&lavida_dataset(&args));
+        assert_eq!(code, 0, "{said}");
+        try_build(self.source.spec(), &self.out.join("undisturbed"))
+            .await
+            .expect("builds");
+        assert_eq!(
+            manifest(&self.dataset()).await.hash(),
+            manifest(&self.out.join("undisturbed")).await.hash()
+        );
+        said
+    }
+}
+
 #[cfg(unix)]
 #[tokio::test]
 async fn a_killed_build_leaves_no_dataset_and_can_be_resumed() {
-    let source = CocoSource::new(12);
-    source.write();
-    let last = source.folder.join("images/0011.jpg");
-    let whole = std::fs::read(&last).expect("read");
-    std::fs::remove_file(&last).expect("remove");
-    let made = Command::new("mkfifo")
-        .arg(&last)
-        .status()
-        .expect("mkfifo runs");
-    assert!(made.success());
-
-    let out = Folder::new();
-    let uri = out.join("dataset").display().to_string();
-    let (file, images) = (
-        source.folder.join("instances.json"),
-        source.folder.join("images"),
-    );
-    let args = [
-        "build",
-        "coco",
-        "--annotations",
-        file.to_str().expect("utf-8"),
-        "--images",
-        images.to_str().expect("utf-8"),
-        "--out",
-        &uri,
-    ];
-    let mut child = Command::new(env!("CARGO_BIN_EXE_lavida-dataset"))
-        .args(args)
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("starts");
-    let mut line = String::new();
-    let mut errors = BufReader::new(child.stderr.take().expect("piped"));
-    errors.read_line(&mut line).expect("reads");
-    assert!(line.contains("12 images"), "{line}");
+    let blocked = Blocked::new();
+    let (mut child, _errors) = blocked.start();
     child.kill().expect("kills");
     child.wait().expect("ends");
-    assert!(!is_committed(&out.join("dataset")));
+    assert!(!is_committed(&blocked.dataset()));
+    blocked.resumes().await;
+}
 
-    std::fs::remove_file(&last).expect("remove");
-    std::fs::write(&last, whole).expect("write");
-    let resumed = lavida_dataset(&[&args[..], &["--resume"]].concat());
-    assert_eq!(outcome(&resumed).0, 0, "{}", outcome(&resumed).1);
-    try_build(source.spec(), &out.join("undisturbed"))
-        .await
-        .expect("builds");
-    assert_eq!(
-        manifest(&out.join("dataset")).await.hash(),
-        manifest(&out.join("undisturbed")).await.hash()
+#[cfg(unix)]
+#[tokio::test]
+async fn a_build_that_is_stopped_says_so_by_its_exit_code_and_leaves_nothing_half_written() {
+    use std::io::Read;
+    for signal in ["-INT", "-TERM"] {
+        let blocked = Blocked::new();
+        let (mut child, mut errors) = blocked.start();
+        let killed = Command::new("kill")
+            .args([signal, &child.id().to_string()])
+            .status();
+        assert!(killed.expect("kill runs").success());
+        let mut said = String::new();
+        errors.read_to_string(&mut said).expect("reads");
+        assert_eq!(child.wait().expect("ends").code(), Some(6), "{said}");
+        assert!(
+            said.contains("stopped before the end") && said.contains("--resume"),
+            "{said}"
+        );
+        assert!(!is_committed(&blocked.dataset()));
+        blocked.resumes().await;
+    }
+}
+
+/// What `kill -9` leaves is made by hand, so that it is there for sure.
+#[cfg(unix)]
+#[tokio::test]
+async fn what_a_killed_build_had_half_written_goes_with_the_next_one_and_is_counted() {
+    let blocked = Blocked::new();
+    let (mut child, _errors) = blocked.start();
+    let half = |name: &str| std::fs::write(blocked.dataset().join(name), "12345").expect("write");
+    std::fs::create_dir_all(blocked.dataset()).expect("mkdir");
+    half("notes#1");
+    half("train-00000-b0.parquet#1");
+    child.kill().expect("kills");
+    child.wait().expect("ends");
+    // Another one, which says what it removed, whether it goes on or begins anew.
+    let (mut child, _errors) = {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_lavida-dataset"))
+            .args(blocked.args())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("starts");
+        let mut errors = BufReader::new(child.stderr.take().expect("piped"));
+        let mut line = String::new();
+        errors.read_line(&mut line).expect("reads");
+        assert!(
+            line.contains("interrupted build: 1 unfinished file (5 bytes) removed"),
+            "{line}"
+        );
+        (child, errors)
+    };
+    half("train-00000-b0.parquet#2");
+    child.kill().expect("kills");
+    child.wait().expect("ends");
+    let said = blocked.resumes().await;
+    assert!(
+        said.contains("interrupted build: 1 unfinished file (5 bytes) removed"),
+        "{said}"
     );
+    let left = std::fs::read_dir(blocked.dataset()).expect("list");
+    let left: Vec<String> = left
+        .map(|entry| {
+            entry
+                .expect("entry")
+                .file_name()
+                .to_string_lossy()
+                .into_owned()
+        })
+        .filter(|name| name.contains('#') || name.contains("unfinished"))
+        .collect();
+    assert_eq!(left, ["notes#1"]);
 }

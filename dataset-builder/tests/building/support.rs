@@ -11,10 +11,8 @@ use lavida_dataset_builder::{BuildRequest, BuildSummary, SourceSpec, build};
 use lavida_store::{Result, Store};
 use serde_json::{Value, json};
 
-/// px of every picture here
-pub const WIDTH: u32 = 32;
-/// px of every picture here
-pub const HEIGHT: u32 = 24;
+pub use crate::pictures::*;
+use crate::trees::{coco_instances, write, write_json};
 
 /// A folder that goes away with the test.
 pub struct Folder(tempfile::TempDir);
@@ -33,116 +31,13 @@ impl Folder {
     }
 
     pub fn write(&self, name: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
-        let path = self.join(name);
-        std::fs::create_dir_all(path.parent().expect("a file is in a folder")).expect("mkdir");
-        std::fs::write(&path, bytes).expect("write");
-        path
+        write(self.path(), name, bytes)
     }
 
     pub fn write_json(&self, name: &str, value: &Value) -> PathBuf {
-        self.write(name, serde_json::to_vec(value).expect("json"))
+        write_json(self.path(), name, value)
     }
 }
-
-/// A gray ramp, different for every `shade`.
-pub fn jpeg(shade: u8) -> Vec<u8> {
-    let pixels: Vec<u8> = (0..WIDTH * HEIGHT * 3)
-        .map(|i| shade.wrapping_add((i % 97) as u8))
-        .collect();
-    let mut bytes = Vec::new();
-    jpeg_encoder::Encoder::new(&mut bytes, 90)
-        .encode(
-            &pixels,
-            WIDTH as u16,
-            HEIGHT as u16,
-            jpeg_encoder::ColorType::Rgb,
-        )
-        .expect("jpeg");
-    bytes
-}
-
-pub fn tiff(shade: u8) -> Vec<u8> {
-    let mut bytes = std::io::Cursor::new(Vec::new());
-    tiff::encoder::TiffEncoder::new(&mut bytes)
-        .expect("tiff")
-        .write_image::<tiff::encoder::colortype::Gray8>(
-            WIDTH,
-            HEIGHT,
-            &vec![shade; (WIDTH * HEIGHT) as usize],
-        )
-        .expect("tiff");
-    bytes.into_inner()
-}
-
-/// Indices of a rectangle: `index` inside `x0..x1 × y0..y1`, 0 elsewhere.
-pub fn rectangle(index: u8, [x0, x1, y0, y1]: [u32; 4]) -> Vec<u8> {
-    let inside = |i: u32| (x0..x1).contains(&(i % WIDTH)) && (y0..y1).contains(&(i / WIDTH));
-    (0..WIDTH * HEIGHT)
-        .map(|i| if inside(i) { index } else { 0 })
-        .collect()
-}
-
-fn png_of(indices: &[u8], (width, height): (u32, u32), color: png::ColorType) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    let mut encoder = png::Encoder::new(&mut bytes, width, height);
-    encoder.set_color(color);
-    encoder.set_depth(png::BitDepth::Eight);
-    if color == png::ColorType::Indexed {
-        encoder.set_palette(
-            (0..=255u8)
-                .flat_map(|i| [i.wrapping_mul(67), i.wrapping_mul(29), i])
-                .collect::<Vec<u8>>(),
-        );
-    }
-    encoder
-        .write_header()
-        .expect("png")
-        .write_image_data(indices)
-        .expect("png");
-    bytes
-}
-
-pub fn palette_png(indices: &[u8]) -> Vec<u8> {
-    png_of(indices, (WIDTH, HEIGHT), png::ColorType::Indexed)
-}
-
-pub fn gray_png(indices: &[u8]) -> Vec<u8> {
-    png_of(indices, (WIDTH, HEIGHT), png::ColorType::Grayscale)
-}
-
-/// `color` where the index is not 0, black elsewhere.
-pub fn rgb_png(indices: &[u8], color: [u8; 3]) -> Vec<u8> {
-    let pixel = |index: &u8| if *index == 0 { [0; 3] } else { color };
-    let pixels: Vec<u8> = indices.iter().flat_map(pixel).collect();
-    png_of(&pixels, (WIDTH, HEIGHT), png::ColorType::Rgb)
-}
-
-pub fn gray_png_of_size(width: u32, height: u32) -> Vec<u8> {
-    png_of(
-        &vec![1; (width * height) as usize],
-        (width, height),
-        png::ColorType::Grayscale,
-    )
-}
-
-/// 255 inside the rectangle.
-pub fn bmp(rectangle_px: Option<[u32; 4]>) -> Vec<u8> {
-    let indices = rectangle_px.map_or(vec![0; (WIDTH * HEIGHT) as usize], |at| rectangle(255, at));
-    let image = image::GrayImage::from_raw(WIDTH, HEIGHT, indices).expect("bmp");
-    let mut bytes = std::io::Cursor::new(Vec::new());
-    image::DynamicImage::ImageLuma8(image)
-        .write_to(&mut bytes, image::ImageFormat::Bmp)
-        .expect("bmp");
-    bytes.into_inner()
-}
-
-/// COCO run lengths of a rectangle.
-pub fn rle(rectangle_px: [u32; 4]) -> Value {
-    let mask = RleMask::from_raster(&rectangle(1, rectangle_px), HEIGHT, WIDTH);
-    json!({ "size": [HEIGHT, WIDTH], "counts": mask.counts })
-}
-
-pub const SQUARE: [f64; 8] = [4.0, 4.0, 12.0, 4.0, 12.0, 12.0, 4.0, 12.0];
 
 /// A COCO dataset of `n_images` images with one square car each, to be made worse by a test.
 pub struct CocoSource {
@@ -153,18 +48,7 @@ pub struct CocoSource {
 impl CocoSource {
     pub fn new(n_images: usize) -> Self {
         let folder = Folder::new();
-        let mut images = Vec::new();
-        let mut annotations = Vec::new();
-        for i in 0..n_images {
-            folder.write(&format!("images/{i:04}.jpg"), jpeg(i as u8));
-            images.push(json!({ "id": i, "file_name": format!("{i:04}.jpg"), "width": WIDTH, "height": HEIGHT }));
-            annotations.push(json!({
-                "id": 100 + i, "image_id": i, "category_id": 3, "iscrowd": 0, "segmentation": [SQUARE],
-            }));
-        }
-        let categories = json!([{ "id": 1, "name": "person" }, { "id": 3, "name": "car" }]);
-        let file =
-            json!({ "images": images, "annotations": annotations, "categories": categories });
+        let file = coco_instances(n_images, folder.path(), "images");
         Self { folder, file }
     }
 

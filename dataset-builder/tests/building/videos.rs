@@ -11,6 +11,7 @@ use serde_json::json;
 use crate::support::{
     Folder, areas, bmp, built, gray_png, jpeg, object, palette_png, rectangle, rle, tiff,
 };
+use crate::trees;
 
 fn davis(folder: &Folder, split: Option<&str>) -> SourceSpec {
     SourceSpec::Davis(DavisArgs {
@@ -31,11 +32,7 @@ fn write_davis_frames(folder: &Folder, video: &str, n_frames: usize) {
 #[tokio::test]
 async fn davis_windows_cover_the_video_and_the_last_is_aligned_to_its_end() {
     let folder = Folder::new();
-    write_davis_frames(&folder, "car-shadow", 19);
-    for i in 0..19 {
-        let mask = gray_png(&rectangle(255, [i, i + 4, 0, 4]));
-        folder.write(&format!("Annotations/480p/car-shadow/{i:05}.png"), mask);
-    }
+    trees::davis(folder.path());
     let built = built(davis(&folder, None)).await;
     let ids: Vec<&str> = built.clips.iter().map(|clip| clip.id.as_str()).collect();
     assert_eq!(

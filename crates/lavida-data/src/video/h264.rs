@@ -6,13 +6,13 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use openh264::decoder::{DecodeOptions, DecodedYUV, Decoder, Flush};
 use openh264::formats::YUVSource;
 use re_mp4::{Avc1Box, Mp4, Sample, StsdBoxContent};
 
+use crate::caught::caught;
 use crate::frame::RgbFrame;
 use crate::{Error, Result};
 
@@ -20,6 +20,9 @@ use super::{VideoInfo, boxes, unreadable};
 
 /// Starts every NAL unit of a byte stream.
 const START_CODE: [u8; 4] = [0, 0, 0, 1];
+
+/// How many samples a byte of a file may belong to on average.
+const MOST_SHARED: u64 = 16;
 
 pub(super) struct H264Source {
     path: PathBuf,
@@ -66,6 +69,17 @@ impl H264Source {
                 path.display(),
                 format!("{} samples", samples.len()),
                 format!("the end of the file in sample {index}"),
+            ));
+        }
+        // Samples may share bytes, but a table that makes of a small file a long one is no video.
+        let n_sample_bytes = samples
+            .iter()
+            .fold(0u64, |sum, sample| sum.saturating_add(sample.size));
+        if n_sample_bytes > n_bytes.saturating_mul(MOST_SHARED) {
+            return Err(Error::corrupt(
+                path.display(),
+                format!("samples of at most {MOST_SHARED} times the file's {n_bytes} bytes"),
+                format!("{} of {n_sample_bytes} bytes together", samples.len()),
             ));
         }
         let mut times: Vec<f64> = samples
@@ -272,7 +286,8 @@ fn parse(path: &Path, file: &mut BufReader<File>, n_bytes: u64) -> Result<Mp4> {
     let damaged = |reason: String| Error::corrupt(path.display(), "a whole mp4 file", reason);
     boxes::check(file, n_bytes).map_err(|error| damaged(error.to_string()))?;
     // re_mp4 0.5 indexes its sample tables unchecked, so tables that contradict each other make it panic.
-    match catch_unwind(AssertUnwindSafe(|| Mp4::read(file, n_bytes))) {
+    let file = boxes::Patient::new(file, n_bytes);
+    match caught(|| Mp4::read(file, n_bytes)) {
         Ok(parsed) => parsed.map_err(|error| damaged(error.to_string())),
         Err(_) => Err(damaged("tables that contradict each other".into())),
     }

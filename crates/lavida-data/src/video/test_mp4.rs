@@ -18,6 +18,8 @@ pub struct Mp4 {
     pub composition_offsets: Option<Vec<u32>>,
     /// The tables before the pictures.
     pub index_first: bool,
+    /// Each sample in a chunk of its own, and every one is said to be all of the pictures.
+    pub shared: bool,
 }
 
 /// Samples of a bright square that moves 3 px to the right each frame, NAL units behind four length bytes.
@@ -72,6 +74,7 @@ impl Mp4 {
             profile: None,
             composition_offsets: None,
             index_first: false,
+            shared: false,
         }
     }
 
@@ -111,23 +114,32 @@ impl Mp4 {
         .concat();
         let hdlr = [words(&[0, 0]), b"vide".to_vec(), words(&[0, 0, 0]), vec![0]].concat();
         let dref = [words(&[0, 1]), boxed(b"url ", &words(&[1]))].concat();
-        let sizes: Vec<u32> = self
+        let mut sizes: Vec<u32> = self
             .samples
             .iter()
             .map(|sample| sample.len() as u32)
             .collect();
+        let (mut n_per_chunk, mut chunks) = (n_samples, vec![first_byte as u32]);
+        if self.shared {
+            n_per_chunk = 1;
+            chunks = vec![first_byte as u32; sizes.len()];
+            sizes = vec![sizes.iter().sum(); sizes.len()];
+        }
         let mut tables = [
             boxed(
                 b"stsd",
                 &[words(&[0, 1]), self.sample_description()].concat(),
             ),
             boxed(b"stts", &words(&[0, 1, n_samples, 100])),
-            boxed(b"stsc", &words(&[0, 1, 1, n_samples, 1])),
+            boxed(b"stsc", &words(&[0, 1, 1, n_per_chunk, 1])),
             boxed(
                 b"stsz",
                 &[words(&[0, 0, n_samples]), words(&sizes)].concat(),
             ),
-            boxed(b"stco", &words(&[0, 1, first_byte as u32])),
+            boxed(
+                b"stco",
+                &[words(&[0, chunks.len() as u32]), words(&chunks)].concat(),
+            ),
         ]
         .concat();
         if let Some(offsets) = &self.composition_offsets {

@@ -65,6 +65,8 @@ impl MetricsLog {
             local: None,
             clock,
         };
+        let is_log = |key: &str| key == METRICS || key == log.events_key;
+        run.remove_unfinished(is_log).await?; // of a process that was killed here
         log.files().put().await?;
         let local = match run.local_path() {
             None => None,
@@ -102,10 +104,7 @@ impl MetricsLog {
             let written = metrics
                 .write_all(&row)
                 .and_then(|()| events.write_all(&event));
-            written.map_err(|e| Error::Unavailable {
-                what: self.store.full(METRICS),
-                reason: e.to_string(),
-            })?;
+            written.map_err(|e| Error::unwritable(self.store.full(METRICS), e))?;
         } else {
             self.metrics.extend(row);
             self.events.extend(event);
@@ -129,10 +128,7 @@ impl MetricsLog {
 
 fn append_to(path: &Path) -> Result<File> {
     let opened = OpenOptions::new().append(true).create(true).open(path);
-    opened.map_err(|e| Error::Unavailable {
-        what: path.display().to_string(),
-        reason: e.to_string(),
-    })
+    opened.map_err(|e| Error::unwritable(path.display(), e))
 }
 
 /// The rows of `step` and before. A last row cut by a crash is dropped: its step is after every checkpoint.

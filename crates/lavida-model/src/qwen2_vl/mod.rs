@@ -335,16 +335,16 @@ fn keep_tokens(prompt: &mut Prompt, kept: Tensor<1, Int>) {
 }
 
 fn compression_error(error: CompressionError) -> Error {
-    let what = match &error {
-        CompressionError::NotFinite { sample, .. } => {
-            format!("visual tokens of sample {sample}")
-        }
-        _ => "token compression".to_owned(),
-    };
-    Error::Invalid {
-        what,
-        expected: "finite tokens and settings in range".to_owned(),
-        found: error.to_string(),
+    match &error {
+        CompressionError::NotFinite { sample, .. } => Error::NotFinite {
+            what: format!("visual tokens of sample {sample}"),
+            found: error.to_string(),
+        },
+        _ => Error::Invalid {
+            what: "token compression".to_owned(),
+            expected: "settings in range".to_owned(),
+            found: error.to_string(),
+        },
     }
 }
 

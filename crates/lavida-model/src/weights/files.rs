@@ -350,6 +350,10 @@ fn row_major<'a>(
     strides: Option<&[usize]>,
     size: usize,
 ) -> Cow<'a, [u8]> {
+    // Of an empty tensor the other axes may be so long that their product is no number.
+    if shape.contains(&0) {
+        return Cow::Borrowed(&[]);
+    }
     let n_values: usize = shape.iter().product();
     let mut plain = vec![1; shape.len()];
     for axis in (1..shape.len()).rev() {
@@ -358,7 +362,7 @@ fn row_major<'a>(
     let strides = strides.unwrap_or(&plain);
     // An axis of one is never stepped along.
     let is_plain = (0..shape.len()).all(|axis| shape[axis] <= 1 || strides[axis] == plain[axis]);
-    if is_plain || n_values == 0 {
+    if is_plain {
         return Cow::Borrowed(&bytes[..n_values * size]);
     }
     let mut gathered = Vec::with_capacity(n_values * size);
@@ -382,7 +386,7 @@ fn row_major<'a>(
 }
 
 #[expect(unsafe_code, reason = "mapping a file is unsafe wherever it is done")]
-fn map(path: &Path) -> Result<Arc<Mmap>, WeightError> {
+pub(super) fn map(path: &Path) -> Result<Arc<Mmap>, WeightError> {
     let unreadable = |error| WeightError::file(path.display(), "a readable file", error);
     let file = File::open(path).map_err(unreadable)?;
     // SAFETY: the file must not shrink or change while it is mapped. It is a checkpoint somebody finished writing; who
@@ -407,5 +411,6 @@ mod tests {
         let borrowed = row_major(&bytes, &[1, 6], Some(&[99, 1]), 2);
         assert!(matches!(borrowed, Cow::Borrowed(b) if b == bytes));
         assert!(row_major(&bytes, &[0, 3], Some(&[7, 7]), 1).is_empty());
+        assert!(row_major(&bytes, &[0, 1 << 40, 1 << 40], None, 4).is_empty());
     }
 }

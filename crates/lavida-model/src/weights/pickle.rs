@@ -7,6 +7,7 @@
 //! Source: Python's `pickletools`, `torch/_utils.py` and `torch/serialization.py`.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use ::safetensors::Dtype;
 
@@ -16,6 +17,9 @@ pub(super) type Id = usize;
 /// Values that a pickle may make at most: state dicts of the largest models stay below a hundredth of it.
 const MAX_VALUES: usize = 10_000_000;
 
+/// Axes of a tensor, as many as PyTorch's.
+const MAX_AXES: usize = 64;
+
 /// What a pickle holds.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Value {
@@ -23,7 +27,7 @@ pub(super) enum Value {
     Other(&'static str),
     Bool(bool),
     Int(i64),
-    Text(String),
+    Text(Arc<str>),
     Tuple(Vec<Id>),
     List(Vec<Id>),
     Dict(Vec<(Id, Id)>),
@@ -44,7 +48,8 @@ pub(super) enum Known {
 /// Numbers of one kind in a row, in the archive's entry `data/KEY`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Storage {
-    pub key: String,
+    /// Shared: a pickle of one long key may describe a storage again and again.
+    pub key: Arc<str>,
     pub dtype: Dtype,
     pub n_values: usize,
 }
@@ -102,7 +107,7 @@ impl Known {
             ("torch", "BoolStorage") => storage(Dtype::BOOL),
             _ => Err(Refused::new(
                 "the names of tensors and dicts only (nothing in a pickle is run)",
-                format!("{module}.{name}"),
+                format!("{}.{}", shortened(module), shortened(name)),
             )),
         }
     }
@@ -291,8 +296,9 @@ impl Machine<'_> {
 
     fn text(&mut self, size_bytes: usize) -> Result<(), Refused> {
         let n_bytes = self.number(size_bytes)?;
-        let text = String::from_utf8(self.take(n_bytes)?.to_vec())
-            .map_err(|_| Refused::new("text in UTF-8", "other bytes"))?;
+        let text: Arc<str> = str::from_utf8(self.take(n_bytes)?)
+            .map_err(|_| Refused::new("text in UTF-8", "other bytes"))?
+            .into();
         self.push(Value::Text(text))
     }
 
@@ -318,7 +324,7 @@ impl Machine<'_> {
         self.stack.pop().ok_or_else(cut)
     }
 
-    fn pop_text(&mut self) -> Result<String, Refused> {
+    fn pop_text(&mut self) -> Result<Arc<str>, Refused> {
         let id = self.pop()?;
         match &self.values[id] {
             Value::Text(text) => Ok(text.clone()),
@@ -381,7 +387,7 @@ impl Machine<'_> {
             &self.values[*key],
         ) {
             (Value::Text(kind), Value::Known(Known::StorageOf(dtype)), Value::Text(key))
-                if kind == "storage" =>
+                if &**kind == "storage" =>
             {
                 Ok(Storage {
                     key: key.clone(),
@@ -441,8 +447,10 @@ impl Machine<'_> {
         }
     }
 
+    /// At most as many as a tensor has axes: every call copies them.
     fn sizes(&self, id: Id) -> Option<Vec<usize>> {
-        self.tuple(id)?.iter().map(|id| self.size(*id)).collect()
+        let sizes = self.tuple(id).filter(|sizes| sizes.len() <= MAX_AXES)?;
+        sizes.iter().map(|id| self.size(*id)).collect()
     }
 
     fn describe(&self, id: Id) -> String {
@@ -456,7 +464,7 @@ pub(super) fn describe(value: &Value) -> String {
         Value::Other(what) => (*what).to_owned(),
         Value::Bool(value) => value.to_string(),
         Value::Int(value) => format!("the integer {value}"),
-        Value::Text(text) => format!("the text {:?}", text.chars().take(40).collect::<String>()),
+        Value::Text(text) => format!("the text {:?}", shortened(text)),
         Value::Tuple(items) => format!("a tuple of {}", items.len()),
         Value::List(items) => format!("a list of {}", items.len()),
         Value::Dict(entries) => format!("a dict of {}", entries.len()),
@@ -464,6 +472,15 @@ pub(super) fn describe(value: &Value) -> String {
         Value::Storage(storage) => format!("a storage of {}", storage.n_values),
         Value::Tensor(tensor) => format!("a tensor {:?}", tensor.shape),
     }
+}
+
+/// The beginning of a text that may be of any length.
+pub(super) fn shortened(text: &str) -> &str {
+    let end = text
+        .char_indices()
+        .nth(100)
+        .map_or(text.len(), |(at, _)| at);
+    &text[..end]
 }
 
 fn cut() -> Refused {
@@ -526,6 +543,27 @@ mod tests {
             let pickle = read(pickle).unwrap();
             assert_eq!(pickle.values[pickle.top], Value::Int(value));
         }
+    }
+
+    #[test]
+    fn a_tensor_of_more_axes_than_there_are_is_refused() {
+        let rebuild = |n_axes: usize| {
+            let storage =
+                b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000NK\x01tQK\x00";
+            let sizes = [b"(".as_slice(), &b"K\x01".repeat(n_axes), b"t"].concat();
+            let parts: [&[u8]; 5] = [
+                b"ctorch._utils\n_rebuild_tensor_v2\n(",
+                storage,
+                &sizes,
+                &sizes,
+                b"tR.",
+            ];
+            read(&parts.concat())
+        };
+        let pickle = rebuild(64).unwrap();
+        assert!(matches!(pickle.values[pickle.top], Value::Tensor(_)));
+        let refused = rebuild(65).unwrap_err();
+        assert!(refused.expected.contains("RebuildTensor"), "{refused:?}");
     }
 
     proptest! {

@@ -19,6 +19,12 @@ use super::pickle::{self, Pickle, Refused, Stored, Value};
 /// Keys under which files hold their state dict: SAM2's, and Lightning's and others'.
 const TOP_KEYS: [&str; 2] = ["model", "state_dict"];
 
+/// How often an expanded tensor may repeat what a file holds, so that a small file stays a small model.
+const MAX_REPEATED: usize = 16;
+
+/// Files are taken to be at least this large for it, in bytes.
+const MIN_READ_BYTES: usize = 1 << 16;
+
 /// The tensors of the state dict in `map`, which is the file `name`.
 pub(super) fn entries(
     name: &str,
@@ -30,7 +36,7 @@ pub(super) fn entries(
     let mut tensors = BTreeMap::new();
     let mut faults = Vec::new();
     for (tensor_name, value) in state_dict(name, &pickle)? {
-        let what = || format!("{name}: {tensor_name}");
+        let what = || format!("{name}: {}", pickle::shortened(tensor_name));
         let Value::Tensor(stored) = value else {
             faults.push(WeightError::file(
                 what(),
@@ -61,17 +67,18 @@ pub(super) fn entries(
 fn state_dict<'a>(
     name: &str,
     pickle: &'a Pickle,
-) -> Result<Vec<(&'a str, &'a Value)>, WeightError> {
+) -> Result<BTreeMap<&'a str, &'a Value>, WeightError> {
     let no_dict = |found: String| {
         let expected = "a state dict (names to tensors, plain or under `model` or `state_dict`)";
         WeightError::file(name, expected, found)
     };
-    let named = |value: &'a Value| -> Result<Vec<(&'a str, &'a Value)>, WeightError> {
+    // As in Python, the last value of a key counts.
+    let named = |value: &'a Value| -> Result<BTreeMap<&'a str, &'a Value>, WeightError> {
         let Value::Dict(entries) = value else {
             return Err(no_dict(pickle::describe(value)));
         };
         let entry = |(key, value): &(usize, usize)| match &pickle.values[*key] {
-            Value::Text(key) => Ok((key.as_str(), &pickle.values[*value])),
+            Value::Text(key) => Ok((&**key, &pickle.values[*value])),
             other => Err(no_dict(format!(
                 "a key that is {}",
                 pickle::describe(other)
@@ -80,14 +87,15 @@ fn state_dict<'a>(
         entries.iter().map(entry).collect()
     };
     let top = named(&pickle.values[pickle.top])?;
-    let nested = top
+    let nested = TOP_KEYS
         .iter()
-        .find(|(key, value)| TOP_KEYS.contains(key) && matches!(value, Value::Dict(_)));
+        .filter_map(|key| top.get(key))
+        .find(|value| matches!(value, Value::Dict(_)));
     let entries = match nested {
-        Some((_, value)) => named(value)?,
+        Some(value) => named(value)?,
         None => top,
     };
-    if !entries.iter().any(|(_, v)| matches!(v, Value::Tensor(_))) {
+    if !entries.values().any(|v| matches!(v, Value::Tensor(_))) {
         return Err(no_dict("no tensor in it".to_owned()));
     }
     Ok(entries)
@@ -189,7 +197,13 @@ impl<'a> Archive<'a> {
         let n_values = shape
             .iter()
             .try_fold(1usize, |n, axis| n.checked_mul(*axis));
+        // An expanded axis repeats values (stride 0); read, each has a place of its own.
+        let most = (self.map.len().max(MIN_READ_BYTES) * MAX_REPEATED) as u64;
         match (end, n_values.and_then(|n| n.checked_mul(size))) {
+            (_, Some(n_bytes)) if n_bytes as u64 > most => Err(refused(
+                format!("a tensor of at most {most} bytes, {MAX_REPEATED} times its file"),
+                format!("shape {shape:?} with strides {strides:?}: {n_bytes} bytes"),
+            )),
             (Some(end), Some(_)) if end <= storage.n_values => Ok(Place::Mapped {
                 map: self.map.clone(),
                 start: range.start + offset * size,
@@ -207,8 +221,12 @@ impl<'a> Archive<'a> {
 mod tests {
     use std::path::{Path, PathBuf};
 
+    use ::safetensors::Dtype;
     use serde_json::Value as Json;
 
+    use super::{Archive, state_dict};
+    use crate::weights::files::map;
+    use crate::weights::pickle::{self, Storage, Stored, Value};
     use crate::weights::{TensorFiles, WeightError};
 
     /// What `tests/golden/make_import_fixtures.py` wrote with torch.
@@ -311,6 +329,38 @@ mod tests {
         };
         assert!(what.ends_with("x.pt: plain"), "{error}");
         assert!(found.contains("[4, 99]"), "{error}");
+    }
+
+    #[test]
+    fn a_small_file_that_would_be_a_large_tensor_is_refused() {
+        let map = map(&fixture("cases.pt")).unwrap();
+        let archive = Archive::open("x.pt", &map).unwrap();
+        let expanded = |n_values: usize| Stored {
+            storage: Storage {
+                key: "0".into(),
+                dtype: Dtype::F32,
+                n_values: 1,
+            },
+            offset: 0,
+            shape: vec![n_values],
+            strides: vec![0],
+        };
+        archive.place(&expanded(1000)).unwrap();
+        let refused = archive.place(&expanded(1 << 30)).unwrap_err();
+        assert!(refused.expected.contains("16 times"), "{refused:?}");
+    }
+
+    #[test]
+    fn the_last_value_of_a_key_counts() {
+        let key = b"X\x01\0\0\0a".as_slice();
+        let tensor =
+            b"ctorch._utils\n_rebuild_tensor_v2\n((X\x07\0\0\0storagectorch\nFloatStorage\n\
+            X\x01\0\0\x000NK\x01tQK\0))tR";
+        let dict = [b"}(", key, b"K\x01", key, tensor, b"u."].concat();
+        let pickle = pickle::read(&dict).unwrap();
+        let entries = state_dict("x.pt", &pickle).unwrap();
+        assert!(matches!(entries["a"], Value::Tensor(_)), "{entries:?}");
+        assert_eq!(entries.len(), 1);
     }
 
     /// Writes the new sum of `data.pkl` over its old one.

@@ -13,7 +13,9 @@ use lavida_data::{
     mask::RleMask,
 };
 use lavida_terminal::progress::{Progress, Unit};
-use lavida_train::evaluation::{EvaluationReport, EvaluationSettings, PIXEL_GRID, VideoScores};
+use lavida_train::evaluation::{
+    EvaluationReport, EvaluationSettings, PIXEL_GRID, PixelScores, VideoScores,
+};
 
 use crate::{
     cli,
@@ -109,6 +111,39 @@ impl Benchmark {
         })
     }
 
+    /// What is asked for and not in the video, as far as the set knows.
+    fn absent_categories(&self, video: &BenchmarkVideo) -> Vec<String> {
+        let truth = self.true_categories.get(&video.name);
+        let shown: BTreeSet<&String> = truth.into_iter().flatten().collect();
+        let asked = self.categories.iter();
+        asked.filter(|c| !shown.contains(c)).cloned().collect()
+    }
+
+    /// Whether every video can be asked for categories that it does not show.
+    fn check_swap_control(&self) -> Result<()> {
+        let refused =
+            |expected: &str, found: String| Err(Error::invalid("--swap-control", expected, found));
+        if self.true_categories.is_empty() {
+            let expected = "a set that knows each video's true categories";
+            return refused(expected, self.name.clone());
+        }
+        let mut videos = self.videos.iter();
+        match videos.find(|video| self.absent_categories(video).is_empty()) {
+            None => Ok(()),
+            Some(video) => refused(
+                "a category for each video that it does not show",
+                format!("{}, which shows all that are asked for", video.name),
+            ),
+        }
+    }
+
+    /// Whether any video has a mask that says where its anomaly is. Without one (UCF-Crime, XD-Violence) the pixels of a
+    /// normal video are of no use either.
+    fn has_masks(&self) -> bool {
+        let mut objects = self.catalog.entries().iter().flat_map(|row| &row.objects);
+        objects.any(|object| object.anomalous == Some(true))
+    }
+
     /// The frames of one video.
     pub fn source(&self, video: &BenchmarkVideo) -> FrameSource {
         FrameSource::Rows {
@@ -131,12 +166,8 @@ pub async fn evaluate(
     swap_control: bool,
     progress: &Progress,
 ) -> Result<(EvaluationReport, Vec<VideoScores>)> {
-    if swap_control && benchmark.true_categories.is_empty() {
-        return Err(Error::invalid(
-            "--swap-control",
-            "a set that knows each video's true categories",
-            &benchmark.name,
-        ));
+    if swap_control {
+        benchmark.check_swap_control()?;
     }
     let n_videos = benchmark.videos.len();
     let n_frames: usize = benchmark.videos.iter().map(|video| video.n_frames).sum();
@@ -147,7 +178,6 @@ pub async fn evaluate(
     for (video_idx, video) in benchmark.videos.iter().enumerate() {
         progress.say(format!("video {}/{n_videos} {}", video_idx + 1, video.name));
         let mut scores = labelled(benchmark, video).await?;
-        let n_pixels = scores.pixel_labels.len() / video.n_frames.max(1);
         let grid = grid_of(benchmark, video);
         let mut scored = vec![false; video.n_frames];
         model
@@ -159,21 +189,16 @@ pub async fn evaluate(
                     progress.add(1);
                     scores.frame_scores[frame.frame] = frame.score;
                     scored[frame.frame] = true;
-                    let pixels = nearest(frame.mask, frame.side, grid);
-                    scores.pixel_scores[frame.frame * n_pixels..][..n_pixels]
-                        .copy_from_slice(&pixels);
+                    if let Some(pixels) = &mut scores.pixels {
+                        let n = pixels.n_pixels;
+                        pixels.scores[frame.frame * n..][..n]
+                            .copy_from_slice(&nearest(frame.mask, frame.side, grid));
+                    }
                 },
             )
             .await?;
         if swap_control {
-            let truth = benchmark.true_categories.get(&video.name);
-            let shown: BTreeSet<&String> = truth.into_iter().flatten().collect();
-            let absent: Vec<String> = benchmark
-                .categories
-                .iter()
-                .filter(|c| !shown.contains(c))
-                .cloned()
-                .collect();
+            let absent = benchmark.absent_categories(video);
             let mut swapped = vec![0.0; video.n_frames];
             model
                 .score(&mut benchmark.source(video), windowing, &absent, |frame| {
@@ -183,7 +208,7 @@ pub async fn evaluate(
                 .await?;
             scores.swapped_scores = Some(swapped);
         }
-        keep_scored(&mut scores, &scored, n_pixels);
+        keep_scored(&mut scores, &scored);
         n_before += n_passes * video.n_frames;
         progress.set(n_before as u64); // frames that no window reaches are done too
         videos.push(scores);
@@ -210,62 +235,76 @@ pub fn grid_of(benchmark: &Benchmark, video: &BenchmarkVideo) -> [usize; 2] {
     ]
 }
 
-/// A video's labels, with room for its scores.
+/// A video's labels, with room for its scores. Its pixels are labelled where each frame that is labelled anomalous has a mask
+/// of the anomaly; those of a normal video all as normal.
 async fn labelled(benchmark: &Benchmark, video: &BenchmarkVideo) -> Result<VideoScores> {
-    let [height, width] = grid_of(benchmark, video);
-    let n_pixels = height * width;
-    let mut scores = VideoScores {
-        video: video.name.clone(),
-        frame_scores: vec![0.0; video.n_frames],
-        frame_labels: vec![false; video.n_frames],
-        swapped_scores: None,
-        pixel_scores: vec![0.0; video.n_frames * n_pixels],
-        pixel_labels: vec![false; video.n_frames * n_pixels],
-        other_objects: Vec::new(),
-    };
-    let mut others = vec![false; video.n_frames * n_pixels];
-    let (mut has_pixels, mut has_others) = (false, false);
+    let mut frame_labels = vec![false; video.n_frames];
+    let mut masks = Vec::new();
+    let mut has_pixels = benchmark.has_masks();
     for (first, row) in &video.rows {
         let clip = benchmark.catalog.read(*row).await?;
         for t in 0..clip.frames.len() {
             let frame = first + t;
-            scores.frame_labels[frame] = frame_label(&clip, t);
+            frame_labels[frame] = frame_label(&clip, t);
+            has_pixels &= !frame_labels[frame] || shows_anomaly(&clip, t);
             for object in &clip.objects {
-                let Some(mask) = &object.masks[t] else {
-                    continue;
-                };
-                let place = frame * n_pixels..(frame + 1) * n_pixels;
-                match object.anomalous {
-                    Some(true) => {
-                        has_pixels = true;
-                        paint(mask, [height, width], &mut scores.pixel_labels[place])?;
-                    }
-                    _ => {
-                        has_others = true;
-                        paint(mask, [height, width], &mut others[place])?;
-                    }
+                if let Some(mask) = &object.masks[t] {
+                    let is_anomaly = object.anomalous == Some(true);
+                    masks.push((frame, is_anomaly, mask.clone()));
                 }
             }
         }
     }
-    // Frames alone labelled (UCF-Crime, XD-Violence): there is no pixel truth to score against.
-    if !has_pixels && scores.frame_labels.contains(&true) {
-        scores.pixel_scores.clear();
-        scores.pixel_labels.clear();
-    } else if has_others {
-        scores.other_objects = others;
+    let grid = grid_of(benchmark, video);
+    let pixels = has_pixels.then(|| labelled_pixels(grid, video.n_frames, &masks));
+    Ok(VideoScores {
+        video: video.name.clone(),
+        frame_scores: vec![0.0; video.n_frames],
+        frame_labels,
+        swapped_scores: None,
+        pixels: pixels.transpose()?,
+    })
+}
+
+/// The masks of a video, each with its frame and whether it is the anomaly's, on a grid.
+fn labelled_pixels(
+    grid: [usize; 2],
+    n_frames: usize,
+    masks: &[(usize, bool, RleMask)],
+) -> Result<PixelScores> {
+    let n_pixels = grid[0] * grid[1];
+    let unpainted = || vec![false; n_frames * n_pixels];
+    let (mut labels, mut others) = (unpainted(), None);
+    for (frame, is_anomaly, mask) in masks {
+        let painted = match is_anomaly {
+            true => &mut labels,
+            false => others.get_or_insert_with(unpainted),
+        };
+        paint(mask, grid, &mut painted[frame * n_pixels..][..n_pixels])?;
     }
-    Ok(scores)
+    Ok(PixelScores {
+        n_pixels,
+        scores: vec![0.0; n_frames * n_pixels],
+        labels,
+        other_objects: others,
+    })
 }
 
 fn frame_label(clip: &Clip, t: usize) -> bool {
     match &clip.frame_labels {
         Some(labels) => labels[t],
-        None => clip
-            .objects
-            .iter()
-            .any(|object| object.anomalous == Some(true) && object.masks[t].is_some()),
+        None => shows_anomaly(clip, t),
     }
+}
+
+/// Whether a mask says where the anomaly is in frame `t`.
+fn shows_anomaly(clip: &Clip, t: usize) -> bool {
+    let mut anomalies = clip.objects.iter().filter(|o| o.anomalous == Some(true));
+    anomalies.any(|object| {
+        object.masks[t]
+            .as_ref()
+            .is_some_and(|mask| !mask.is_empty())
+    })
 }
 
 fn paint(mask: &RleMask, [height, width]: [usize; 2], pixels: &mut [bool]) -> Result<()> {
@@ -287,32 +326,48 @@ pub fn nearest(scores: &[f32], side: usize, [height, width]: [usize; 2]) -> Vec<
 }
 
 /// Drops frames that no window scored (the reference's windows leave tails out).
-fn keep_scored(scores: &mut VideoScores, scored: &[bool], n_pixels: usize) {
+fn keep_scored(scores: &mut VideoScores, scored: &[bool]) {
     if scored.iter().all(|s| *s) {
         return;
     }
-    fn kept<T: Copy>(values: &[T], scored: &[bool], per_frame: usize) -> Vec<T> {
-        let frames = values.chunks_exact(per_frame.max(1)).zip(scored);
-        frames
-            .filter(|(_, s)| **s)
-            .flat_map(|(v, _)| v.to_vec())
-            .collect()
+    fn keep<T: Copy>(values: &mut Vec<T>, scored: &[bool], per_frame: usize) {
+        let frames = values.chunks_exact(per_frame).zip(scored);
+        *values = frames
+            .filter(|(_, is_scored)| **is_scored)
+            .flat_map(|(values, _)| values.to_vec())
+            .collect();
     }
-    scores.frame_scores = kept(&scores.frame_scores, scored, 1);
-    scores.frame_labels = kept(&scores.frame_labels, scored, 1);
-    scores.swapped_scores = scores.swapped_scores.as_deref().map(|s| kept(s, scored, 1));
-    scores.pixel_scores = kept(&scores.pixel_scores, scored, n_pixels);
-    scores.pixel_labels = kept(&scores.pixel_labels, scored, n_pixels);
-    scores.other_objects = kept(&scores.other_objects, scored, n_pixels);
+    keep(&mut scores.frame_scores, scored, 1);
+    keep(&mut scores.frame_labels, scored, 1);
+    if let Some(swapped) = &mut scores.swapped_scores {
+        keep(swapped, scored, 1);
+    }
+    if let Some(pixels) = &mut scores.pixels {
+        keep(&mut pixels.scores, scored, pixels.n_pixels);
+        keep(&mut pixels.labels, scored, pixels.n_pixels);
+        if let Some(others) = &mut pixels.other_objects {
+            keep(others, scored, pixels.n_pixels);
+        }
+    }
 }
 
 fn table(report: &EvaluationReport) -> String {
     let figure = |value: Option<f64>| value.map_or("–".to_owned(), |v| format!("{:.4}", v));
+    let of_pixels = match report.pixel_videos {
+        0 => " (only frames are labelled)".to_owned(),
+        n if n < report.videos => {
+            format!(
+                " (over {n} of {} videos; of the others only frames are labelled)",
+                report.videos
+            )
+        }
+        _ => String::new(),
+    };
     let rows = [
         ("frame AUC", figure(report.frame_auc)),
         ("frame AP", figure(report.frame_ap)),
         ("video AUC", figure(report.video_auc)),
-        ("pixel AUC", figure(report.pixel_auc)),
+        (&format!("pixel AUC{of_pixels}"), figure(report.pixel_auc)),
         (
             "pixel AUC, target against other objects",
             figure(report.target_vs_others_pixel_auc),

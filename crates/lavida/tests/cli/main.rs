@@ -14,10 +14,12 @@ mod credentials;
 mod exporting;
 mod import_refused;
 mod importing;
+mod labels;
 #[cfg(unix)]
 mod launched;
 #[cfg(unix)]
 mod metrics;
+mod mixing;
 #[cfg(unix)]
 #[allow(dead_code, reason = "what the tests of failures need beside")]
 mod process;

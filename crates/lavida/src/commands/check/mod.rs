@@ -18,7 +18,7 @@ use lavida_dataflow::{
 use lavida_train::settings::Settings;
 use serde_json::{Value, json};
 
-use super::train::{COOKIE, open_catalog};
+use super::train::{COOKIE, described, open_catalog};
 use crate::{cli, config};
 
 /// Something that was looked at.
@@ -184,7 +184,10 @@ async fn data(settings: &Settings, uris: &[String]) -> Found {
         let catalog = open_catalog(uris, settings).await?;
         settings.exposure_sampler(&catalog)?;
         let (n_samples, n_datasets) = (catalog.len(), catalog.datasets().len());
-        anyhow::Ok(format!("{n_samples} samples in {n_datasets} datasets"))
+        let mixture = described(&catalog, settings);
+        anyhow::Ok(format!(
+            "{n_samples} samples in {n_datasets} datasets: {mixture}"
+        ))
     };
     opened.await.into()
 }

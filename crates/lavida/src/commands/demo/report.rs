@@ -260,8 +260,9 @@ async fn strip(
         };
         let place = frame * n_pixels..(frame + 1) * n_pixels;
         let fits = (image.height as usize, image.width as usize) == (height, width);
-        let truth = scores.pixel_labels.get(place.clone()).filter(|_| fits);
-        let found = scores.pixel_scores.get(place).filter(|_| fits);
+        let pixels = scores.pixels.as_ref().filter(|_| fits);
+        let truth = pixels.and_then(|pixels| pixels.labels.get(place.clone()));
+        let found = pixels.and_then(|pixels| pixels.scores.get(place));
         let shown = |mask: Vec<bool>| mask.contains(&true).then_some(mask);
         frames.push(StripFrame {
             frame_idx: frame as u64,

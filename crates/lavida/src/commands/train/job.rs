@@ -9,7 +9,10 @@ use lavida_store::Store;
 use serde::{Deserialize, Serialize};
 
 use super::prepare;
-use crate::config::{self, Loaded};
+use crate::{
+    config::{self, Loaded},
+    screen,
+};
 
 /// A run that every worker can prepare for itself. What it names has to be reachable from each machine under the same
 /// name: stores, and the tokenizers beside the settings.
@@ -30,6 +33,8 @@ impl Job {
     /// Opens the data and says what the run is.
     pub async fn of(loaded: &Loaded, data: &[String], out: &str) -> anyhow::Result<Self> {
         let catalog = super::open_catalog(data, &loaded.settings).await?;
+        let mixture = super::described(&catalog, &loaded.settings);
+        screen::line(&format!("train: mixes {mixture}"));
         let absolute = |uri: &String| Ok(Store::open(uri)?.uri().to_owned());
         let folder = match loaded.folder.as_os_str().is_empty() && loaded.is_embedded {
             true => PathBuf::new(),

@@ -6,6 +6,7 @@ mod join;
 mod launched;
 mod lead;
 mod metrics;
+mod mixture;
 mod processes;
 mod scheduler;
 mod view;
@@ -14,12 +15,7 @@ use std::{path::Path, sync::Arc};
 
 use anyhow::Context;
 use lavida_cluster::{control::Outcome, shell::Security, training::threads};
-use lavida_data::{
-    Error, Result,
-    catalog::{Catalog, DataSource},
-    manifest::Purpose,
-    tokenizer::Tokenizers,
-};
+use lavida_data::{Error, Result, tokenizer::Tokenizers};
 use lavida_dataflow::{
     checkpoints,
     clock::SystemClock,
@@ -29,6 +25,7 @@ use lavida_dataflow::{
 use lavida_store::Store;
 use lavida_train::settings::Settings;
 
+pub use mixture::{described, open_catalog};
 pub use processes::WorkerFailed;
 
 use crate::{cli, config, exported::Exported, screen};
@@ -57,6 +54,7 @@ pub async fn run(args: cli::Train) -> anyhow::Result<()> {
         return launched::run(loaded, &args, out, place).await;
     }
     let run = prepare(&loaded, &args.data, out, "train").await?;
+    eprintln!("train: mixes {}", described(&run.catalog, &run.settings));
     let _metrics = metrics::serve(args.metrics, || run.figures.registry()).await?;
     let outcome = match args.local {
         1 => run.execute(interrupted(FINISHING)).await?,
@@ -132,22 +130,6 @@ async fn initial(
     Ok(match Exported::open(uri)? {
         Some(exported) => Arc::new(exported.pretrained(settings, tokenizers)?),
         None => Arc::new(checkpoints::open(uri).await?),
-    })
-}
-
-/// Opens training datasets with the mixing weights and the cache of the settings.
-pub async fn open_catalog(uris: &[String], settings: &Settings) -> anyhow::Result<Catalog> {
-    let sources = uris.iter().map(|uri| DataSource {
-        uri: uri.clone(),
-        weight: None,
-    });
-    let sources: Vec<_> = sources.collect();
-    let caching = settings.cache.open()?;
-    let catalog = Catalog::open_with(&sources, Purpose::Training, caching).await?;
-    let weights = &settings.sampler.weights;
-    Ok(match weights.is_empty() {
-        true => catalog,
-        false => catalog.with_weights(weights)?,
     })
 }
 
