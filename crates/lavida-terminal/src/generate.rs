@@ -36,15 +36,12 @@ pub fn completions(mut command: Command, shell: Shell) -> String {
 ///
 /// [`Error::Unavailable`] naming the folder when it cannot be written.
 pub fn man(command: Command, out: &Path) -> Result<usize> {
-    let unavailable = |error: std::io::Error| Error::Unavailable {
-        what: out.display().to_string(),
-        reason: error.to_string(),
-    };
-    std::fs::create_dir_all(out).map_err(unavailable)?;
+    let unwritable = |error: std::io::Error| Error::unwritable(out.display(), error);
+    std::fs::create_dir_all(out).map_err(unwritable)?;
     // `help` of every command would be pages of its own, each of which says to ask for help.
     let command = command.disable_help_subcommand(true);
     let n_pages = n_pages(&command);
-    clap_mangen::generate_to(command, out).map_err(unavailable)?;
+    clap_mangen::generate_to(command, out).map_err(unwritable)?;
     Ok(n_pages)
 }
 

@@ -6,6 +6,7 @@ mod documented;
 use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand};
+use lavida_store::local_path;
 use lavida_terminal::generate::{CompletionsArgs, ManArgs};
 
 use crate::help;
@@ -75,7 +76,7 @@ pub enum Command {
 #[derive(Debug, Args)]
 pub struct Demo {
     /// Folder for the world, shards, runs, export and report
-    #[arg(long, value_name = "DIR", default_value = "lavida-demo")]
+    #[arg(long, value_name = "DIR", default_value = "lavida-demo", value_parser = local_path)]
     pub out: PathBuf,
     /// Root of every random choice
     #[arg(long, default_value_t = 7)]
@@ -178,9 +179,9 @@ pub struct Predict {
     /// What to look for, separated by commas
     #[arg(long, value_name = "LIST")]
     pub categories: String,
-    /// Folder for scores.json, scores.svg and pictures
-    #[arg(long, value_name = "DIR")]
-    pub out: PathBuf,
+    /// Folder or bucket for scores.json, scores.svg and pictures; those that predict wrote there before are replaced
+    #[arg(long, value_name = "URI")]
+    pub out: String,
     /// Score every Nth frame and let it stand for those up to the next
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub interval: usize,
@@ -254,9 +255,9 @@ pub struct Export {
     /// Largest safetensors file (KB, MB, GB, KiB, MiB, GiB); a larger model is split, with an index as transformers writes it
     #[arg(long, value_name = "SIZE", default_value = "5GB")]
     pub max_shard_size: String,
-    /// Folder to write
-    #[arg(long, value_name = "DIR")]
-    pub out: PathBuf,
+    /// Folder or bucket to write; for a bucket the export is made in this machine's temporary folder (TMPDIR) first
+    #[arg(long, value_name = "URI")]
+    pub out: String,
     /// Override a setting, as `section.key=value` (device=cpu where the run's device is not here); may be repeated
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub set: Vec<String>,
@@ -322,7 +323,7 @@ pub struct Inspect {
     #[arg(long = "set", value_name = "KEY=VALUE", requires = "config")]
     pub set: Vec<String>,
     /// Picture file to write
-    #[arg(long, value_name = "FILE", default_value = "draw.png")]
+    #[arg(long, value_name = "FILE", default_value = "draw.png", value_parser = local_path)]
     pub out: PathBuf,
     /// Print one JSON document on standard output
     #[arg(long)]
@@ -377,7 +378,7 @@ pub enum ClusterCommand {
 #[derive(Debug, Args)]
 pub struct ClusterCerts {
     /// Folder for the authority and one folder for each machine
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_parser = local_path)]
     pub out: PathBuf,
     /// Host name or address under which others reach a machine, or several separated by commas; once for each machine
     #[arg(long, value_name = "HOST", required = true)]
@@ -409,7 +410,7 @@ pub enum BenchWhat {
 #[derive(Debug, Args)]
 pub struct BenchCompression {
     /// Folder for compression.md, compression.json and compression.svg
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_parser = local_path)]
     pub out: PathBuf,
     /// Models to measure, separated by commas
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = [BenchModel::Tiny, BenchModel::Medium])]

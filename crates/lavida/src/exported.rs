@@ -69,7 +69,7 @@ impl Exported {
         let n_bytes = sizes.map(|about| about.len()).sum();
         let progress = Progress::brief(&format!("checking {uri}"), Unit::Bytes, n_bytes);
         for (sum, name) in sums {
-            let found = ExportedFile::read(&this.folder, name, |n| progress.add(n))
+            let found = ExportedFile::read_with(&this.folder, name, |n| progress.add(n))
                 .map_err(|error| Error::corrupt(this.what(name), "a readable file", error))?;
             if found.sha256 != sum {
                 let expected = format!("content with SHA-256 {sum}");
@@ -138,8 +138,17 @@ impl Exported {
 }
 
 impl ExportedFile {
-    /// The file of this name in `folder`, read piece by piece; `on_bytes` is told of each.
-    pub fn read(folder: &Path, name: &str, on_bytes: impl FnMut(u64)) -> std::io::Result<Self> {
+    /// The file of this name in `folder`, read piece by piece.
+    pub fn read(folder: &Path, name: &str) -> std::io::Result<Self> {
+        Self::read_with(folder, name, |_| {})
+    }
+
+    /// As [`Self::read`]; `on_bytes` is told how many bytes of each piece there are.
+    pub fn read_with(
+        folder: &Path,
+        name: &str,
+        on_bytes: impl FnMut(u64),
+    ) -> std::io::Result<Self> {
         let path = folder.join(name);
         Ok(Self {
             name: name.to_owned(),
@@ -203,7 +212,7 @@ fn sha256(path: &Path, mut on_bytes: impl FnMut(u64)) -> std::io::Result<String>
 /// The model crate's error about weights, by what the caller should do.
 pub fn weight_error(error: WeightError) -> Error {
     match error {
-        WeightError::Write { what, reason } => Error::Unavailable { what, reason },
+        WeightError::Write { what, reason } => Error::unwritable(what, reason),
         WeightError::File {
             what,
             expected,

@@ -1,18 +1,26 @@
 //! `lavida`: the program. Each command is one file; this one parses, dispatches and turns errors into exit codes.
 
+/// Writes a line to standard error, as [`screen::line`] does: std's macro panics where that is closed.
+macro_rules! eprintln {
+    ($($words:tt)*) => { $crate::screen::line(&format!($($words)*)) };
+}
+
 mod cli;
 mod commands;
 mod config;
 mod exported;
 mod help;
 mod memory;
+mod outputs;
 mod scoring;
+mod stop;
 
 use std::{process::ExitCode, time::Duration};
 
-use clap::Parser;
+use clap::CommandFactory;
 use cli::{Cli, Command};
 use lavida_terminal::{generate, log, screen};
+use tokio::sync::oneshot;
 
 /// Exit code of an error that is nobody's fault we know of.
 const FAILED: u8 = 1;
@@ -20,52 +28,98 @@ const FAILED: u8 = 1;
 /// A thread that waits for somebody who is lost, as engines do while they connect, holds up the end no longer than this.
 const LAST_THREADS: Duration = Duration::from_secs(1);
 
+/// A command that is given up has so long to reach a point where it waits and to take its half-written files away.
+const GIVING_UP: Duration = Duration::from_secs(2);
+
+/// What the command's own thread has, as a main thread does.
+const STACK_BYTES: usize = 8 << 20;
+
 /// What is logged unless `LAVIDA_LOG` says otherwise. ractor_cluster warns of every connection that ends; ours says it once.
 const LOG: &str = "warn,lavida_cluster=info,ractor_cluster=error";
 
 fn main() -> ExitCode {
     memory::keep_what_is_freed();
-    let cli = Cli::parse(); // wrong arguments end here with exit code 2
+    let cli = match screen::command_line::<Cli>() {
+        Ok(Some(cli)) => cli,
+        Ok(None) => return ExitCode::SUCCESS,
+        Err(error) => return failed(&error.into()),
+    };
     let started = log::start(LOG).map_err(anyhow::Error::from);
     match started.and_then(|()| run(cli.command)) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("lavida: {error:#}");
-            ExitCode::from(exit_code(&error))
-        }
+        Err(error) => failed(&error),
     }
 }
 
+fn failed(error: &anyhow::Error) -> ExitCode {
+    eprintln!("lavida: {error:#}");
+    ExitCode::from(exit_code(error))
+}
+
+/// Runs the command on a thread of its own, so that a signal is obeyed while it computes.
 fn run(command: Command) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
-    let ended = runtime.block_on(async {
-        match command {
-            Command::Demo(args) => Box::pin(commands::demo::run(args)).await,
-            Command::Train(args) => commands::train::run(args).await,
-            Command::Eval(args) => commands::eval::run(args).await,
-            Command::Predict(args) => commands::predict::run(args).await,
-            Command::Import(args) => Box::pin(commands::import::run(args)).await,
-            Command::Export(args) => commands::export::run(args).await,
-            Command::Inspect(args) => commands::inspect::run(args).await,
-            Command::Check(args) => commands::check::run(args).await,
-            Command::Bench(args) => commands::bench::run(&args),
-            Command::Cluster(args) => commands::cluster::run(&args),
-            Command::Completions(args) => print_document(
-                generate::completions(<Cli as clap::CommandFactory>::command(), args.shell)
-                    .trim_end(),
-            ),
-            Command::Man(args) => {
-                let command = <Cli as clap::CommandFactory>::command();
-                let n_pages = generate::man(command, &args.out)?;
-                screen::line(&format!("man: {n_pages} pages in {}", args.out.display()));
-                Ok(())
-            }
+    let (ends, mut ended) = oneshot::channel();
+    let handle = runtime.handle().clone();
+    runtime.block_on(async { stop::listen() })?;
+    let thread = std::thread::Builder::new()
+        .name("lavida-command".into())
+        .stack_size(STACK_BYTES)
+        .spawn(move || {
+            let result = handle.block_on(stop::or_stopped(execute(command)));
+            let _ = ends.send(result); // nobody waits for one that was given up
+        })?;
+    let given_up = async {
+        stop::gives_up().await;
+        tokio::time::sleep(GIVING_UP).await;
+    };
+    let result = runtime.block_on(async {
+        tokio::select! {
+            result = &mut ended => Some(result),
+            () = given_up => None,
         }
     });
-    runtime.shutdown_timeout(LAST_THREADS);
-    ended
+    match result {
+        Some(Ok(result)) => {
+            runtime.shutdown_timeout(LAST_THREADS);
+            result
+        }
+        // It ended without a word: its panic is ours.
+        Some(Err(_)) => match thread.join() {
+            Err(panic) => std::panic::resume_unwind(panic),
+            Ok(()) => anyhow::bail!("the command's thread ended without a result"),
+        },
+        None => {
+            std::mem::forget(runtime); // its thread still computes with it, and the process ends
+            Err(stop::stopped().into())
+        }
+    }
+}
+
+async fn execute(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Demo(args) => Box::pin(commands::demo::run(args)).await,
+        Command::Train(args) => Box::pin(commands::train::run(args)).await,
+        Command::Eval(args) => Box::pin(commands::eval::run(args)).await,
+        Command::Predict(args) => Box::pin(commands::predict::run(args)).await,
+        Command::Import(args) => Box::pin(commands::import::run(args)).await,
+        Command::Export(args) => Box::pin(commands::export::run(args)).await,
+        Command::Inspect(args) => Box::pin(commands::inspect::run(args)).await,
+        Command::Check(args) => Box::pin(commands::check::run(args)).await,
+        Command::Bench(args) => commands::bench::run(&args).await,
+        Command::Cluster(args) => commands::cluster::run(&args),
+        Command::Completions(args) => {
+            let script = generate::completions(Cli::command(), args.shell);
+            Ok(screen::print(&script)?)
+        }
+        Command::Man(args) => {
+            let n_pages = generate::man(Cli::command(), &args.out)?;
+            eprintln!("man: {n_pages} pages in {}", args.out.display());
+            Ok(())
+        }
+    }
 }
 
 fn exit_code(error: &anyhow::Error) -> u8 {
@@ -82,8 +136,6 @@ fn exit_code(error: &anyhow::Error) -> u8 {
 }
 
 /// Prints the one document a command has for standard output.
-#[expect(clippy::print_stdout, reason = "standard output is what --json is for")]
 fn print_document(text: &str) -> anyhow::Result<()> {
-    println!("{text}");
-    Ok(())
+    Ok(screen::print(&format!("{text}\n"))?)
 }

@@ -6,11 +6,12 @@
 mod measure;
 
 use std::path::Path;
-use std::process::Command;
 
 use anyhow::{Context, bail};
+use lavida_data::Error;
 use lavida_report::plot::{LinePlot, Series};
 use serde_json::{Value, json};
+use tokio::process::Command;
 
 use super::predict::write;
 use crate::cli;
@@ -70,24 +71,25 @@ impl Point {
     }
 }
 
-pub fn run(args: &cli::Bench) -> anyhow::Result<()> {
+pub async fn run(args: &cli::Bench) -> anyhow::Result<()> {
     match &args.what {
-        cli::BenchWhat::Compression(args) => compression(args),
+        cli::BenchWhat::Compression(args) => compression(args).await,
         cli::BenchWhat::CompressionPoint(args) => {
             crate::print_document(&measure::point(args)?.document().to_string())
         }
     }
 }
 
-fn compression(args: &cli::BenchCompression) -> anyhow::Result<()> {
+async fn compression(args: &cli::BenchCompression) -> anyhow::Result<()> {
     for keep_ratio in &args.keep_ratios {
         measure::check_ratio(*keep_ratio)?;
     }
-    std::fs::create_dir_all(&args.out).with_context(|| args.out.display().to_string())?;
+    let made = std::fs::create_dir_all(&args.out);
+    made.map_err(|error| Error::unwritable(args.out.display(), error))?;
     let mut points = Vec::new();
     for model in &args.models {
         for keep_ratio in &args.keep_ratios {
-            let point = in_its_own_process(args, *model, *keep_ratio)?;
+            let point = in_its_own_process(args, *model, *keep_ratio).await?;
             eprintln!(
                 "bench: {}, keep ratio {}: {:.3} s a step, peak {} MiB",
                 point.model,
@@ -121,8 +123,8 @@ fn say_where(out: &Path) {
     );
 }
 
-/// Starts this program again for one point.
-fn in_its_own_process(
+/// Starts this program again for one point. It ends with this one.
+async fn in_its_own_process(
     args: &cli::BenchCompression,
     model: cli::BenchModel,
     keep_ratio: f64,
@@ -134,7 +136,9 @@ fn in_its_own_process(
         .args(["--visual-tokens", &args.visual_tokens.to_string()])
         .args(["--text-tokens", &args.text_tokens.to_string()])
         .args(["--steps", &args.steps.to_string()])
+        .kill_on_drop(true)
         .output()
+        .await
         .context("starting a process for one keep ratio")?;
     if !output.status.success() {
         bail!(

@@ -3,6 +3,7 @@
 //! Each part is what the other commands do, called in order. Parts that a previous run of the same folder finished are
 //! taken as they are, so an interrupted demo goes on where it stopped.
 
+mod own;
 mod report;
 
 use std::{
@@ -38,14 +39,16 @@ use lavida_train::{evaluation::EvaluationReport, step::StepRecord};
 
 use super::{
     eval::{Benchmark, evaluate},
-    export::export,
+    export::Staged,
     train::{FINISHING, interrupted, open_catalog, train},
 };
 use crate::{
     cli, config,
-    exported::ExportedFile,
+    exported::{ExportedFile, SUMS},
     scoring::{Model, Windowing},
+    stop::stopped_after,
 };
+use own::{EXPORT, OwnFiles, REPORT};
 
 /// Frames of an evaluation window.
 const EVALUATION_FRAMES: usize = 4;
@@ -122,6 +125,8 @@ pub async fn run(args: cli::Demo) -> anyhow::Result<()> {
         n: 0,
     };
     let out = &args.out;
+    let mut own = OwnFiles::open(out)?;
+    own.check()?;
     let run = out.join("run");
     let seed = format!("seed={}", args.seed);
     let overrides = |more: &[String]| -> Vec<String> {
@@ -178,8 +183,7 @@ pub async fn run(args: cli::Demo) -> anyhow::Result<()> {
         let note = match outcome {
             RunOutcome::AlreadyDone { step } => format!("{step} steps, done before"),
             RunOutcome::Ran(outcome) if outcome.stopped => {
-                eprintln!("demo: stopped; the same command goes on from there");
-                return Ok(());
+                return Err(stopped_after(outcome.step).into());
             }
             RunOutcome::Ran(outcome) => format!("{} steps", outcome.step),
         };
@@ -202,11 +206,12 @@ pub async fn run(args: cli::Demo) -> anyhow::Result<()> {
     parts.end("scoring", format!("zero-shot frame AUC {auc:.3}"));
 
     parts.begin("export");
-    let folder = out.join("export");
-    if folder.exists() {
-        std::fs::remove_dir_all(&folder).with_context(|| folder.display().to_string())?;
-    }
-    let exported = export(&model, &folder)?;
+    own.remove_export()?;
+    let staged = Staged::of_trained(&model, &Store::open(&text(&out.join(EXPORT))?)?).await?;
+    let (sums, of) = (staged.sums.clone(), format!("{EXPORT}/{SUMS}"));
+    own.begin(&of, sums.as_bytes())?;
+    let exported = staged.publish().await?;
+    own.end(&of, sums.as_bytes())?;
     parts.end("export", format!("{} files", exported.len()));
 
     parts.begin("write the report");
@@ -227,11 +232,13 @@ pub async fn run(args: cli::Demo) -> anyhow::Result<()> {
     let catalog = open_catalog(&data, &demo.anomaly.settings).await?;
     let page = report::page(&demo, &catalog, &benchmark, &model, VIDEOS_SHOWN).await?;
     let folder = out.join("report");
-    std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
-    super::predict::write(&folder.join("index.html"), page.as_bytes())?;
+    let made = std::fs::create_dir_all(&folder);
+    made.map_err(|error| Error::unwritable(folder.display(), error))?;
     let json = serde_json::to_vec_pretty(&demo.evaluation)?;
-    super::predict::write(&folder.join("evaluation.json"), &json)?;
-    eprintln!("demo: {}", folder.join("index.html").display());
+    for (name, bytes) in REPORT.into_iter().zip([page.as_bytes(), &json]) {
+        own.write(name, bytes)?;
+    }
+    eprintln!("demo: {}", out.join(REPORT[0]).display());
     Ok(())
 }
 

@@ -1,21 +1,25 @@
 //! `lavida export`: merged weights under the reference's parameter names, with what a serving stack needs beside them.
 
 mod serving;
+mod staging;
 
 use std::path::Path;
 
-use anyhow::Context;
 use lavida_data::Error;
 use lavida_model::{
     precision::Precision,
     weights::{Tensors, write_burnpack, write_shards},
 };
+use lavida_store::Store;
 use lavida_terminal::progress::{Busy, Progress, Unit};
 use lavida_train::{
     checkpoint::{CLIP_TOKENIZER, SETTINGS, TOKENIZER},
     settings::{Policy, Settings},
 };
 use serde_json::json;
+
+pub use staging::STAGING;
+use staging::{Staging, free};
 
 use super::predict::write;
 use crate::{
@@ -52,7 +56,8 @@ pub async fn run(args: cli::Export) -> anyhow::Result<()> {
         precision: args.dtype.into(),
         max_shard_bytes: bytes_of(&args.max_shard_size)?,
     };
-    free(&args.out)?;
+    let out = Store::open(&args.out)?;
+    free(&out).await?;
     let model = Model::open(&args.checkpoint, &args.set).await?;
     let carried = model.carried().await?;
     if carried.is_empty() {
@@ -60,26 +65,57 @@ pub async fn run(args: cli::Export) -> anyhow::Result<()> {
             "export: no SAM2 memory: the model was not imported with it, so the reference's classes will report those tensors as missing"
         );
     }
-    for file in export_as(&model, &carried, &args.out, packing)? {
+    let staged = Staged::write(&model, &carried, &out, packing).await?;
+    for file in staged.publish().await? {
         eprintln!("{}  {} ({} bytes)", file.sha256, file.name, file.bytes);
     }
     Ok(())
 }
 
-/// Writes the export of a model that was never imported as one safetensors file in f32.
-pub fn export(model: &Model, out: &Path) -> anyhow::Result<Vec<ExportedFile>> {
-    export_as(model, &Tensors::new(), out, Packing::default())
+/// An export that is whole and does not count yet.
+pub struct Staged {
+    staging: Staging,
+    files: Vec<ExportedFile>,
+    /// What `SHA256SUMS` will say.
+    pub sums: String,
 }
 
-/// Writes the export, with what the model carries; `SHA256SUMS` last, so that a folder without one is no export.
-pub fn export_as(
+impl Staged {
+    /// The export of a model that was never imported as one safetensors file in f32.
+    pub async fn of_trained(model: &Model, out: &Store) -> anyhow::Result<Self> {
+        Self::write(model, &Tensors::new(), out, Packing::default()).await
+    }
+
+    /// Writes the export, with what the model carries, where it does not count.
+    pub async fn write(
+        model: &Model,
+        carried: &Tensors,
+        out: &Store,
+        packing: Packing,
+    ) -> anyhow::Result<Self> {
+        let staging = Staging::begin(out).await?;
+        let (files, sums) = write_files(model, carried, staging.folder(), packing)?;
+        Ok(Self {
+            staging,
+            files,
+            sums,
+        })
+    }
+
+    /// Makes it count, `SHA256SUMS` last, so that a folder without one is no export.
+    pub async fn publish(self) -> anyhow::Result<Vec<ExportedFile>> {
+        self.staging.publish(&self.files).await?;
+        Ok(self.files)
+    }
+}
+
+/// Writes every file of the export into `out`, and says what they are and what their sums say.
+fn write_files(
     model: &Model,
     carried: &Tensors,
     out: &Path,
     packing: Packing,
-) -> anyhow::Result<Vec<ExportedFile>> {
-    free(out)?;
-    std::fs::create_dir_all(out).with_context(|| out.display().to_string())?;
+) -> anyhow::Result<(Vec<ExportedFile>, String)> {
     let weights = model.scorer.model();
     let mut names = match packing.format {
         cli::Format::Burnpack => {
@@ -126,26 +162,17 @@ pub fn export_as(
     let progress = Progress::brief("export: hashing", Unit::Bytes, n_bytes);
     let files = names.iter().map(|name| {
         let on_bytes = |n| progress.add(n);
-        ExportedFile::read(out, name, on_bytes)
-            .with_context(|| out.join(name).display().to_string())
+        ExportedFile::read_with(out, name, on_bytes)
+            .map_err(|e| Error::unreadable(out.join(name).display(), e))
     });
-    let exported = files.collect::<anyhow::Result<Vec<_>>>()?;
+    let exported = files.collect::<Result<Vec<_>, _>>()?;
     // The layout of `sha256sum`, so that `sha256sum -c SHA256SUMS` checks an export.
     let sums: String = exported
         .iter()
         .map(|file| format!("{}  {}\n", file.sha256, file.name))
         .collect();
     write(&out.join(SUMS), sums.as_bytes())?;
-    Ok(exported)
-}
-
-fn free(out: &Path) -> Result<(), Error> {
-    match out.join(SUMS).exists() {
-        true => Err(Error::Exists {
-            what: out.display().to_string(),
-        }),
-        false => Ok(()),
-    }
+    Ok((exported, sums))
 }
 
 fn config(model: &Model) -> serde_json::Value {

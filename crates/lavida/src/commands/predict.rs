@@ -1,8 +1,8 @@
 //! `lavida predict`: one video in, one score a frame out, with pictures of where.
 
-use std::{collections::BTreeSet, path::Path};
+use std::path::Path;
 
-use anyhow::Context;
+use bytes::Bytes;
 use lavida_data::{Error, video::VideoReader};
 use lavida_report::{canvas::Image, overlay::MaskStyle, plot::ScorePlot, sheet::masked_frame};
 use lavida_terminal::progress::{Progress, Unit};
@@ -10,6 +10,7 @@ use serde_json::json;
 
 use crate::{
     cli,
+    outputs::Outputs,
     scoring::{FrameSource, Model, Windowing, categories},
 };
 
@@ -17,6 +18,8 @@ use crate::{
 const PICTURE_SPACING: usize = 40;
 /// Largest picture written, px.
 const PICTURE_PX: u32 = 960;
+/// What is written beside the pictures; the scores last, so that who finds them finds all of it.
+const DOCUMENTS: [&str; 3] = ["scores.svg", "scores.png", "scores.json"];
 
 pub async fn run(args: cli::Predict) -> anyhow::Result<()> {
     let asked = categories(&args.categories)?;
@@ -24,8 +27,14 @@ pub async fn run(args: cli::Predict) -> anyhow::Result<()> {
         return Err(Error::invalid("--interval", "at least 1", "0").into());
     }
     let info = VideoReader::open(&args.video)?.info();
+    let outputs = Outputs::open(&args.out, "predict").await?;
+    let may_be_written = |name: &str| {
+        DOCUMENTS.contains(&name)
+            || frame_of(name).is_some_and(|frame| frame < info.n_frames_expected)
+    };
+    outputs.check_free(may_be_written).await?;
     let model = Model::open(&args.checkpoint, &args.set).await?;
-    std::fs::create_dir_all(&args.out).with_context(|| args.out.display().to_string())?;
+    outputs.try_writing().await?;
     let windowing = Windowing {
         n_frames: model.settings.sampler.n_frames,
         interval: args.interval,
@@ -45,7 +54,8 @@ pub async fn run(args: cli::Predict) -> anyhow::Result<()> {
         .await?;
     drop(progress);
     let fps = info.fps.unwrap_or(lavida_data::video::ASSUMED_FPS);
-    let pictures = write_pictures(&args.video, &args.out, best.chosen())?;
+    let mut files = pictures(&args.video, best.chosen())?;
+    let n_pictures = files.len();
     let seconds = |frame: usize| frame as f64 / fps;
     let document = json!({
         "video": args.video.display().to_string(),
@@ -57,10 +67,6 @@ pub async fn run(args: cli::Predict) -> anyhow::Result<()> {
             json!({ "frame": frame, "time": seconds(frame), "score": score })
         }).collect::<Vec<_>>(),
     });
-    write(
-        &args.out.join("scores.json"),
-        &serde_json::to_vec_pretty(&document)?,
-    )?;
     let plot = ScorePlot {
         title: format!("{}: {}", file_name(&args.video), asked.join(", ")),
         scores,
@@ -70,23 +76,29 @@ pub async fn run(args: cli::Predict) -> anyhow::Result<()> {
         height: 280.0,
         ..ScorePlot::default()
     };
-    write(
-        &args.out.join("scores.svg"),
-        plot.drawing().svg().as_bytes(),
-    )?;
-    write(
-        &args.out.join("scores.png"),
-        &plot.drawing().image(2.0).png(),
-    )?;
+    let documents = [
+        plot.drawing().svg().into_bytes(),
+        plot.drawing().image(2.0).png(),
+        serde_json::to_vec_pretty(&document)?,
+    ];
+    let documents = DOCUMENTS.into_iter().zip(documents);
+    files.extend(documents.map(|(name, bytes)| (name.to_owned(), bytes.into())));
+    outputs.replace(files).await?;
     let highest = plot.highest_frame().unwrap_or_default();
     eprintln!(
         "predict: {n_frames} frames, highest score {:.3} at frame {highest} ({:.2} s); scores.json, scores.svg, scores.png and \
-         {pictures} pictures in {}",
+         {n_pictures} pictures in {}",
         plot.scores.get(highest).copied().unwrap_or(f32::NAN),
         seconds(highest),
-        args.out.display()
+        args.out
     );
     Ok(())
+}
+
+/// The frame of a picture's name.
+fn frame_of(name: &str) -> Option<usize> {
+    let digits = name.strip_prefix("frame-")?.strip_suffix(".png")?;
+    (digits.len() >= 6).then(|| digits.parse().ok())?
 }
 
 /// Masks of the highest scores, at most one every so many frames.
@@ -136,10 +148,10 @@ impl BestMasks {
 }
 
 /// Draws the chosen masks on their frames, in a second pass over the video.
-fn write_pictures(video: &Path, out: &Path, chosen: Vec<ChosenMask>) -> anyhow::Result<usize> {
-    let frames: BTreeSet<usize> = chosen.iter().map(|c| c.frame).collect();
-    let Some(last) = frames.last().copied() else {
-        return Ok(0);
+fn pictures(video: &Path, chosen: Vec<ChosenMask>) -> anyhow::Result<Vec<(String, Bytes)>> {
+    let mut pictures = Vec::with_capacity(chosen.len());
+    let Some(last) = chosen.iter().map(|c| c.frame).max() else {
+        return Ok(pictures);
     };
     let n_frames = last + 1;
     let progress = Progress::brief("predict: pictures", Unit::Each("frame"), n_frames as u64);
@@ -155,9 +167,9 @@ fn write_pictures(video: &Path, out: &Path, chosen: Vec<ChosenMask>) -> anyhow::
         let style = MaskStyle::prediction();
         let picture = masked_frame(&image, &[(&mask, style)], PICTURE_PX, PICTURE_PX);
         let name = format!("frame-{:06}.png", best.frame);
-        write(&out.join(name), &picture.png())?;
+        pictures.push((name, picture.png().into()));
     }
-    Ok(frames.len())
+    Ok(pictures)
 }
 
 /// `[S, S]` logits as a mask of the frame's size, nearest.
@@ -167,15 +179,13 @@ pub fn mask_at(logits: &[f32], side: usize, width: u32, height: u32) -> Vec<bool
     resized.into_iter().map(|logit| logit > 0.0).collect()
 }
 
-/// Writes a file whole or not at all.
+/// Writes a file whole or not at all, by way of one beside it whose name nobody else uses.
 pub fn write(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
-    let partial = path.with_extension("partial");
+    let partial = path.with_file_name(format!(".{}.lavida-partial", file_name(path)));
     let written = std::fs::write(&partial, bytes).and_then(|()| std::fs::rename(&partial, path));
     written.map_err(|e| {
         let _ = std::fs::remove_file(&partial); // what is left of a write that failed anyway
-        let what = path.display().to_string();
-        let reason = e.to_string();
-        anyhow::Error::new(Error::Unavailable { what, reason })
+        anyhow::Error::new(Error::unwritable(path.display(), e))
     })
 }
 

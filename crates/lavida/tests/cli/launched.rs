@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, process::Command};
 use serde_json::Value;
 
 use crate::{
-    process::Process,
+    process::{Process, until},
     support::{World, finish},
 };
 
@@ -112,8 +112,12 @@ fn a_signal_to_every_task_at_once_commits_and_the_same_commands_go_on() {
     first.says("is committed by generation");
     second.terminate();
     first.terminate();
-    first.ends_with(0);
-    second.ends_with(0);
+    // It is a short run: what was under way may have been its last step.
+    until("its end", || first.has_ended().then_some(()));
+    let last = world.join("run/checkpoints/0000000006/manifest.json");
+    let code = if last.exists() { 0 } else { 6 };
+    first.ends_with(code);
+    second.ends_with(code);
 
     let port = free_port();
     let start = |index| Process::start(task(&world, "run", port, index));
@@ -121,6 +125,66 @@ fn a_signal_to_every_task_at_once_commits_and_the_same_commands_go_on() {
     first.ends_with(0);
     second.ends_with(0);
     assert_eq!(ended(&world, "run"), whole);
+}
+
+#[test]
+fn a_run_that_is_stopped_ends_every_process_of_it_with_the_exit_code_of_that() {
+    let world = World::new();
+    let long = [&SETTINGS[..], &["train.steps=100000"]].concat();
+    let port = free_port();
+    let start = |index| {
+        let mut command = task(&world, "launched", port, index);
+        command.args(["--set", "train.steps=100000"]);
+        Process::start(command)
+    };
+    let (mut first, mut second) = (start(0), start(1));
+    first.says("is committed by generation");
+    second.terminate();
+    first.terminate();
+    for task in [&mut first, &mut second] {
+        task.ends_with(6);
+        assert!(task.has_said("lavida: stopped "), "{}", task.said());
+    }
+
+    let mut threads = world.train("threads", &long);
+    threads.args(["--local", "2"]);
+    let mut threads = Process::start(threads);
+    threads.says("step 1/100000");
+    threads.terminate();
+    threads.ends_with(6);
+    assert!(
+        threads.has_said("lavida: stopped after step "),
+        "{}",
+        threads.said()
+    );
+
+    let mut leads = world.train("led", &long);
+    leads
+        .args(["--listen", "127.0.0.1:0"])
+        .env("LAVIDA_COOKIE", "of this test");
+    let mut leads = Process::start(leads);
+    let at = leads.tells("coordinator at ");
+    let at = at.split(';').next().unwrap().to_owned();
+    let join = || {
+        let mut command = world.lavida(&["train", "--join", &at]);
+        command.env("LAVIDA_COOKIE", "of this test");
+        Process::start(command)
+    };
+    let mut leaves = join();
+    leads.says("is committed by generation");
+    let left = leaves.terminate();
+    leaves.ends_with(6);
+    let mut stays = join();
+    let goes_on = leads.says_after(left, "ranks go on from step");
+    leads.says_after(goes_on, "is committed by generation");
+    leads.terminate();
+    leads.ends_with(6);
+    stays.ends_with(6);
+    assert!(
+        stays.has_said("lavida: stopped after step "),
+        "{}",
+        stays.said()
+    );
 }
 
 #[test]

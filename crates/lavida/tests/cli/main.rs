@@ -12,6 +12,8 @@ mod cluster;
 #[cfg(unix)]
 mod credentials;
 mod exporting;
+#[cfg(unix)]
+mod front_door;
 mod import_refused;
 mod importing;
 mod labels;

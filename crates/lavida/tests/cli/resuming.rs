@@ -86,7 +86,7 @@ fn check_interruptions(stage: &str) {
     finish(world.train("again", &settings)).succeeded();
     assert_eq!(ended(&world, "again"), whole);
 
-    // Interrupted: it finishes the step, commits, exits 0.
+    // Interrupted: it finishes the step, commits, and its exit code says that it was stopped.
     let (mut child, mut stderr) = until(world.train("stopped", &settings), "step 1/6");
     let kill = std::process::Command::new("kill")
         .args(["-INT", &child.id().to_string()])
@@ -94,7 +94,7 @@ fn check_interruptions(stage: &str) {
     assert!(kill.unwrap().success());
     let mut said = String::new();
     stderr.read_to_string(&mut said).unwrap();
-    assert_eq!(child.wait().unwrap().code(), Some(0), "{said}");
+    assert_eq!(child.wait().unwrap().code(), Some(6), "{said}");
     assert!(said.contains("stopped after step "), "{said}");
     let step: u64 = {
         let (_, rest) = said.split_once("stopped after step ").unwrap();

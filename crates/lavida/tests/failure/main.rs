@@ -24,6 +24,7 @@ mod damage;
 mod disks;
 mod led;
 mod links;
+mod outputs;
 #[path = "../cli/process.rs"]
 #[allow(dead_code, reason = "what the tests of the commands need beside")]
 mod processes;

@@ -51,10 +51,7 @@ async fn tries(store: &Store, key: &str) -> Result<()> {
 }
 
 fn lacks(store: &Store, key: &str, reason: &str) -> Error {
-    Error::Unavailable {
-        what: store.full(key),
-        reason: reason.to_owned(),
-    }
+    Error::store_unavailable(store.full(key), reason)
 }
 
 #[cfg(test)]

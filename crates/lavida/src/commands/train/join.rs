@@ -8,14 +8,14 @@ use std::{
 use lavida_cluster::{
     collective::engines,
     control::{Join, MemberAction, MemberId, Outcome},
-    shell::{self, MemberHandle, random_id},
+    shell::{self, MemberHandle, host_and_port, random_id},
     training,
 };
 use lavida_data::{Error, Result};
 use lavida_dataflow::telemetry::figures::Figures;
 
 use super::{COOKIE, interrupted, job::Job, metrics, report, security};
-use crate::screen;
+use crate::{screen, stop::stopped_after};
 
 /// Steps of work that a worker asks for at a time.
 const WINDOW: u64 = 8;
@@ -26,12 +26,15 @@ const SLURM_SLOT: &str = "SLURM_LOCALID";
 /// Set where the process that started this one holds its standard input open for as long as it lives.
 pub const PARENT: &str = "LAVIDA_ENDS_WITH_STDIN";
 
-/// Works until the run has ended, or until an interrupt: then it leaves, and nothing comes back.
+/// Works until the run has ended, or until an interrupt: then it leaves.
+///
+/// # Errors
+/// [`Error::Stopped`] when it left, or the run was stopped before its last step.
 pub async fn run(
     address: &str,
     certificates: Option<&Path>,
     metrics_at: Option<SocketAddr>,
-) -> anyhow::Result<Option<Outcome>> {
+) -> anyhow::Result<Outcome> {
     let has_parent = std::env::var_os(PARENT).is_some();
     if has_parent {
         std::thread::spawn(end_with_stdin);
@@ -60,12 +63,12 @@ pub async fn run(
     let mut stop = std::pin::pin!(stop);
     let job = tokio::select! {
         job = job(&mut member) => job?,
-        () = &mut stop => return Ok(left(member).await?),
+        () = &mut stop => return Err(left(member).await.into()),
     };
     let (job, run_id) = Job::read(&job)?;
     let mut run = tokio::select! {
         run = job.prepare() => run?,
-        () = &mut stop => return Ok(left(member).await?),
+        () = &mut stop => return Err(left(member).await.into()),
     };
     run.figures = figures;
     run.quiet = has_parent; // it shows the run itself
@@ -79,15 +82,22 @@ pub async fn run(
     member.teller().join(asks).await;
     let steps = run.settings.train.steps;
     let outcome = training::train(run, member, stop).await?;
-    if !has_parent {
-        report(&outcome, steps, &job.out)?;
+    match (&outcome, has_parent) {
+        (Outcome::Stopped { step }, _) if *step < steps => Err(stopped_after(*step).into()),
+        (_, true) => Ok(outcome), // its parent says how the run ended
+        (_, false) => report(&outcome, steps, &job.out).map(|()| outcome),
     }
-    Ok(Some(outcome))
 }
 
-async fn left(member: MemberHandle) -> Result<Option<Outcome>> {
-    member.leave().await?;
-    Ok(None)
+/// Leaves before anything was done.
+async fn left(member: MemberHandle) -> Error {
+    match member.leave().await {
+        Ok(()) => Error::Stopped {
+            until: "before it took part in the run".to_owned(),
+            next: "the same command joins again".to_owned(),
+        },
+        Err(error) => error,
+    }
 }
 
 /// What the coordinator says that the run is.
@@ -109,11 +119,13 @@ const ELSEWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2
 
 /// The address of this machine that the coordinator's network reaches. Nothing is sent.
 fn own_address_towards(coordinator: &str) -> Result<String> {
-    let unusable =
-        |e: std::io::Error| Error::invalid("--join", "HOST:PORT", format!("{coordinator} ({e})"));
-    let mut addresses = coordinator.to_socket_addrs().map_err(unusable)?;
+    host_and_port(coordinator)?;
+    // A name that is not known yet may be soon: a pod's is when the pod is ready.
+    let what = || format!("coordinator at {coordinator}");
+    let unreachable = |e: std::io::Error| Error::unreachable(what(), e);
+    let mut addresses = coordinator.to_socket_addrs().map_err(unreachable)?;
     let address = addresses.next();
-    let address = address.ok_or_else(|| Error::invalid("--join", "HOST:PORT", coordinator))?;
+    let address = address.ok_or_else(|| Error::unreachable(what(), "its name has no address"))?;
     let any = if address.is_ipv4() {
         "0.0.0.0:0"
     } else {
@@ -124,7 +136,7 @@ fn own_address_towards(coordinator: &str) -> Result<String> {
         socket.connect(address)?;
         std::io::Result::Ok(socket.local_addr()?.ip())
     };
-    let own = towards(any, address).map_err(unusable)?;
+    let own = towards(any, address).map_err(unreachable)?;
     // The coordinator's own machine may know its name as a loopback address, which is of no use to the others.
     let is_name =
         coordinator.parse::<SocketAddr>().is_err() && !coordinator.starts_with("localhost:");

@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 
 use super::{
     COOKIE, interrupted, is_complete, join, lead,
-    processes::{self, PARTING, Workers, own_folder},
+    processes::{self, Ended, PARTING, Workers, own_folder},
     report,
     scheduler::{Place, Scheduler},
     security,
@@ -47,7 +47,7 @@ pub async fn run(
             outcome = joined => outcome?,
             complete = until_complete(out, steps, &place.coordinator) => return complete,
         };
-        return again_unless_complete(outcome.as_ref());
+        return again_unless_complete(&outcome);
     }
     let slot = join::slot()?;
     let workers = Workers {
@@ -67,10 +67,18 @@ pub async fn run(
         let heard = tokio::spawn(interrupted("the coordinator commits and ends the run"));
         let ended = tokio::select! {
             ended = workers.keep() => ended,
-            complete = until_complete(out, steps, &place.coordinator) => complete,
+            complete = until_complete(out, steps, &place.coordinator) => complete.map(|()| Ended::Done),
         };
         heard.abort();
-        return ended;
+        return match ended? {
+            Ended::Done => Ok(()),
+            Ended::Stopped => Err(Error::Stopped {
+                until: "with the run".to_owned(),
+                next: "the same command in every task goes on from its newest checkpoint"
+                    .to_owned(),
+            }
+            .into()),
+        };
     }
     let cluster = &mut loaded.settings.cluster;
     if let (0, Some(n)) = (cluster.workers, place.n_tasks) {
@@ -83,7 +91,7 @@ pub async fn run(
         Scheduler::Slurm => report(&outcome, steps, out),
         Scheduler::Kubernetes => {
             report(&outcome, steps, out)?;
-            again_unless_complete(Some(&outcome))
+            again_unless_complete(&outcome)
         }
     }
 }
@@ -115,9 +123,9 @@ async fn until_complete(out: &str, steps: u64, coordinator: &str) -> anyhow::Res
 }
 
 /// A pod that ends well is not started again, so one of a run that goes on must not.
-fn again_unless_complete(outcome: Option<&Outcome>) -> anyhow::Result<()> {
+fn again_unless_complete(outcome: &Outcome) -> anyhow::Result<()> {
     match outcome {
-        Some(Outcome::Completed) => Ok(()),
+        Outcome::Completed => Ok(()),
         _ => anyhow::bail!("the run is not complete: this pod is to be started again"),
     }
 }

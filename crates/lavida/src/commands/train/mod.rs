@@ -28,7 +28,8 @@ use lavida_train::settings::Settings;
 pub use mixture::{described, open_catalog};
 pub use processes::WorkerFailed;
 
-use crate::{cli, config, exported::Exported, screen};
+pub use crate::stop::interrupted;
+use crate::{cli, config, exported::Exported, screen, stop::stopped_after};
 
 pub async fn run(args: cli::Train) -> anyhow::Result<()> {
     if let Some(address) = &args.join {
@@ -64,10 +65,9 @@ pub async fn run(args: cli::Train) -> anyhow::Result<()> {
         RunOutcome::AlreadyDone { step } => {
             eprintln!("train: {out} is already at step {step}, nothing to do");
         }
-        RunOutcome::Ran(outcome) if outcome.stopped => eprintln!(
-            "train: stopped after step {}; the same command goes on from there",
-            outcome.step
-        ),
+        RunOutcome::Ran(outcome) if outcome.stopped => {
+            return Err(stopped_after(outcome.step).into());
+        }
         RunOutcome::Ran(outcome) => {
             let loss = outcome.last.map_or(f32::NAN, |last| last.losses.loss);
             eprintln!(
@@ -158,20 +158,17 @@ fn security(certificates: Option<&Path>, or: impl FnOnce() -> Result<String>) ->
     }
 }
 
-/// What became of a run that a coordinator led.
+/// What became of a run that a coordinator led; one that was stopped before its last step is an error with its own exit code.
 fn report(outcome: &Outcome, steps: u64, out: &str) -> anyhow::Result<()> {
     match outcome {
-        Outcome::Completed => eprintln!("train: done, step {steps}, in {out}"),
-        Outcome::Stopped { step } => {
-            eprintln!("train: stopped after step {step}; the same command goes on from there");
+        Outcome::Stopped { step } if *step < steps => return Err(stopped_after(*step).into()),
+        Outcome::Completed | Outcome::Stopped { .. } => {
+            eprintln!("train: done, step {steps}, in {out}");
         }
         Outcome::NoneWhole { found } => {
             return Err(Error::corrupt(out, "a checkpoint that is whole", found).into());
         }
-        Outcome::StoreLost { .. } => {
-            let (what, reason) = (out.to_owned(), outcome.to_string());
-            return Err(Error::Unavailable { what, reason }.into());
-        }
+        Outcome::StoreLost { .. } => return Err(Error::store_unavailable(out, outcome).into()),
         outcome => anyhow::bail!("{out}: {outcome}"),
     }
     Ok(())
@@ -179,28 +176,3 @@ fn report(outcome: &Outcome, steps: u64, out: &str) -> anyhow::Result<()> {
 
 /// What a run by itself does at the first interrupt.
 pub const FINISHING: &str = "finishing the step and committing";
-
-/// Resolves at the first Ctrl-C (or SIGTERM), saying what is done about it; a second one ends the process at once.
-pub async fn interrupted(what: &str) {
-    wait_for_signal().await;
-    screen::line(&format!("train: {what}; interrupt again to quit at once"));
-    tokio::spawn(async {
-        wait_for_signal().await;
-        std::process::exit(130);
-    });
-}
-
-async fn wait_for_signal() {
-    #[cfg(unix)]
-    {
-        use tokio::signal::unix::{SignalKind, signal};
-        if let Ok(mut terminated) = signal(SignalKind::terminate()) {
-            tokio::select! {
-                _ = tokio::signal::ctrl_c() => {}
-                _ = terminated.recv() => {}
-            }
-            return;
-        }
-    }
-    let _ = tokio::signal::ctrl_c().await; // without signals there is nothing to wait for
-}

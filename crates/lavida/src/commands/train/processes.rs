@@ -14,6 +14,7 @@ use lavida_cluster::{
     shell::{CoordinatorHandle, Security, random_cookie},
     training::cuda_device,
 };
+use lavida_data::Error;
 use lavida_dataflow::worker::Worker;
 use lavida_train::settings::Settings;
 use tokio::process::{Child, Command};
@@ -28,6 +29,15 @@ const PAUSE: Duration = Duration::from_secs(1);
 const VISIBLE_GPUS: &str = "CUDA_VISIBLE_DEVICES";
 /// How long workers have to end once their run has.
 pub const PARTING: Duration = Duration::from_secs(30);
+
+/// How workers ended that had nothing to complain of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// With their run.
+    Done,
+    /// One at least because its run was stopped.
+    Stopped,
+}
 
 /// A worker ended by itself before its run did.
 #[derive(Debug)]
@@ -72,8 +82,9 @@ impl Workers {
     /// Keeps all of them at work until each has ended well.
     ///
     /// # Errors
-    /// [`WorkerFailed`] when one ends with another exit code than 0.
-    pub async fn keep(self) -> anyhow::Result<()> {
+    /// [`WorkerFailed`] when one ends with another exit code than those of a run that is done or stopped.
+    pub async fn keep(self) -> anyhow::Result<Ended> {
+        let mut all = Ended::Done;
         let mut workers = tokio::task::JoinSet::new();
         for slot in self.first_slot..self.first_slot + self.n {
             workers.spawn(ended(slot, self.start(slot)?));
@@ -83,6 +94,7 @@ impl Workers {
             let status = status?;
             match status.code() {
                 Some(0) => {} // the run has ended
+                Some(code) if code == i32::from(Error::STOPPED) => all = Ended::Stopped,
                 Some(code) => {
                     let code = u8::try_from(code).unwrap_or(1);
                     return Err(WorkerFailed { slot, code }.into());
@@ -102,7 +114,7 @@ impl Workers {
                 }
             }
         }
-        Ok(())
+        Ok(all)
     }
 
     fn start(&self, slot: usize) -> std::io::Result<Child> {
