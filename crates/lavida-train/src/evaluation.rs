@@ -33,6 +33,8 @@ pub struct VideoScores {
 pub struct PixelScores {
     /// Pixels of a frame.
     pub n_pixels: usize,
+    /// Whether a mask says where an anomaly is; without one the video is normal throughout.
+    pub has_masks: bool,
     /// ŷ^p.
     pub scores: Vec<f32>,
     /// y^p.
@@ -74,6 +76,8 @@ pub struct EvaluationReport {
     pub pixel_auc: Option<f64>,
     /// Videos whose pixels are labelled: the pixel figures are over these.
     pub pixel_videos: usize,
+    /// Those of them with a mask of an anomaly; the others are normal throughout.
+    pub mask_videos: usize,
     /// Area over the pixels of anomalous objects against those of other objects.
     pub target_vs_others_pixel_auc: Option<f64>,
     /// Frame AUC with each video's true category swapped for an absent one: 0.5 when the text steers.
@@ -95,8 +99,8 @@ pub struct VideoReport {
     pub anomalous_frames: usize,
     /// Area under its own ROC curve; null unless both labels occur.
     pub frame_auc: Option<f64>,
-    /// Mean score of its frames.
-    pub mean_score: f64,
+    /// Mean score of its frames; null where none is scored.
+    pub mean_score: Option<f64>,
 }
 
 /// How a benchmark is scored.
@@ -127,9 +131,10 @@ impl EvaluationReport {
         let swapped = pooled(videos, pads, |v| v.swapped_scores.as_deref());
         let mut pixels = Ranking::default();
         let mut objects = Ranking::default();
-        let mut pixel_videos = 0;
+        let (mut pixel_videos, mut mask_videos) = (0, 0);
         for video in videos.iter().filter_map(|video| video.pixels.as_ref()) {
             pixel_videos += 1;
+            mask_videos += usize::from(video.has_masks);
             pixels.extend(&video.scores, &video.labels);
             if let Some((scores, labels)) = video.on_objects() {
                 objects.extend(&scores, &labels);
@@ -144,6 +149,7 @@ impl EvaluationReport {
             video_auc: (!aucs.is_empty()).then(|| aucs.iter().sum::<f64>() / aucs.len() as f64),
             pixel_auc: pixels.auc(),
             pixel_videos,
+            mask_videos,
             target_vs_others_pixel_auc: objects.auc(),
             swapped_frame_auc: swapped.auc(),
             settings,
@@ -169,6 +175,7 @@ fn pooled(videos: &[VideoScores], pads: bool, pick: fn(&VideoScores) -> Option<&
 impl VideoReport {
     fn new(video: &VideoScores, pads: bool) -> Self {
         let n = video.frame_scores.len();
+        let sum: f64 = video.frame_scores.iter().map(|s| f64::from(*s)).sum();
         let (scores, labels) = match pads {
             true => padded(&video.frame_scores, &video.frame_labels),
             false => (video.frame_scores.clone(), video.frame_labels.clone()),
@@ -178,12 +185,7 @@ impl VideoReport {
             frames: n,
             anomalous_frames: video.frame_labels.iter().filter(|l| **l).count(),
             frame_auc: auc(&scores, &labels),
-            mean_score: video
-                .frame_scores
-                .iter()
-                .map(|s| f64::from(*s))
-                .sum::<f64>()
-                / n.max(1) as f64,
+            mean_score: (n > 0).then(|| sum / n as f64),
         }
     }
 }
@@ -212,6 +214,7 @@ mod tests {
             swapped_scores: Some(vec![0.0, 0.0]),
             pixels: Some(PixelScores {
                 n_pixels: 2,
+                has_masks: true,
                 scores: vec![0.1, 0.2, 0.9, 0.3],
                 labels: vec![true, false, false, false],
                 other_objects: Some(vec![false, true, false, false]),

@@ -59,6 +59,73 @@ fn words(line: &str) -> Vec<String> {
     words
 }
 
+/// clap looks at a command only when it is asked for: an argument that is there twice is found here, not by a user.
+#[test]
+fn every_command_is_sound() {
+    Cli::command().debug_assert();
+}
+
+/// Options of a form such as `--set section.key=value`.
+fn options(form: &str) -> impl Iterator<Item = &str> {
+    let words = form.split(|c: char| !c.is_ascii_alphanumeric() && c != '-');
+    words.filter_map(|word| word.strip_prefix("--"))
+}
+
+#[track_caller]
+fn check_form(form: &str, mut command: &clap::Command) {
+    let mut words = form.split_whitespace().skip(1);
+    while let Some(inner) = words.next().and_then(|name| command.find_subcommand(name)) {
+        command = inner;
+    }
+    for option in options(form) {
+        let mut known = command.get_arguments().filter_map(|arg| arg.get_long());
+        assert!(known.any(|long| long == option), "{form}: no --{option}");
+    }
+}
+
+#[test]
+fn a_synopsis_names_only_options_that_the_command_has() {
+    let (ours, datasets) = (Cli::command(), lavida_dataset_builder::cli::Cli::command());
+    let sources = datasets.find_subcommand("build").unwrap().get_subcommands();
+    let sources: Vec<&str> = sources.map(clap::Command::get_name).collect();
+    for (page, at_least) in [
+        ("docs/ARCHITECTURE.md", 16),
+        ("docs/checkpoint-format.md", 2),
+        ("cluster/README.md", 2),
+    ] {
+        let text = read(page);
+        let mut n_forms = 0;
+        for block in text.split("<!-- synopsis -->\n```text\n").skip(1) {
+            let (block, _) = block.split_once("```").unwrap();
+            let block = block.replace("\n   ", " "); // a form may go on below
+            for line in block.lines() {
+                let program = line.split_whitespace().next().unwrap();
+                for form in line.split(" · ") {
+                    let form = form.trim_start_matches(program).trim_start();
+                    let (names, rest) = form.split_once(' ').unwrap();
+                    let command = if program == "lavida" {
+                        &ours
+                    } else {
+                        &datasets
+                    };
+                    for name in names.split('|') {
+                        let form = format!("{program} {name} {rest}");
+                        match rest.starts_with("SOURCE") {
+                            true => sources.iter().for_each(|source| {
+                                check_form(&form.replace("SOURCE", source), command);
+                            }),
+                            false => check_form(&form, command),
+                        }
+                        assert!(command.find_subcommand(name).is_some(), "{page}: {form}");
+                        n_forms += 1;
+                    }
+                }
+            }
+        }
+        assert!(n_forms >= at_least, "{page}: only {n_forms} forms");
+    }
+}
+
 #[test]
 fn every_command_of_the_pages_and_scripts_parses() {
     for (path, at_least) in [

@@ -284,6 +284,7 @@ fn labelled_pixels(
     }
     Ok(PixelScores {
         n_pixels,
+        has_masks: masks.iter().any(|(_, is_anomaly, _)| *is_anomaly),
         scores: vec![0.0; n_frames * n_pixels],
         labels,
         other_objects: others,
@@ -351,23 +352,33 @@ fn keep_scored(scores: &mut VideoScores, scored: &[bool]) {
     }
 }
 
+/// What the pixel figures are over, where that is not simply all videos.
+fn pixels_of(report: &EvaluationReport) -> String {
+    let (all, known, masked) = (report.videos, report.pixel_videos, report.mask_videos);
+    if known == 0 {
+        return " (only frames are labelled)".to_owned();
+    }
+    if masked == all {
+        return String::new();
+    }
+    let mut text = format!(" (over {known} of {all} videos: {masked} with masks");
+    if known > masked {
+        text += &format!(", {} normal throughout", known - masked);
+    }
+    if all > known {
+        text += "; of the others only frames are labelled";
+    }
+    text + ")"
+}
+
 fn table(report: &EvaluationReport) -> String {
     let figure = |value: Option<f64>| value.map_or("–".to_owned(), |v| format!("{:.4}", v));
-    let of_pixels = match report.pixel_videos {
-        0 => " (only frames are labelled)".to_owned(),
-        n if n < report.videos => {
-            format!(
-                " (over {n} of {} videos; of the others only frames are labelled)",
-                report.videos
-            )
-        }
-        _ => String::new(),
-    };
+    let pixels_of = pixels_of(report);
     let rows = [
         ("frame AUC", figure(report.frame_auc)),
         ("frame AP", figure(report.frame_ap)),
         ("video AUC", figure(report.video_auc)),
-        (&format!("pixel AUC{of_pixels}"), figure(report.pixel_auc)),
+        (&format!("pixel AUC{pixels_of}"), figure(report.pixel_auc)),
         (
             "pixel AUC, target against other objects",
             figure(report.target_vs_others_pixel_auc),

@@ -91,12 +91,17 @@ fn where_only_frames_are_labelled_there_are_frame_figures_and_no_pixel_figures()
         (&none["frames"], &none["frame_auc"]),
         (&0.into(), &Value::Null)
     );
+    assert!(none["per_video"][0]["mean_score"].is_null(), "{none}");
 }
 
 #[test]
 fn pixel_figures_are_over_the_videos_with_masks_and_say_so() {
     let world = World::new();
     world.trained();
+    let is_said = |data: &str, words: &str| {
+        let said = table(&world, data);
+        assert!(said.contains(words), "no {words:?} in: {said}");
+    };
     let one = rebuild(&world, "one", |clip| is_first(&clip).then_some(clip));
     let mixed = rebuild(&world, "mixed", |clip| {
         Some(if is_first(&clip) {
@@ -117,9 +122,22 @@ fn pixel_figures_are_over_the_videos_with_masks_and_say_so() {
         }
         assert_eq!((&one["videos"], &mixed["videos"]), (&1.into(), &2.into()));
     }
-    let said = table(&world, &mixed);
-    assert!(said.contains("pixel AUC (over 1 of 2 videos;"), "{said}");
-    assert!(!table(&world, &one).contains("only frames"), "{said}");
+    is_said(&one, "pixel AUC\n");
+    is_said(
+        &mixed,
+        "pixel AUC (over 1 of 2 videos: 1 with masks; of the others only frames are labelled)",
+    );
+    let beside_normal = rebuild(&world, "beside-normal", |mut clip| {
+        if !is_first(&clip) {
+            clip.objects.clear();
+            clip.frame_labels = Some(vec![false; clip.frames.len()]);
+        }
+        Some(clip)
+    });
+    is_said(
+        &beside_normal,
+        "pixel AUC (over 2 of 2 videos: 1 with masks, 1 normal throughout)",
+    );
 }
 
 #[test]
