@@ -207,7 +207,7 @@ fn a_closed_pipe_is_quiet_and_a_full_disk_names_standard_output() {
     *again.last_mut().expect("--out") = &other;
     let status = std::process::Command::new(env!("CARGO_BIN_EXE_lavida-dataset"))
         .args(&again)
-        .env("RUST_LOG", "trace")
+        .env("LAVIDA_LOG", "trace")
         .stderr(writer)
         .status();
     assert_eq!(status.expect("runs").code(), Some(0));
