@@ -12,17 +12,28 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("lavida-store", &[]),
     ("lavida-data", &["lavida-store"]),
     ("lavida-report", &[]),
+    ("lavida-terminal", &["lavida-store"]),
     ("lavida-kernels", &[]),
     ("lavida-model", &["lavida-kernels"]),
     ("lavida-train", &["lavida-model", "lavida-data"]),
     (
         "lavida-dataflow",
-        &["lavida-train", "lavida-data", "lavida-store"],
+        &[
+            "lavida-train",
+            "lavida-data",
+            "lavida-store",
+            "lavida-terminal",
+        ],
     ),
     ("lavida-cluster", &["lavida-dataflow", "lavida-store"]),
     (
         "lavida-dataset-builder",
-        &["lavida-data", "lavida-store", "lavida-report"],
+        &[
+            "lavida-data",
+            "lavida-store",
+            "lavida-report",
+            "lavida-terminal",
+        ],
     ),
     (
         "lavida",
@@ -30,6 +41,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "lavida-store",
             "lavida-data",
             "lavida-report",
+            "lavida-terminal",
             "lavida-kernels",
             "lavida-model",
             "lavida-train",
@@ -66,7 +78,10 @@ const ROOMS: &[(&str, &[&str])] = &[
         ],
     ),
     ("ractor", &["lavida-dataflow", "lavida-cluster"]),
-    ("clap", &["lavida", "lavida-dataset-builder"]),
+    (
+        "clap",
+        &["lavida", "lavida-dataset-builder", "lavida-terminal"],
+    ),
     ("object_store", &["lavida-store"]),
 ];
 

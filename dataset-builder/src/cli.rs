@@ -1,23 +1,27 @@
 //! The command line of `lavida-dataset`.
 //!
 //! Results go to standard output (one JSON document and nothing else with `--json`), progress and warnings to standard
-//! error. Exit codes: 0 done, 1 failed, 2 bad arguments or input layout, 3 data damaged, 4 store unreachable, 6 stopped.
+//! error. Exit codes: [`lavida_store::EXIT_CODES`].
 
-use std::io::IsTerminal;
+mod help;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use lavida_data::dataset::Dataset;
 use lavida_data::shard::remove_unfinished;
 use lavida_store::{Error, Result, Store};
+use lavida_terminal::generate::{self, CompletionsArgs, ManArgs};
+use lavida_terminal::progress::{Progress, Unit};
+use lavida_terminal::{log, screen};
 use serde::Serialize;
 
 use crate::build::{BuildEvent, BuildRequest, BuildSummary, build};
 use crate::output::{command_line, local_path, print, words};
 use crate::preview::{PreviewSettings, preview};
-use crate::progress::Progress;
+use crate::progress::BuildView;
 use crate::sources::{
     Ade20kArgs, CityscapesArgs, CocoArgs, CocoPanopticArgs, DavisArgs, MapillaryArgs, MevisArgs,
     RefVideosArgs, ShanghaitechArgs, SourceSpec, UcsdPedArgs, YoutubeVosArgs,
@@ -25,23 +29,19 @@ use crate::sources::{
 use crate::stats::stats;
 use crate::synth::{WorldSettings, render};
 
-/// As `docs/ARCHITECTURE.md` has them.
-const EXIT_CODES: &str = "\
-Exit codes:
-  0    done
-  1    failed
-  2    bad arguments or input; an output that is taken
-  3    data damaged
-  4    a store or file cannot be reached or written
-  6    build stopped before its end (Ctrl-C, SIGTERM); --resume goes on
-  130  interrupted again while it obeyed";
-
 /// A file that is read stays where it is; nothing waits longer than this for a reader when the process ends.
 const LAST_THREADS: Duration = Duration::from_secs(1);
 
 /// Source datasets to pseudo-anomaly shards.
 #[derive(Debug, Parser)]
-#[command(name = "lavida-dataset", version, about, max_term_width = 100, after_help = EXIT_CODES)]
+#[command(
+    name = "lavida-dataset",
+    version,
+    long_version = help::long_version(),
+    about,
+    max_term_width = 100,
+    after_long_help = help::of_program()
+)]
 pub struct Cli {
     /// What to do
     #[command(subcommand)]
@@ -52,7 +52,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Turn a source dataset into shards and a manifest, committed last
-    #[command(subcommand)]
+    #[command(subcommand, after_help = help::build())]
     Build(BuildCommand),
     /// Read a built dataset whole and check every hash, row and mask
     Verify(VerifyArgs),
@@ -62,6 +62,10 @@ pub enum Command {
     Preview(PreviewArgs),
     /// Render a small synthetic world in the layouts of the source datasets
     Synth(SynthArgs),
+    /// Print the script that has a shell complete this program's commands and options
+    Completions(CompletionsArgs),
+    /// Write man pages, one a command
+    Man(ManArgs),
 }
 
 /// Which source dataset.
@@ -179,42 +183,27 @@ pub struct SynthArgs {
 
 /// The program: reads the command line and runs it to its exit code; errors are printed to standard error.
 pub fn main() -> ExitCode {
-    match command_line::<Cli>() {
-        Ok(Some(cli)) => run(cli),
-        Ok(None) => ExitCode::SUCCESS,
-        Err(error) => failed(&error),
-    }
-}
-
-fn failed(error: &Error) -> ExitCode {
-    eprintln!("error: {error}");
-    ExitCode::from(error.exit_code())
-}
-
-fn run(cli: Cli) -> ExitCode {
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
-    let logs = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .log_internal_errors(false) // it would say so on the standard error that is closed, and panic
-        .with_writer(std::io::stderr);
-    let _ = logs.try_init(); // a caller that logs already keeps its own
-    let runtime = match tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-    {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            eprintln!("error: no runtime: {error}");
-            return ExitCode::FAILURE;
-        }
-    };
-    let done = runtime.block_on(Box::pin(execute(cli.command)));
-    runtime.shutdown_timeout(LAST_THREADS);
-    match done {
+    let ended = command_line::<Cli>().and_then(|cli| match cli {
+        Some(cli) => log::start("warn").and_then(|()| in_runtime(cli.command)),
+        None => Ok(()),
+    });
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => failed(&error),
+        Err(error) => {
+            screen::line(&format!("lavida-dataset: {error}"));
+            ExitCode::from(error.exit_code())
+        }
     }
+}
+
+fn in_runtime(command: Command) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build();
+    let runtime = runtime.map_err(|error| Error::Internal(format!("no runtime: {error}")))?;
+    let ended = runtime.block_on(Box::pin(execute(command)));
+    runtime.shutdown_timeout(LAST_THREADS);
+    ended
 }
 
 async fn execute(command: Command) -> Result<()> {
@@ -226,7 +215,10 @@ async fn execute(command: Command) -> Result<()> {
         Command::Verify(args) => verify_command(&args).await,
         Command::Stats(args) => {
             let dataset = Dataset::open(&Store::open(&args.uri)?).await?;
-            let stats = stats(&dataset).await?;
+            let progress =
+                Progress::brief("stats", Unit::Each("sample"), dataset.manifest().samples);
+            let stats = stats(&dataset, |n_samples| progress.set(n_samples)).await?;
+            drop(progress);
             if args.json {
                 print_json(&stats)
             } else {
@@ -239,11 +231,19 @@ async fn execute(command: Command) -> Result<()> {
                 n_samples: usize::from(args.samples),
                 ..PreviewSettings::default()
             };
-            let picture = preview(&dataset, &settings).await?;
+            let progress = Progress::brief("preview", Unit::Each("sample"), args.samples.into());
+            let picture = preview(&dataset, &settings, |n_tiles| progress.set(n_tiles)).await?;
+            drop(progress);
             write_file(&args.out, &picture.png())?;
             print(&format!("{}\n", args.out.display()))
         }
         Command::Synth(args) => synth_command(&args),
+        Command::Completions(args) => print(&generate::completions(Cli::command(), args.shell)),
+        Command::Man(args) => {
+            let n_pages = generate::man(Cli::command(), &args.out)?;
+            screen::line(&format!("man: {n_pages} pages in {}", args.out.display()));
+            Ok(())
+        }
     }
 }
 
@@ -275,13 +275,13 @@ async fn build_command(source: SourceSpec, args: &BuildArgs) -> Result<()> {
     if let Some(jobs) = args.jobs {
         request.jobs = usize::from(jobs);
     }
-    let progress = Progress::new(std::io::stderr().is_terminal());
-    let show = |event: BuildEvent<'_>| progress.show(event);
+    let view = BuildView::default();
+    let show = |event: BuildEvent<'_>| view.show(event);
     let built = tokio::select! {
         built = build(&request, &show) => built,
         () = interrupted() => Err(stopped(&request).await),
     };
-    progress.finish();
+    drop(view);
     let summary = built?;
     words(&Report(&summary).to_string());
     if args.json {
@@ -329,16 +329,13 @@ async fn stopped(request: &BuildRequest) -> Error {
 }
 
 fn synth_command(args: &SynthArgs) -> Result<()> {
-    let progress = Progress::new(std::io::stderr().is_terminal());
-    let rendered = render(
-        &args.out,
-        args.seed,
-        &WorldSettings::default(),
-        |n_frames, total| {
-            progress.show_count("frames rendered", n_frames, total);
-        },
-    );
-    progress.finish();
+    let progress = Progress::new("synth", Unit::Each("frame"), 0);
+    let world = WorldSettings::default();
+    let rendered = render(&args.out, args.seed, &world, |n_frames, total| {
+        progress.set_total(total as u64);
+        progress.set(n_frames as u64);
+    });
+    drop(progress);
     let summary = rendered?;
     for (name, set) in &summary.sets {
         let bytes = indicatif::HumanBytes(set.bytes);
@@ -357,14 +354,9 @@ fn synth_command(args: &SynthArgs) -> Result<()> {
 async fn verify_command(args: &VerifyArgs) -> Result<()> {
     let dataset = Dataset::open(&Store::open(&args.uri)?).await?;
     let manifest = dataset.manifest();
-    let progress = Progress::new(std::io::stderr().is_terminal());
-    let (mib, total_mib) = (
-        |n_bytes: u64| (n_bytes >> 20) as usize,
-        (manifest.bytes >> 20) as usize,
-    );
-    let show = |n_bytes| progress.show_count("MiB checked", mib(n_bytes), total_mib);
-    let verified = dataset.verify_with(show).await;
-    progress.finish();
+    let progress = Progress::new("verify", Unit::Bytes, manifest.bytes);
+    let verified = dataset.verify_with(|n_bytes| progress.set(n_bytes)).await;
+    drop(progress);
     let report = verified?;
     for key in &report.leftovers {
         eprintln!("not part of the dataset, left by an unfinished build: {key}");

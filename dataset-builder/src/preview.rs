@@ -51,12 +51,16 @@ const COLORS: [(&str, Rgb); 8] = [
 
 const HARMLESS: Rgb = [150, 160, 175];
 
-/// Draws the sheet.
+/// Draws the sheet; `on_tile` is told how many samples are drawn.
 ///
 /// # Errors
 ///
 /// Those of reading rows, and [`Error::Corrupt`] for a frame that does not decode.
-pub async fn preview(dataset: &Dataset, settings: &PreviewSettings) -> Result<Image> {
+pub async fn preview(
+    dataset: &Dataset,
+    settings: &PreviewSettings,
+    mut on_tile: impl FnMut(u64),
+) -> Result<Image> {
     let manifest = dataset.manifest();
     let n_samples = settings
         .n_samples
@@ -91,6 +95,7 @@ pub async fn preview(dataset: &Dataset, settings: &PreviewSettings) -> Result<Im
         let clips = dataset.read_row_group(shard_idx, group_idx).await?;
         for row in rows {
             tiles.push(tile(&clips[row], settings)?);
+            on_tile(tiles.len() as u64);
         }
     }
     Ok(ContactSheet {

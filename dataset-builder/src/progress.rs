@@ -1,91 +1,57 @@
-//! A build's progress on standard error: a bar on a terminal, a line every tenth otherwise.
+//! A build's progress on standard error.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
-use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::HumanBytes;
+use lavida_terminal::{
+    progress::{Progress, Unit},
+    screen,
+};
 
 use crate::build::{BuildEvent, BuildProgress};
 
-/// Shows [`BuildEvent`]s.
-pub struct Progress {
-    bar: Option<ProgressBar>,
-    n_units: AtomicUsize,
+/// Shows the [`BuildEvent`]s of one build; gone from the screen when it is dropped.
+#[derive(Default)]
+pub struct BuildView(Mutex<Shown>);
+
+#[derive(Default)]
+struct Shown {
+    dataset: String,
+    n_units: u64,
+    /// From the first unit on: a resumed build begins in the middle.
+    progress: Option<Progress>,
 }
 
-impl Progress {
-    /// A bar when standard error is a terminal, lines when it is not.
-    pub fn new(is_terminal: bool) -> Self {
-        let bar = || {
-            let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
-            let style =
-                ProgressStyle::with_template("{prefix} {wide_bar} {pos}/{len}  {msg}  {eta} left");
-            bar.with_style(style.expect("the template is well formed"))
-        };
-        Self {
-            bar: is_terminal.then(bar),
-            n_units: AtomicUsize::new(0),
-        }
-    }
-
+impl BuildView {
     /// Shows one event.
     pub fn show(&self, event: BuildEvent<'_>) {
-        match (event, &self.bar) {
-            (BuildEvent::Removed(removed), _) => {
-                self.line(&format!("of an interrupted build: {removed} removed"));
+        let mut shown = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match event {
+            BuildEvent::Removed(removed) => {
+                screen::line(&format!("of an interrupted build: {removed} removed"));
             }
-            (BuildEvent::Opened { dataset, n_units }, Some(bar)) => {
-                bar.set_prefix(dataset.to_owned());
-                bar.set_length(n_units as u64);
+            BuildEvent::Opened { dataset, n_units } => {
+                screen::line(&format!("{dataset}: {n_units} images or videos"));
+                *shown = Shown {
+                    dataset: dataset.to_owned(),
+                    n_units: n_units as u64,
+                    progress: None,
+                };
             }
-            (BuildEvent::Opened { dataset, n_units }, None) => {
-                self.n_units.store(n_units, Ordering::Relaxed);
-                eprintln!("{dataset}: {n_units} images or videos");
+            BuildEvent::Fault(skip) => screen::line(&format!("left out: {skip}")),
+            BuildEvent::Unit(at) => {
+                let done = at.n_units as u64;
+                let Shown {
+                    dataset,
+                    n_units,
+                    progress,
+                } = &mut *shown;
+                let progress = progress.get_or_insert_with(|| {
+                    Progress::new(dataset, Unit::Each("input"), *n_units).going_on_from(done - 1)
+                });
+                progress.say(counts(at));
+                progress.set(done);
             }
-            (BuildEvent::Fault(skip), _) => self.line(&format!("left out: {skip}")),
-            (BuildEvent::Unit(progress), Some(bar)) => {
-                bar.set_message(counts(progress));
-                bar.set_position(progress.n_units as u64);
-            }
-            (BuildEvent::Unit(progress), None) => {
-                let n_units = self.n_units.load(Ordering::Relaxed);
-                let tenth = |n: usize| n * 10 / n_units.max(1);
-                if n_units >= 100 && tenth(progress.n_units) > tenth(progress.n_units - 1) {
-                    eprintln!("{}/{n_units}: {}", progress.n_units, counts(progress));
-                }
-            }
-        }
-    }
-
-    /// Says something above the bar.
-    fn line(&self, text: &str) {
-        match &self.bar {
-            Some(bar) => bar.suspend(|| eprintln!("{text}")),
-            None => eprintln!("{text}"),
-        }
-    }
-
-    /// Shows `n` of `total` of something else than a build.
-    pub fn show_count(&self, what: &str, n: usize, total: usize) {
-        match &self.bar {
-            Some(bar) => {
-                bar.set_prefix(what.to_owned());
-                bar.set_length(total as u64);
-                bar.set_position(n as u64);
-            }
-            None => {
-                let tenth = |n: usize| n * 10 / total.max(1);
-                let before = self.n_units.swap(n, Ordering::Relaxed);
-                if total >= 100 && tenth(n) > tenth(before) {
-                    eprintln!("{n}/{total} {what}");
-                }
-            }
-        }
-    }
-
-    /// Takes the bar away.
-    pub fn finish(&self) {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
         }
     }
 }

@@ -46,12 +46,12 @@ pub struct Stats {
     pub skipped: BTreeMap<String, u64>,
 }
 
-/// Reads every row and counts.
+/// Reads every row and counts; `on_row` is told how many are counted.
 ///
 /// # Errors
 ///
 /// Those of reading: [`lavida_store::Error::Corrupt`] naming the damaged shard, or the store's.
-pub async fn stats(dataset: &Dataset) -> Result<Stats> {
+pub async fn stats(dataset: &Dataset, mut on_row: impl FnMut(u64)) -> Result<Stats> {
     let manifest = dataset.manifest();
     let mut stats = Stats {
         dataset: manifest.header.dataset.clone(),
@@ -65,6 +65,7 @@ pub async fn stats(dataset: &Dataset) -> Result<Stats> {
     let mut clips = std::pin::pin!(dataset.clips());
     while let Some(clip) = clips.try_next().await? {
         stats.count(&clip, &mut distinct);
+        on_row(stats.samples);
     }
     stats.videos = distinct.videos.len() as u64;
     stats.descriptions = distinct.descriptions.len() as u64;

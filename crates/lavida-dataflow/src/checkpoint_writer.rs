@@ -4,12 +4,10 @@
 
 use bytes::Bytes;
 use lavida_store::{Error, Result, Store, manifest};
+use lavida_terminal::screen;
 use lavida_train::checkpoint::TrainState;
 
-use crate::{
-    checkpoints::{CheckpointManifest, MANIFEST, Part, committed},
-    telemetry::progress::say,
-};
+use crate::checkpoints::{CheckpointManifest, MANIFEST, Part, committed};
 
 /// A checkpoint that is not committed yet.
 #[derive(Debug)]
@@ -36,7 +34,7 @@ impl CheckpointWriter {
         let removed = place.remove_unfinished(|key| key.starts_with(&part) || key == MANIFEST);
         let removed = removed.await?;
         if removed.n_files > 0 {
-            say(&format!(
+            screen::line(&format!(
                 "{uri}: of an interrupted command: {removed} removed"
             ));
         }

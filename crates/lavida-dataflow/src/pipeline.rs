@@ -27,7 +27,7 @@ use crate::{
         sampler::{self, Sampler},
         trainer::{self, Outcome, Trainer},
     },
-    telemetry::{MetricsLog, figures::RankFigures, progress::Progress},
+    telemetry::{MetricsLog, figures::RankFigures, progress::RunProgress},
     worker::{Committer, Orders, Slice},
 };
 
@@ -67,7 +67,7 @@ pub struct Pipeline<D: Drawer> {
     /// Log of steps, where this worker writes it.
     pub log: Option<MetricsLog>,
     /// Shows them.
-    pub progress: Progress,
+    pub progress: RunProgress,
     /// What Prometheus is shown of this worker.
     pub figures: RankFigures,
     /// Time.

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use futures::{FutureExt, future::BoxFuture};
 use lavida_data::{Error, Result, catalog::Catalog, order::SampleOrder, tokenizer::Tokenizers};
 use lavida_store::Store;
+use lavida_terminal::screen;
 use lavida_train::{
     assembly::Phase,
     checkpoint::{self, TrainState},
@@ -24,11 +25,7 @@ use crate::{
     parts::Learner,
     pipeline::Pipeline,
     stages::trainer::Outcome,
-    telemetry::{
-        MetricsLog,
-        figures::Figures,
-        progress::{Progress, say},
-    },
+    telemetry::{MetricsLog, figures::Figures, progress::RunProgress},
     training_data::{CatalogSource, TrainingDrawer},
     worker::{Resume, Slice, Worker},
 };
@@ -160,8 +157,8 @@ impl Run {
         let goes_on = resumed.is_some();
         drop(resumed); // its parts are the trainer's now
         let progress = match worker.reports && !self.quiet {
-            false => Progress::silent(self.clock.clone()),
-            true => Progress::new(
+            false => RunProgress::silent(),
+            true => RunProgress::new(
                 &self.label,
                 state.step,
                 settings.train.steps,
@@ -236,7 +233,7 @@ impl Run {
         for damaged in &found.damaged {
             let kept = checkpoints::set_aside(&self.store, damaged.step).await?;
             let kept = kept.unwrap_or_else(|| "gone".into());
-            say(&format!(
+            screen::line(&format!(
                 "{}: {damaged}; set aside, its manifest is {kept}",
                 self.label
             ));

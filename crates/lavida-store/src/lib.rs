@@ -5,8 +5,10 @@
 //! [`Store::writer`]); what makes it count is one [`Store::create`] of a new key, which never
 //! overwrites: the only conditional write that every one of these stores has.
 
+mod aws;
 mod capacity;
 mod error;
+mod exit;
 mod location;
 pub mod manifest;
 mod store;
@@ -14,6 +16,7 @@ mod unfinished;
 mod writer;
 
 pub use error::{Error, Result};
+pub use exit::{EXIT_CODES, ExitCode};
 pub use location::local_path;
 pub use manifest::Versioned;
 pub use store::{ObjectInfo, Store};

@@ -2,7 +2,8 @@
 //!
 //! `file:///…` and plain paths are the local folder (nothing is created before the first write),
 //! `memory://NAME` is a store of this process shared by everybody who opens the same `NAME`, and
-//! `s3://`, `gs://`, `az://` take their credentials from the environment as their own tools do.
+//! `s3://`, `gs://`, `az://` take their credentials from where their own tools do: the environment, a profile of AWS
+//! ([`crate::aws`]), Google's application default credentials, the login of `az`, the machine they run on.
 
 use std::collections::HashMap;
 use std::path::{Component, Path, PathBuf};
@@ -17,7 +18,11 @@ use object_store::memory::InMemory;
 use object_store::{ObjectStore, RetryConfig};
 use url::Url;
 
-use crate::{Error, Result};
+use crate::{Error, Result, aws};
+
+/// Variables that name the endpoint of S3.
+pub(crate) const S3_ENDPOINTS: [&str; 3] =
+    ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"];
 
 const SCHEMES: &str = "a path or a URI with one of file:// s3:// gs:// az:// memory://";
 
@@ -137,8 +142,19 @@ fn cloud(uri: &str, bucket: &str) -> Result<Arc<dyn ObjectStore>> {
     };
     let built: object_store::Result<Arc<dyn ObjectStore>> = match bucket {
         s3 if s3.starts_with("s3:") => {
+            let env = &aws::environment;
             let mut builder = AmazonS3Builder::from_env().with_url(s3).with_retry(retry);
-            if endpoint_is_plain_http() {
+            let profile = aws::Profile::chosen(env)?;
+            if let Some(profile) = &profile {
+                builder = profile.complete(builder, env);
+            }
+            let of_profile = profile.as_ref().and_then(|profile| profile.endpoint(env));
+            // Whoever sets an http endpoint means it; asking for `AWS_ALLOW_HTTP` as well helps nobody.
+            let told = S3_ENDPOINTS.iter().filter_map(|name| env(name));
+            if told
+                .chain(of_profile.cloned())
+                .any(|at| at.starts_with("http://"))
+            {
                 builder = builder.with_allow_http(true);
             }
             builder.build().map(|store| Arc::new(store) as _)
@@ -148,11 +164,14 @@ fn cloud(uri: &str, bucket: &str) -> Result<Arc<dyn ObjectStore>> {
             .with_retry(retry)
             .build()
             .map(|store| Arc::new(store) as _),
-        az => MicrosoftAzureBuilder::from_env()
-            .with_url(az)
-            .with_retry(retry)
-            .build()
-            .map(|store| Arc::new(store) as _),
+        az => {
+            let mut builder = MicrosoftAzureBuilder::from_env().with_url(az);
+            if is_logged_in_to_azure(&aws::environment) {
+                builder = builder.with_use_azure_cli(true); // keys, tokens and identities that are named come before
+            }
+            let built = builder.with_retry(retry).build();
+            built.map(|store| Arc::new(store) as _)
+        }
     };
     built.map_err(|error| {
         let expected = "a bucket and, in the environment, what reaches it";
@@ -160,12 +179,32 @@ fn cloud(uri: &str, bucket: &str) -> Result<Arc<dyn ObjectStore>> {
     })
 }
 
-/// Whoever sets an http endpoint means it; asking for `AWS_ALLOW_HTTP` as well helps nobody.
-fn endpoint_is_plain_http() -> bool {
-    ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"]
-        .iter()
-        .filter_map(|name| std::env::var(name).ok())
-        .any(|endpoint| endpoint.starts_with("http://"))
+/// Whether `az login` was made here and nothing says that this machine has an identity of its own.
+fn is_logged_in_to_azure(env: &dyn Fn(&str) -> Option<String>) -> bool {
+    let told = ["AZURE_USE_AZURE_CLI", "IDENTITY_ENDPOINT", "MSI_ENDPOINT"];
+    if told.iter().any(|name| env(name).is_some()) {
+        return false; // object_store's own business
+    }
+    let home = || env("HOME").or_else(|| env("USERPROFILE"));
+    let folder = match env("AZURE_CONFIG_DIR") {
+        Some(folder) => Some(PathBuf::from(folder)),
+        None => home().map(|home| Path::new(&home).join(".azure")),
+    };
+    folder.is_some_and(|folder| folder.join("azureProfile.json").is_file())
+}
+
+/// What a person does who is refused, in one line.
+pub(crate) fn credentials_hint(uri: &str) -> Option<&'static str> {
+    match uri.split_once("://")?.0 {
+        "s3" => Some(aws::HINT),
+        "gs" => Some(
+            "for credentials run `gcloud auth application-default login`, or set GOOGLE_APPLICATION_CREDENTIALS to a key file",
+        ),
+        "az" => Some(
+            "for credentials run `az login`, or set AZURE_STORAGE_ACCOUNT_KEY or AZURE_STORAGE_SAS_TOKEN",
+        ),
+        _ => None,
+    }
 }
 
 #[cfg(test)]

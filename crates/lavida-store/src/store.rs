@@ -274,8 +274,18 @@ impl Store {
         format!("{}/{key}", self.uri.trim_end_matches('/'))
     }
 
-    pub(crate) fn unavailable(&self, key: &str, error: &dyn std::error::Error) -> Error {
-        Error::store_unavailable(self.full(key), chain(error))
+    pub(crate) fn unavailable(
+        &self,
+        key: &str,
+        error: &(dyn std::error::Error + 'static),
+    ) -> Error {
+        let mut reason = chain(error);
+        if is_about_credentials(error, &reason)
+            && let Some(hint) = location::credentials_hint(&self.uri)
+        {
+            reason = format!("{reason}; {hint}");
+        }
+        Error::store_unavailable(self.full(key), reason)
     }
 
     fn absent(&self, key: &str) -> Error {
@@ -303,6 +313,17 @@ fn join(prefix: &str, key: &str) -> String {
         (_, true) => prefix.to_string(),
         _ => format!("{prefix}/{key}"),
     }
+}
+
+/// Whether a store refused whoever asked, or there was nobody to be: then the machine's metadata service, which only a
+/// machine in the cloud has, was asked last and did not answer.
+fn is_about_credentials(error: &(dyn std::error::Error + 'static), words: &str) -> bool {
+    const METADATA: [&str; 2] = ["169.254.169.254", "metadata.google.internal"];
+    let refused = error.downcast_ref().is_some_and(|error| {
+        use object_store::Error::{PermissionDenied, Unauthenticated};
+        matches!(error, PermissionDenied { .. } | Unauthenticated { .. })
+    });
+    refused || METADATA.iter().any(|host| words.contains(host))
 }
 
 /// An error with its causes: "no space left on device" is often two levels down.

@@ -7,23 +7,21 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 use lavida_store::local_path;
+use lavida_terminal::generate::{CompletionsArgs, ManArgs};
 
-/// As `docs/ARCHITECTURE.md` has them.
-const EXIT_CODES: &str = "\
-Exit codes:
-  0    done
-  1    failed
-  2    bad arguments, settings or input; an output that is taken
-  3    data damaged
-  4    a store, coordinator or file cannot be reached or written
-  5    fenced: a newer worker owns the run
-  6    stopped before its end (Ctrl-C, SIGTERM); the same command goes on
-  7    training has diverged
-  130  interrupted again while it obeyed";
+use crate::help;
 
 /// Zero-shot video anomaly detection: train LAVIDA on segmentation data, score videos by what you name.
 #[derive(Debug, Parser)]
-#[command(name = "lavida", version, about, propagate_version = true, after_help = EXIT_CODES)]
+#[command(
+    name = "lavida",
+    version,
+    long_version = help::long_version(),
+    about,
+    propagate_version = true,
+    max_term_width = 100,
+    after_long_help = help::of_program()
+)]
 pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
@@ -35,10 +33,13 @@ pub enum Command {
     /// Show everything at work on a small rendered world: data, training, zero-shot scores, report
     Demo(Demo),
     /// Train on shards; the same command again goes on from the last checkpoint
+    #[command(after_help = help::train())]
     Train(Train),
     /// Score a built evaluation set: frame AUC, AP, pixel AUC
+    #[command(after_help = help::eval())]
     Eval(Eval),
     /// Score one video for categories you name: scores.json, plot, overlay pictures
+    #[command(after_help = help::predict())]
     Predict(Predict),
     /// Make a checkpoint to start from: of the published Qwen2-VL, SAM2.1 and CLIP, or of an export
     ///
@@ -52,6 +53,7 @@ pub enum Command {
     /// settings.toml, both tokenizers, and SHA256SUMS, written last. The folder is as good as the checkpoint: every
     /// --checkpoint and train.initial take it, it scores the same to the bit, and `lavida import --lavida` makes a
     /// checkpoint of it again.
+    #[command(after_help = help::export())]
     Export(Export),
     /// Say what is inside a dataset, a checkpoint or an export; replay one draw of the sampler as a picture
     Inspect(Inspect),
@@ -59,11 +61,16 @@ pub enum Command {
     ///
     /// Every check is made, also after one that failed; the exit code is the largest of the failed ones' (2 settings and
     /// input, 3 damaged data, 4 store or coordinator unreachable). What cannot be seen from here is `unknown` and fails nothing.
+    #[command(after_help = help::check())]
     Check(Check),
     /// Measure on this machine: time and memory, as a table and a plot
     Bench(Bench),
     /// Prepare the machines of a cluster
     Cluster(Cluster),
+    /// Print the script that has a shell complete this program's commands and options
+    Completions(CompletionsArgs),
+    /// Write man pages, one a command
+    Man(ManArgs),
 }
 
 #[derive(Debug, Args)]
@@ -188,6 +195,7 @@ pub struct Predict {
 
 #[derive(Debug, Args)]
 #[command(
+    after_help = help::import(),
     override_usage = "lavida import --qwen2-vl <DIR> --sam2 <FILE> --clip <DIR> --out <URI> [OPTIONS]\n       \
                       lavida import --lavida <DIR> --out <URI> [OPTIONS]"
 )]

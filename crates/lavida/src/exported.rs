@@ -11,6 +11,7 @@ use lavida_model::{
     weights::{TensorFiles, Tensors, WeightError, write_safetensors},
 };
 use lavida_store::Store;
+use lavida_terminal::progress::{Progress, Unit};
 use lavida_train::{
     checkpoint::{CLIP_TOKENIZER, SETTINGS, TOKENIZER},
     scorer::undrawn,
@@ -55,11 +56,20 @@ impl Exported {
             folder,
             files: Vec::new(),
         };
-        for line in this.text(SUMS)?.lines() {
-            let (sum, name) = line
-                .split_once("  ")
-                .ok_or_else(|| Error::corrupt(this.what(SUMS), "lines of sum and name", line))?;
-            let found = ExportedFile::read(&this.folder, name)
+        let sums = this.text(SUMS)?;
+        let sums = sums.lines().map(|line| {
+            let damaged = || Error::corrupt(this.what(SUMS), "lines of sum and name", line);
+            line.split_once("  ").ok_or_else(damaged)
+        });
+        let sums = sums.collect::<Result<Vec<_>>>()?;
+        // One that is missing is found below.
+        let sizes = sums
+            .iter()
+            .filter_map(|(_, name)| this.folder.join(name).metadata().ok());
+        let n_bytes = sizes.map(|about| about.len()).sum();
+        let progress = Progress::brief(&format!("checking {uri}"), Unit::Bytes, n_bytes);
+        for (sum, name) in sums {
+            let found = ExportedFile::read_with(&this.folder, name, |n| progress.add(n))
                 .map_err(|error| Error::corrupt(this.what(name), "a readable file", error))?;
             if found.sha256 != sum {
                 let expected = format!("content with SHA-256 {sum}");
@@ -130,11 +140,20 @@ impl Exported {
 impl ExportedFile {
     /// The file of this name in `folder`, read piece by piece.
     pub fn read(folder: &Path, name: &str) -> std::io::Result<Self> {
+        Self::read_with(folder, name, |_| {})
+    }
+
+    /// As [`Self::read`]; `on_bytes` is told how many bytes of each piece there are.
+    pub fn read_with(
+        folder: &Path,
+        name: &str,
+        on_bytes: impl FnMut(u64),
+    ) -> std::io::Result<Self> {
         let path = folder.join(name);
         Ok(Self {
             name: name.to_owned(),
             bytes: std::fs::metadata(&path)?.len(),
-            sha256: sha256(&path)?,
+            sha256: sha256(&path, on_bytes)?,
         })
     }
 }
@@ -173,14 +192,17 @@ impl Pretrained for ExportedWeights {
 }
 
 /// SHA-256 of a file, hex.
-fn sha256(path: &Path) -> std::io::Result<String> {
+fn sha256(path: &Path, mut on_bytes: impl FnMut(u64)) -> std::io::Result<String> {
     let mut hasher = Sha256::new();
     let mut file = std::fs::File::open(path)?;
     let mut piece = vec![0; 1 << 20];
     loop {
         match std::io::Read::read(&mut file, &mut piece)? {
             0 => break,
-            n => hasher.update(&piece[..n]),
+            n => {
+                hasher.update(&piece[..n]);
+                on_bytes(n as u64);
+            }
         }
     }
     let digest = hasher.finalize();

@@ -1,12 +1,15 @@
 //! `lavida`: the program. Each command is one file; this one parses, dispatches and turns errors into exit codes.
 
-#[macro_use]
-mod screen;
+/// Writes a line to standard error, as [`screen::line`] does: std's macro panics where that is closed.
+macro_rules! eprintln {
+    ($($words:tt)*) => { $crate::screen::line(&format!($($words)*)) };
+}
 
 mod cli;
 mod commands;
 mod config;
 mod exported;
+mod help;
 mod memory;
 mod outputs;
 mod scoring;
@@ -14,7 +17,9 @@ mod stop;
 
 use std::{process::ExitCode, time::Duration};
 
+use clap::CommandFactory;
 use cli::{Cli, Command};
+use lavida_terminal::{generate, log, screen};
 use tokio::sync::oneshot;
 
 /// Exit code of an error that is nobody's fault we know of.
@@ -39,13 +44,8 @@ fn main() -> ExitCode {
         Ok(None) => return ExitCode::SUCCESS,
         Err(error) => return failed(&error.into()),
     };
-    let filter = tracing_subscriber::EnvFilter::try_from_env("LAVIDA_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(LOG));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(screen::Log)
-        .init();
-    match run(cli.command) {
+    let started = log::start(LOG).map_err(anyhow::Error::from);
+    match started.and_then(|()| run(cli.command)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => failed(&error),
     }
@@ -110,6 +110,15 @@ async fn execute(command: Command) -> anyhow::Result<()> {
         Command::Check(args) => Box::pin(commands::check::run(args)).await,
         Command::Bench(args) => commands::bench::run(&args).await,
         Command::Cluster(args) => commands::cluster::run(&args),
+        Command::Completions(args) => {
+            let script = generate::completions(Cli::command(), args.shell);
+            Ok(screen::print(&script)?)
+        }
+        Command::Man(args) => {
+            let n_pages = generate::man(Cli::command(), &args.out)?;
+            eprintln!("man: {n_pages} pages in {}", args.out.display());
+            Ok(())
+        }
     }
 }
 

@@ -17,6 +17,7 @@ use lavida_dataflow::{
     device,
 };
 use lavida_model::weights::{TensorFiles, Tensors, read_carried};
+use lavida_terminal::progress::Busy;
 use lavida_train::{
     assembly::Phase,
     checkpoint::{CARRIED, CLIP_TOKENIZER, TOKENIZER, WEIGHTS},
@@ -65,7 +66,9 @@ pub struct ScoredFrame<'a> {
 impl Model {
     /// Opens a run, a checkpoint or an export.
     pub async fn open(uri: &str, overrides: &[String]) -> Result<Self> {
-        match Exported::open(uri)? {
+        let exported = Exported::open(uri)?;
+        let _reading = Busy::new(&format!("reading the model of {uri}"));
+        match exported {
             Some(exported) => Self::of_export(uri, &exported, overrides),
             None => Self::of_checkpoint(uri, overrides).await,
         }

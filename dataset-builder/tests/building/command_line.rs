@@ -207,7 +207,7 @@ fn a_closed_pipe_is_quiet_and_a_full_disk_names_standard_output() {
     *again.last_mut().expect("--out") = &other;
     let status = std::process::Command::new(env!("CARGO_BIN_EXE_lavida-dataset"))
         .args(&again)
-        .env("RUST_LOG", "trace")
+        .env("LAVIDA_LOG", "trace")
         .stderr(writer)
         .status();
     assert_eq!(status.expect("runs").code(), Some(0));
@@ -252,4 +252,69 @@ fn a_folder_is_never_named_by_a_scheme_and_a_file_is_no_store() {
 fn help_names_the_sources_that_work() {
     let output = lavida_dataset(&["build", "--help"]);
     insta::assert_snapshot!(String::from_utf8_lossy(&output.stdout));
+}
+
+#[test]
+fn without_a_terminal_progress_is_plain_lines_and_errors_name_the_program() {
+    let source = CocoSource::new(3);
+    let (out, paths) = (Folder::new(), paths(&source));
+    let uri = out.join("dataset").display().to_string();
+    let check = |args: &[&str], lines: &[&str]| {
+        let output = lavida_dataset(args);
+        let (code, errors) = outcome(&output);
+        assert_eq!(code, 0, "{errors}");
+        assert!(!errors.contains(['\x1b', '\r']), "{errors:?}");
+        for line in lines {
+            let found = errors.lines().any(|said| said.starts_with(line));
+            assert!(found, "no {line:?} in {errors}");
+        }
+    };
+    let lines = [
+        "coco: input 1/3  33 %  1 samples",
+        "coco: input 3/3  100 %  3 samples",
+    ];
+    check(&build_args(&source, &uri, &paths), &lines);
+    check(&["verify", &uri], &["verify: "]);
+    let (code, errors) = outcome(&lavida_dataset(&["verify", "ftp://host/x"]));
+    assert_eq!(code, 2);
+    assert!(
+        errors.starts_with("lavida-dataset: ftp://host/x"),
+        "{errors}"
+    );
+}
+
+#[test]
+fn a_log_filter_that_is_none_is_refused_as_in_the_other_program() {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_lavida-dataset"))
+        .args(["verify", "."])
+        .env("LAVIDA_LOG", "inof")
+        .output()
+        .expect("runs");
+    let (code, errors) = outcome(&output);
+    assert_eq!(code, 2);
+    assert!(
+        errors.starts_with("lavida-dataset: LAVIDA_LOG") && errors.contains("\"inof\""),
+        "{errors}"
+    );
+}
+
+#[test]
+fn completions_man_pages_and_versions_are_as_in_the_other_program() {
+    let out = Folder::new();
+    let script = lavida_dataset(&["completions", "zsh"]);
+    assert!(String::from_utf8_lossy(&script.stdout).contains("annotations"));
+    let man = out.join("man1").display().to_string();
+    assert_eq!(outcome(&lavida_dataset(&["man", "--out", &man])).0, 0);
+    assert!(out.join("man1/lavida-dataset-build-coco.1").exists());
+    let version = format!("lavida-dataset {}\n", env!("CARGO_PKG_VERSION"));
+    let short = lavida_dataset(&["-V"]);
+    assert_eq!(String::from_utf8_lossy(&short.stdout), version);
+    let long = lavida_dataset(&["--version"]);
+    let long = String::from_utf8_lossy(&long.stdout).into_owned();
+    assert!(long.starts_with(&format!("{version}commit: ")), "{long}");
+    let help = lavida_dataset(&["--help"]);
+    let help = String::from_utf8_lossy(&help.stdout).into_owned();
+    for words in ["Exit codes:", "LAVIDA_LOG", "Examples:"] {
+        assert!(help.contains(words), "{help}");
+    }
 }

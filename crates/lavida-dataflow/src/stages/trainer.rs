@@ -27,7 +27,7 @@ use super::{
 use crate::{
     clock::Clock,
     parts::MakeLearner,
-    telemetry::{MetricsLog, figures::RankFigures, progress::Progress},
+    telemetry::{MetricsLog, figures::RankFigures, progress::RunProgress},
     worker::{Orders, Slice},
 };
 
@@ -98,7 +98,7 @@ pub struct Start {
     /// Log of steps, where this worker writes it.
     pub log: Option<MetricsLog>,
     /// Shows them.
-    pub progress: Progress,
+    pub progress: RunProgress,
     /// Counts them.
     pub figures: RankFigures,
 }
@@ -130,7 +130,7 @@ pub struct State {
     save: Option<Duration>,
     stopping: bool,
     log: Option<MetricsLog>,
-    progress: Progress,
+    progress: RunProgress,
     figures: RankFigures,
     step_began: Duration,
     waiting: Stopwatch,

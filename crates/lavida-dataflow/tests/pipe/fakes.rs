@@ -22,7 +22,7 @@ use lavida_dataflow::{
     parts::{ClipSource, Drawer, Learner, PlacedClip},
     pipeline::Pipeline,
     stages::trainer::Outcome,
-    telemetry::{LogFiles, MetricsLog, figures::Figures, progress::Progress},
+    telemetry::{LogFiles, MetricsLog, figures::Figures, progress::RunProgress},
     worker::{Committer, Orders, Slice, StoreCommitter},
 };
 use lavida_store::Store;
@@ -177,7 +177,7 @@ impl Case {
             orders: self.orders.clone(),
             learned: self.learned.clone(),
             log: Some(log),
-            progress: Progress::new(
+            progress: RunProgress::new(
                 "test",
                 self.steps.start,
                 self.steps.end,

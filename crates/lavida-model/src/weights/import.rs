@@ -278,20 +278,30 @@ impl<'a> ImportPlan<'a> {
         })
     }
 
-    /// Reads every tensor once and looks for values that are no numbers.
+    /// Reads every tensor once and looks for values that are no numbers; `on_bytes` is told of the bytes of each, which make
+    /// [`Self::n_bytes`] in the end.
     ///
     /// # Errors
     ///
     /// [`WeightError::Mismatch`] naming every tensor with NaN or an infinity.
-    pub fn check_values(&self) -> Result<(), WeightError> {
+    pub fn check_values(&self, mut on_bytes: impl FnMut(u64)) -> Result<(), WeightError> {
         let mut mismatch = WeightMismatch::default();
-        for file in std::iter::once(&self.weights).chain(&self.carried) {
-            mismatch.not_finite.extend(file.not_finite()?);
+        for file in self.files() {
+            mismatch.not_finite.extend(file.not_finite(&mut on_bytes)?);
         }
         match mismatch.is_empty() {
             true => Ok(()),
             false => Err(WeightError::Mismatch(mismatch)),
         }
+    }
+
+    /// Bytes of the tensors of all files, headers left out.
+    pub fn n_bytes(&self) -> u64 {
+        self.files().map(PlannedFile::n_tensor_bytes).sum()
+    }
+
+    fn files(&self) -> impl Iterator<Item = &PlannedFile<'a>> {
+        std::iter::once(&self.weights).chain(&self.carried)
     }
 }
 

@@ -20,7 +20,7 @@ use crate::precision::Precision;
 
 /// Writes every parameter of `module` and, as they are, the `carried` tensors into `folder`: `model.safetensors`, or, where that would be larger than
 /// `max_bytes`, `model-00001-of-0000N.safetensors` and so on with `model.safetensors.index.json`. A tensor larger than
-/// that gets a file of its own. Says the files' names.
+/// that gets a file of its own. `on_bytes` is told how many bytes of tensors are written, of how many. Says the files' names.
 ///
 /// # Errors
 ///
@@ -31,6 +31,7 @@ pub fn write_shards<M: Module>(
     folder: &Path,
     precision: Precision,
     max_bytes: u64,
+    mut on_bytes: impl FnMut(u64, u64),
 ) -> Result<Vec<String>, WeightError> {
     let wanted: DType = FloatDType::from(precision).into();
     let listed = |name: String, dtype: DType, shape: Vec<usize>| match file_dtype(dtype) {
@@ -67,13 +68,19 @@ pub fn write_shards<M: Module>(
         total_bytes += plan.n_bytes - plan.header.len() as u64;
         files.push(PartialFile::create(&folder.join(name(shard)), &plan)?);
     }
-    try_each(module, |tensor, data| {
+    let mut n_written = 0;
+    let mut write = |tensor: &str, bytes: &[u8]| {
         let (shard, start) = places[tensor];
-        files[shard].write_at(start, in_format(data, wanted).as_bytes())
+        files[shard].write_at(start, bytes)?;
+        n_written += bytes.len() as u64;
+        on_bytes(n_written, total_bytes);
+        Ok::<_, WeightError>(())
+    };
+    try_each(module, |tensor, data| {
+        write(tensor, in_format(data, wanted).as_bytes())
     })?;
     for (tensor, data) in carried {
-        let (shard, start) = places[tensor];
-        files[shard].write_at(start, data.as_bytes())?;
+        write(tensor, data.as_bytes())?;
     }
     let mut written = Vec::new();
     for (shard, file) in files.into_iter().enumerate() {

@@ -19,6 +19,7 @@ use lavida_dataflow::{
 };
 use lavida_dataset_builder::{
     BuildRequest, SourceSpec, build,
+    progress::BuildView,
     sources::{
         ade20k::{Ade20kArgs, Ade20kSplit},
         coco::CocoArgs,
@@ -30,6 +31,10 @@ use lavida_dataset_builder::{
 };
 use lavida_report::demo::Timing;
 use lavida_store::Store;
+use lavida_terminal::{
+    progress::{Progress, Unit},
+    screen,
+};
 use lavida_train::{evaluation::EvaluationReport, step::StepRecord};
 
 use super::{
@@ -82,16 +87,28 @@ struct Parts {
 
 const N_PARTS: usize = 7;
 
+/// What is said before the first part. How long: docs/benchmarks.md, on two cores.
+fn overview(out: &Path) -> String {
+    let n_cores = std::thread::available_parallelism().map_or(1, usize::from);
+    format!(
+        "demo: {N_PARTS} parts: world, shards, grounding, training, scores, export, report\n\
+         demo: about 5 to 9 minutes on two cores (this machine has {n_cores});\n\
+         demo: interrupted, the same command goes on\n\
+         demo: everything goes to {}",
+        out.display()
+    )
+}
+
 impl Parts {
     fn begin(&mut self, what: &str) {
         self.n += 1;
-        eprintln!("demo {}/{N_PARTS}: {what}", self.n);
+        screen::line(&format!("demo {}/{N_PARTS}: {what}", self.n));
         self.began = self.clock.monotonic();
     }
 
     fn end(&mut self, part: &str, note: String) {
         let seconds = (self.clock.monotonic() - self.began).as_secs_f64();
-        eprintln!("demo: {part}: {note} ({seconds:.0} s)");
+        screen::line(&format!("demo: {part}: {note} ({seconds:.0} s)"));
         self.timings.push(Timing {
             part: part.to_owned(),
             seconds,
@@ -121,6 +138,7 @@ pub async fn run(args: cli::Demo) -> anyhow::Result<()> {
     let from = format!("train.initial={}", out.join("grounding").display());
     let anomaly = config::load("embedded:tiny", &overrides(&[from]))?;
 
+    screen::line(&overview(out));
     parts.begin("render a small world");
     let world = rendered(out, args.seed)?;
     let n_frames: usize = world.sets.values().map(|set| set.frames).sum();
@@ -180,8 +198,10 @@ pub async fn run(args: cli::Demo) -> anyhow::Result<()> {
         interval: 1,
         reference_windows: false,
     };
+    let progress = Progress::new("scoring", Unit::Each("frame"), 0);
     let (evaluation, scores) =
-        evaluate(&model, &benchmark, windowing, false, true, |_, _, _| {}).await?;
+        evaluate(&model, &benchmark, windowing, false, true, &progress).await?;
+    drop(progress);
     let auc = evaluation.frame_auc.unwrap_or(f64::NAN);
     parts.end("scoring", format!("zero-shot frame AUC {auc:.3}"));
 
@@ -237,7 +257,17 @@ fn rendered(out: &Path, seed: u64) -> anyhow::Result<SynthSummary> {
         }
         return Ok(world);
     }
-    let world = synth::render(&place, seed, &WorldSettings::default(), |_, _| {})?;
+    let progress = Progress::new("world", Unit::Each("frame"), 0);
+    let world = synth::render(
+        &place,
+        seed,
+        &WorldSettings::default(),
+        |n_frames, total| {
+            progress.set_total(total as u64);
+            progress.set(n_frames as u64);
+        },
+    )?;
+    drop(progress);
     super::predict::write(&described, &serde_json::to_vec_pretty(&world)?)?;
     Ok(world)
 }
@@ -272,7 +302,9 @@ async fn built(out: &Path) -> anyhow::Result<Vec<DatasetManifest>> {
     let mut manifests = Vec::new();
     for source in sources {
         let store = Store::open(&text(&shards(out, source.name()))?)?;
-        match build(&BuildRequest::new(source, store.clone()), &|_| {}).await {
+        let view = BuildView::default();
+        let request = BuildRequest::new(source, store.clone());
+        match build(&request, &|event| view.show(event)).await {
             Ok(_) | Err(Error::Exists { .. }) => {}
             Err(error) => return Err(error.into()),
         }

@@ -12,6 +12,7 @@ use lavida_data::{
     manifest::Purpose,
     mask::RleMask,
 };
+use lavida_terminal::progress::{Progress, Unit};
 use lavida_train::evaluation::{
     EvaluationReport, EvaluationSettings, PIXEL_GRID, PixelScores, VideoScores,
 };
@@ -51,15 +52,17 @@ pub async fn run(args: cli::Eval) -> anyhow::Result<()> {
     if windowing.n_frames == 0 || windowing.interval == 0 {
         return Err(Error::invalid("--n-frames, --interval", "at least 1", "0").into());
     }
+    let progress = Progress::new("eval", Unit::Each("frame"), 0);
     let (report, _) = evaluate(
         &model,
         &benchmark,
         windowing,
         args.reference_metrics,
         args.swap_control,
-        |done, n, video| eprintln!("eval: {done}/{n} {video}"),
+        &progress,
     )
     .await?;
+    drop(progress);
     if args.json {
         let json = serde_json::to_string_pretty(&report)?;
         crate::print_document(&json)?;
@@ -154,20 +157,26 @@ impl Benchmark {
 }
 
 /// Scores every video. With `swap_control` each is scored again with its true categories out of the prompt, so that only
-/// absent ones are asked for.
+/// absent ones are asked for. `progress` is told of every frame.
 pub async fn evaluate(
     model: &Model,
     benchmark: &Benchmark,
     windowing: Windowing,
     reference_metrics: bool,
     swap_control: bool,
-    mut progress: impl FnMut(usize, usize, &str),
+    progress: &Progress,
 ) -> Result<(EvaluationReport, Vec<VideoScores>)> {
     if swap_control {
         benchmark.check_swap_control()?;
     }
-    let mut videos = Vec::with_capacity(benchmark.videos.len());
-    for (done, video) in benchmark.videos.iter().enumerate() {
+    let n_videos = benchmark.videos.len();
+    let n_frames: usize = benchmark.videos.iter().map(|video| video.n_frames).sum();
+    let n_passes = if swap_control { 2 } else { 1 };
+    progress.set_total((n_passes * n_frames) as u64);
+    let mut n_before = 0;
+    let mut videos = Vec::with_capacity(n_videos);
+    for (video_idx, video) in benchmark.videos.iter().enumerate() {
+        progress.say(format!("video {}/{n_videos} {}", video_idx + 1, video.name));
         let mut scores = labelled(benchmark, video).await?;
         let grid = grid_of(benchmark, video);
         let mut scored = vec![false; video.n_frames];
@@ -177,6 +186,7 @@ pub async fn evaluate(
                 windowing,
                 &benchmark.categories,
                 |frame| {
+                    progress.add(1);
                     scores.frame_scores[frame.frame] = frame.score;
                     scored[frame.frame] = true;
                     if let Some(pixels) = &mut scores.pixels {
@@ -192,13 +202,15 @@ pub async fn evaluate(
             let mut swapped = vec![0.0; video.n_frames];
             model
                 .score(&mut benchmark.source(video), windowing, &absent, |frame| {
+                    progress.add(1);
                     swapped[frame.frame] = frame.score;
                 })
                 .await?;
             scores.swapped_scores = Some(swapped);
         }
         keep_scored(&mut scores, &scored);
-        progress(done + 1, benchmark.videos.len(), &video.name);
+        n_before += n_passes * video.n_frames;
+        progress.set(n_before as u64); // frames that no window reaches are done too
         videos.push(scores);
     }
     let settings = EvaluationSettings {

@@ -11,6 +11,7 @@ use lavida_model::{
     weights::{Tensors, write_burnpack, write_shards},
 };
 use lavida_store::Store;
+use lavida_terminal::progress::{Busy, Progress, Unit};
 use lavida_train::{
     checkpoint::{CLIP_TOKENIZER, SETTINGS, TOKENIZER},
     settings::{Policy, Settings},
@@ -117,10 +118,25 @@ fn write_files(
 ) -> anyhow::Result<(Vec<ExportedFile>, String)> {
     let weights = model.scorer.model();
     let mut names = match packing.format {
-        cli::Format::Burnpack => write_burnpack(weights, carried, out, packing.precision),
+        cli::Format::Burnpack => {
+            let _writing = Busy::new("export: writing the weights");
+            write_burnpack(weights, carried, out, packing.precision)
+        }
         cli::Format::Safetensors => {
             let max_bytes = packing.max_shard_bytes;
-            write_shards(weights, carried, out, packing.precision, max_bytes)
+            let progress = Progress::new("export: writing", Unit::Bytes, 0);
+            let on_bytes = |done, total| {
+                progress.set_total(total);
+                progress.set(done);
+            };
+            write_shards(
+                weights,
+                carried,
+                out,
+                packing.precision,
+                max_bytes,
+                on_bytes,
+            )
         }
     }
     .map_err(weight_error)?;
@@ -139,8 +155,15 @@ fn write_files(
         write(&out.join(name), &bytes)?;
         names.push(name.to_owned());
     }
+    let sizes = names
+        .iter()
+        .filter_map(|name| out.join(name).metadata().ok());
+    let n_bytes = sizes.map(|about| about.len()).sum();
+    let progress = Progress::brief("export: hashing", Unit::Bytes, n_bytes);
     let files = names.iter().map(|name| {
-        ExportedFile::read(out, name).map_err(|e| Error::unreadable(out.join(name).display(), e))
+        let on_bytes = |n| progress.add(n);
+        ExportedFile::read_with(out, name, on_bytes)
+            .map_err(|e| Error::unreadable(out.join(name).display(), e))
     });
     let exported = files.collect::<Result<Vec<_>, _>>()?;
     // The layout of `sha256sum`, so that `sha256sum -c SHA256SUMS` checks an export.

@@ -16,6 +16,7 @@ use lavida_model::{
         import::{ImportPlan, PlannedFile, Sources},
     },
 };
+use lavida_terminal::progress::{Progress, Unit};
 use lavida_train::{
     checkpoint::{CARRIED, CLIP_TOKENIZER, SETTINGS, TOKENIZER, TrainState, WEIGHTS},
     scorer::undrawn,
@@ -55,7 +56,10 @@ pub async fn run(args: cli::Import) -> anyhow::Result<()> {
     let model = undrawn(&settings, &tokenizers, &device);
     let plan = ImportPlan::new(&sources, &model, precision, settings.seed).map_err(weight_error)?;
     eprintln!("import: reading every value once before anything is written");
-    plan.check_values().map_err(weight_error)?;
+    let progress = Progress::new("import: checking", Unit::Bytes, plan.n_bytes());
+    plan.check_values(|n| progress.add(n))
+        .map_err(weight_error)?;
+    drop(progress);
     tell(&plan);
     let uri = write(writer, &plan, &settings, &tokenizers).await?;
     eprintln!(
@@ -302,10 +306,16 @@ async fn write(
     settings: &Settings,
     tokenizers: &Tokenizers,
 ) -> Result<String> {
-    writer.stream(WEIGHTS, pieces(&plan.weights)).await?;
-    if let Some(carried) = &plan.carried {
-        writer.stream(CARRIED, pieces(carried)).await?;
+    let carried = plan.carried.as_ref();
+    let n_bytes = plan.weights.n_bytes() + carried.map_or(0, PlannedFile::n_bytes);
+    let progress = Progress::new("import: writing", Unit::Bytes, n_bytes);
+    writer
+        .stream(WEIGHTS, pieces(&plan.weights, &progress))
+        .await?;
+    if let Some(carried) = carried {
+        writer.stream(CARRIED, pieces(carried, &progress)).await?;
     }
+    drop(progress);
     writer.put(SETTINGS, settings.to_toml()).await?;
     writer.put(TOKENIZER, tokenizers.prompt_json()?).await?;
     writer
@@ -314,7 +324,10 @@ async fn write(
     writer.commit().await
 }
 
-fn pieces(file: &PlannedFile<'_>) -> impl Iterator<Item = Result<Bytes>> {
-    file.chunks()
-        .map(|piece| piece.map(Bytes::from).map_err(weight_error))
+fn pieces(file: &PlannedFile<'_>, progress: &Progress) -> impl Iterator<Item = Result<Bytes>> {
+    file.chunks().map(move |piece| {
+        let piece = piece.map_err(weight_error)?;
+        progress.add(piece.len() as u64); // asked for when the one before is on its way
+        Ok(Bytes::from(piece))
+    })
 }

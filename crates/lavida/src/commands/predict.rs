@@ -5,6 +5,7 @@ use std::path::Path;
 use bytes::Bytes;
 use lavida_data::{Error, video::VideoReader};
 use lavida_report::{canvas::Image, overlay::MaskStyle, plot::ScorePlot, sheet::masked_frame};
+use lavida_terminal::progress::{Progress, Unit};
 use serde_json::json;
 
 use crate::{
@@ -42,18 +43,16 @@ pub async fn run(args: cli::Predict) -> anyhow::Result<()> {
     let n_frames = info.n_frames_expected;
     let mut scores = vec![f32::NAN; n_frames];
     let mut best = BestMasks::new(args.pictures, n_frames);
-    let mut done = 0;
+    let progress = Progress::new("predict", Unit::Each("frame"), n_frames as u64);
     let mut source = FrameSource::file(&args.video)?;
     model
         .score(&mut source, windowing, &asked, |frame| {
             scores[frame.frame] = frame.score;
             best.offer(frame.frame, frame.score, frame.mask, frame.side);
-            done += 1;
-            if done % 200 == 0 {
-                eprintln!("predict: {done}/{n_frames} frames");
-            }
+            progress.add(1);
         })
         .await?;
+    drop(progress);
     let fps = info.fps.unwrap_or(lavida_data::video::ASSUMED_FPS);
     let mut files = pictures(&args.video, best.chosen())?;
     let n_pictures = files.len();
@@ -154,7 +153,10 @@ fn pictures(video: &Path, chosen: Vec<ChosenMask>) -> anyhow::Result<Vec<(String
     let Some(last) = chosen.iter().map(|c| c.frame).max() else {
         return Ok(pictures);
     };
-    for frame in VideoReader::open(video)?.take(last + 1) {
+    let n_frames = last + 1;
+    let progress = Progress::brief("predict: pictures", Unit::Each("frame"), n_frames as u64);
+    for frame in VideoReader::open(video)?.take(n_frames) {
+        progress.add(1);
         let frame = frame?;
         let Some(best) = chosen.iter().find(|c| c.frame == frame.index) else {
             continue;

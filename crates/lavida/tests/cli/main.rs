@@ -4,8 +4,13 @@
 
 mod bad_input;
 mod bench;
+#[allow(dead_code, reason = "what the tests of failures need beside")]
+#[path = "../failure/bucket.rs"]
+mod bucket;
 mod checking;
 mod cluster;
+#[cfg(unix)]
+mod credentials;
 mod exporting;
 #[cfg(unix)]
 mod front_door;
@@ -24,3 +29,4 @@ mod reading;
 mod resuming;
 mod scores;
 mod support;
+mod terminal;

@@ -2,7 +2,7 @@
 //!
 //! Objects are files, so a test looks at them without asking it. `PUT` (also with `If-None-Match: *`), uploads in parts, `GET`
 //! (also of a range), `HEAD` and listing by prefix are served; whatever else is asked for is answered 501, so nothing is half right. It
-//! knows no deletes, no versions, no credentials.
+//! knows no deletes and no versions, and lets everybody in; whose key asked is kept.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
@@ -40,6 +40,8 @@ struct State {
     /// One write at a time: put-if-absent is looking and writing.
     writes: Mutex<u64>,
     uploads: Mutex<Uploads>,
+    /// Ids of the keys that requests were signed with.
+    signers: Mutex<BTreeSet<String>>,
 }
 
 /// Uploads that are neither complete nor given up; nobody who lists or reads the bucket sees them.
@@ -123,6 +125,12 @@ impl Bucket {
             .collect()
     }
 
+    /// Ids of the keys that requests were signed with; of a temporary one, with its session's token.
+    pub fn signers(&self) -> Vec<String> {
+        let signers = self.state.signers.lock().unwrap();
+        signers.iter().cloned().collect()
+    }
+
     /// From now on nothing fails.
     pub fn mends(&self) {
         self.state.faults.lock().unwrap().now = None;
@@ -136,6 +144,7 @@ struct Request {
     key: String,
     query: String,
     is_new: bool,
+    signer: Option<String>,
     /// First and last byte that are asked for.
     range: Option<(usize, usize)>,
     body: Vec<u8>,
@@ -152,6 +161,7 @@ fn serve(stream: &TcpStream, folder: &Path, state: &State) {
     let mut reader = BufReader::new(stream);
     // A peer that goes away, in whatever state, ends its connection and nothing else.
     while let Some(request) = read(&mut reader) {
+        state.signers.lock().unwrap().extend(request.signer.clone());
         let fault = failing(state, &request);
         if fault == Some(Fault::Hangs) {
             let faults = state.faults.lock().unwrap();
@@ -192,6 +202,7 @@ fn read(reader: &mut BufReader<&TcpStream>) -> Option<Request> {
     let path = path.strip_prefix(&format!("/{NAME}"))?;
     let (key, query) = (plain(path.trim_start_matches('/')), query.to_owned());
     let (mut length, mut is_new, mut range) = (0, false, None);
+    let (mut key_id, mut token) = (None, String::new());
     loop {
         let mut header = String::new();
         reader.read_line(&mut header).ok().filter(|&n| n > 0)?;
@@ -204,6 +215,11 @@ fn read(reader: &mut BufReader<&TcpStream>) -> Option<Request> {
                 let (first, last) = value.trim().strip_prefix("bytes=")?.split_once('-')?;
                 range = Some((first.parse().ok()?, last.parse().ok()?));
             }
+            "authorization" => {
+                let (_, credential) = value.split_once("Credential=")?;
+                key_id = Some(credential.split('/').next()?.to_owned());
+            }
+            "x-amz-security-token" => token = format!(" {}", value.trim()),
             "if-none-match" => is_new = value.trim() == "*",
             _ => {}
         }
@@ -215,6 +231,7 @@ fn read(reader: &mut BufReader<&TcpStream>) -> Option<Request> {
         key,
         query,
         is_new,
+        signer: key_id.map(|id| id + &token),
         range,
         body,
     })

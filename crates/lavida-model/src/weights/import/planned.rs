@@ -82,6 +82,11 @@ impl<'a> PlannedFile<'a> {
         self.n_bytes
     }
 
+    /// Bytes of its tensors, the header left out.
+    pub fn n_tensor_bytes(&self) -> u64 {
+        self.n_bytes - self.header.len() as u64
+    }
+
     /// The file from its first byte to its last: the header, then a tensor at a time.
     pub fn chunks(&self) -> impl Iterator<Item = Result<Vec<u8>, WeightError>> {
         let header = std::iter::once_with(|| Ok(self.header.clone()));
@@ -93,12 +98,17 @@ impl<'a> PlannedFile<'a> {
     }
 
     /// Reads every tensor and names those with NaN or an infinity.
-    pub(super) fn not_finite(&self) -> Result<Vec<String>, WeightError> {
+    pub(super) fn not_finite(
+        &self,
+        on_bytes: &mut dyn FnMut(u64),
+    ) -> Result<Vec<String>, WeightError> {
         let mut names = Vec::new();
         for planned in &self.tensors {
-            if !is_finite(&planned.read()?) {
+            let data = planned.read()?;
+            if !is_finite(&data) {
                 names.push(planned.name.clone());
             }
+            on_bytes(data.as_bytes().len() as u64);
         }
         Ok(names)
     }

@@ -1,18 +1,19 @@
 //! A run as its coordinator shows it: on a terminal a line for the run and one for each worker, redrawn in place; elsewhere a
 //! line every ten seconds.
 
-use std::{cmp::Reverse, io::IsTerminal, time::Duration};
+use std::{cmp::Reverse, time::Duration};
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use lavida_cluster::{
     control::pace::{STRAGGLES, slowness},
     shell::{CoordinatorHandle, MemberStatus, RunStatus},
 };
-use lavida_dataflow::telemetry::progress::minutes;
+use lavida_terminal::{
+    progress::{minutes, one_line},
+    screen,
+};
 use lavida_train::settings::Settings;
 use tokio::{sync::watch, task::JoinHandle};
-
-use crate::screen;
 
 /// Time between two pictures on a terminal.
 const REDRAW: Duration = Duration::from_millis(500);
@@ -39,7 +40,7 @@ impl View {
             clips_per_step: settings.train.global_batch,
         };
         let (status, members) = (coordinator.status.clone(), coordinator.members.clone());
-        Self(match std::io::stderr().is_terminal() {
+        Self(match screen::is_redrawn() {
             true => tokio::spawn(redraw(aim, status, members)),
             false => tokio::spawn(lines(aim, status, members)),
         })
@@ -58,7 +59,6 @@ async fn redraw(
     status: watch::Receiver<RunStatus>,
     members: watch::Receiver<Vec<MemberStatus>>,
 ) {
-    let style = ProgressStyle::with_template("{wide_msg}").expect("the template is well-formed");
     let mut drawn: Vec<ProgressBar> = Vec::new();
     let mut ticks = tokio::time::interval(REDRAW);
     loop {
@@ -70,8 +70,7 @@ async fn redraw(
             }
         }
         while drawn.len() < picture.len() {
-            let line = ProgressBar::new_spinner().with_style(style.clone());
-            drawn.push(screen::view().add(line));
+            drawn.push(screen::view().add(one_line()));
         }
         for (line, text) in drawn.iter().zip(picture) {
             line.set_message(text);

@@ -4,25 +4,38 @@
 //! Nothing here panics, whatever is at the other end: std's macros do where a pipe is closed (`lavida inspect … | head -1`).
 
 use std::{
-    io::{self, ErrorKind, Write},
+    io::{self, ErrorKind, IsTerminal, Write},
     sync::LazyLock,
 };
 
 use clap::Parser;
 use indicatif::MultiProgress;
-use lavida_data::{Error, Result};
+use lavida_store::{Error, Result};
 use tracing_subscriber::fmt::MakeWriter;
 
 static VIEW: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
 
-/// What is redrawn in place; nothing where standard error is no terminal.
+/// What is redrawn in place; nothing where [`is_redrawn`] says so.
 pub fn view() -> &'static MultiProgress {
     &VIEW
 }
 
-/// Writes a line to standard error, as [`line`] does.
-macro_rules! eprintln {
-    ($($words:tt)*) => { $crate::screen::line(&format!($($words)*)) };
+/// Whether standard error is a terminal that can redraw a line: not a file or a pipe, and not `TERM=dumb` or unset. What
+/// would be redrawn is written as lines elsewhere.
+pub fn is_redrawn() -> bool {
+    !VIEW.is_hidden()
+}
+
+/// Whether the log may have colours: on a terminal that has them, unless `NO_COLOR` (<https://no-color.org>) says no.
+pub fn has_colours() -> bool {
+    let forbidden = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    io::stderr().is_terminal() && is_redrawn() && !forbidden
+}
+
+/// Columns of the terminal; any number where there is none.
+pub fn width() -> usize {
+    let size = console::Term::stderr().size_checked();
+    size.map_or(usize::MAX, |(_, columns)| usize::from(columns))
 }
 
 /// Writes a line to standard error. That nobody hears it is no reason to stop.
@@ -34,6 +47,7 @@ pub fn line(text: &str) {
 /// Writes to standard output. Whoever closed it has seen enough (`… | head`).
 ///
 /// # Errors
+///
 /// [`Error::Unavailable`] when it does not take it, as a full disk.
 pub fn print(text: &str) -> Result<()> {
     let mut out = io::stdout().lock();
@@ -50,6 +64,7 @@ fn printed(result: io::Result<()>) -> Result<()> {
 /// Reads the command line. None where that was all: help and version are printed.
 ///
 /// # Errors
+///
 /// As [`print`]. Wrong arguments end the process with exit code 2.
 pub fn command_line<P: Parser>() -> Result<Option<P>> {
     match P::try_parse() {
