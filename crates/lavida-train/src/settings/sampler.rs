@@ -35,7 +35,9 @@ pub struct SamplerSettings {
     /// Names asked for at most in one clip of the grounding stage.
     #[schemars(range(min = 1, max = 4_096), extend("unit" = "names"))]
     pub max_names: usize,
-    /// Mixing weights by dataset name; by default in proportion to samples.
+    /// Mixing weights by dataset name. A dataset without one keeps the share that its samples have of all samples of the
+    /// run; the others divide the rest in proportion to their weights. One for a source of `lavida-dataset` that is not
+    /// in the run does nothing; one for a name that is neither is refused. Without weights all go by their samples.
     #[schemars(extend(
         "additionalProperties" = { "type": "number", "minimum": 0.0, "maximum": 1e9 },
         "unit" = "weight"

@@ -19,4 +19,5 @@ mod process;
 mod reading;
 mod resuming;
 mod scores;
+mod settings;
 mod support;
