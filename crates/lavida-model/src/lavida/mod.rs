@@ -172,7 +172,18 @@ impl Lavida {
     /// # Errors
     ///
     /// A prefix that no parameter has, or LoRA for a part without adapters.
-    pub fn with_policies(mut self, policies: &TrainPolicies, seed: u64) -> Result<Self> {
+    pub fn with_policies(self, policies: &TrainPolicies, seed: u64) -> Result<Self> {
+        let model = self.with_undrawn_policies(policies)?;
+        draw_where(&model, &model.device(), seed, is_adapter);
+        Ok(model)
+    }
+
+    /// [`Lavida::with_policies`] whose new adapters are drawn at their first use: for listing parameters of any size.
+    ///
+    /// # Errors
+    ///
+    /// As [`Lavida::with_policies`].
+    pub fn with_undrawn_policies(mut self, policies: &TrainPolicies) -> Result<Self> {
         for (index, layer) in self.mllm.model.layers.iter_mut().enumerate() {
             let attention = &mut layer.self_attn;
             for (name, projection) in [
@@ -185,10 +196,7 @@ impl Lavida {
                 }
             }
         }
-        let device = self.device();
-        let model = policies.apply(self)?;
-        draw_where(&model, &device, seed, is_adapter);
-        Ok(model)
+        policies.apply(self)
     }
 
     /// The same function with another bargain between memory and time in backward.

@@ -9,4 +9,5 @@ pub mod export;
 pub mod import;
 pub mod inspect;
 pub mod predict;
+pub mod settings;
 pub mod train;
