@@ -418,9 +418,9 @@ impl Trainer {
         let exact = self
             .optimizer
             .with_exact_values(self.model().clone(), reducer)?;
-        let shares_memory = self.device == Device::flex();
+        let is_host_memory = are_tensors_host_memory(&self.device);
         let file = |tensors: Vec<CapturedTensor>| {
-            let tensors = match shares_memory {
+            let tensors = match is_host_memory {
                 true => tensors,
                 false => tensors.into_iter().map(CapturedTensor::on_host).collect(),
             };
@@ -588,6 +588,11 @@ pub fn model_error(error: lavida_model::Error) -> Error {
 fn joined<T>(thread: ScopedJoinHandle<'_, T>) -> T {
     let result = thread.join();
     result.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+/// Whether tensors are this process's own memory, which any thread reads without asking the device.
+fn are_tensors_host_memory(device: &Device) -> bool {
+    *device == Device::flex()
 }
 
 /// One transfer for all scalars of a step.

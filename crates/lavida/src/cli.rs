@@ -46,6 +46,8 @@ pub enum Command {
     /// Every check is made, also after one that failed; the exit code is the largest of the failed ones' (2 settings and
     /// input, 3 damaged data, 4 store or coordinator unreachable). What cannot be seen from here is `unknown` and fails nothing.
     Check(Check),
+    /// List the devices of this build and this machine, as settings name them
+    Devices(Devices),
     /// Measure on this machine: time and memory, as a table and a plot
     Bench(Bench),
     /// Prepare the machines of a cluster
@@ -331,6 +333,13 @@ pub struct Check {
     /// Override a setting, as `section.key=value`; may be repeated
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub set: Vec<String>,
+    /// Print one JSON document on standard output
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Devices {
     /// Print one JSON document on standard output
     #[arg(long)]
     pub json: bool,

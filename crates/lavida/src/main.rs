@@ -54,6 +54,7 @@ fn run(command: Command) -> anyhow::Result<()> {
             Command::Export(args) => commands::export::run(args).await,
             Command::Inspect(args) => commands::inspect::run(args).await,
             Command::Check(args) => commands::check::run(args).await,
+            Command::Devices(args) => commands::devices::run(args).await,
             Command::Bench(args) => commands::bench::run(&args),
             Command::Cluster(args) => commands::cluster::run(&args),
         }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use lavida_cluster::control::RunId;
 use lavida_data::{Error, Result};
-use lavida_dataflow::run::Run;
+use lavida_dataflow::{device::DeviceName, run::Run};
 use lavida_store::Store;
 use serde::{Deserialize, Serialize};
 
@@ -29,6 +29,7 @@ pub struct Job {
 impl Job {
     /// Opens the data and says what the run is.
     pub async fn of(loaded: &Loaded, data: &[String], out: &str) -> anyhow::Result<Self> {
+        DeviceName::parse(&loaded.settings.device)?; // workers have it, this machine need not
         let catalog = super::open_catalog(data, &loaded.settings).await?;
         let absolute = |uri: &String| Ok(Store::open(uri)?.uri().to_owned());
         let folder = match loaded.folder.as_os_str().is_empty() && loaded.is_embedded {
