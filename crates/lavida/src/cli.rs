@@ -68,6 +68,8 @@ pub enum Command {
     /// Each setting with its value, meaning, unit, limits and default, and where the value comes from: the default, a line
     /// of a file (which may be one that the file extends), or --set.
     Settings(Settings),
+    /// List the devices of this build and this machine, as settings name them
+    Devices(Devices),
     /// Measure on this machine: time and memory, as a table and a plot
     Bench(Bench),
     /// Prepare the machines of a cluster
@@ -375,6 +377,13 @@ pub struct Settings {
     /// Override a setting, as `section.key=value`; may be repeated
     #[arg(long = "set", value_name = "KEY=VALUE", requires = "config")]
     pub set: Vec<String>,
+    /// Print one JSON document on standard output
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Devices {
     /// Print one JSON document on standard output
     #[arg(long)]
     pub json: bool,

@@ -17,7 +17,7 @@ use burn::tensor::{Bool, Device, FloatDType, Int, Tensor, TensorData, assert_sha
 use crate::clip_text::ClipText;
 use crate::compression::CompressionConfig;
 use crate::config::LavidaConfig;
-use crate::draw::{draw, draw_where};
+use crate::draw::drawn_on_host;
 use crate::error::Result;
 use crate::linear::Linear;
 use crate::policy::{TrainPolicies, TrainPolicy, is_adapter, trains};
@@ -135,8 +135,7 @@ impl Lavida {
         seed: u64,
     ) -> Self {
         let model = Self::undrawn(config, compression, special, device);
-        draw(&model, device, seed);
-        model
+        drawn_on_host(model, device, seed, |_| true)
     }
 
     /// A model whose values are drawn at their first use: for listing the parameters of any size, and for loading.
@@ -173,9 +172,9 @@ impl Lavida {
     ///
     /// A prefix that no parameter has, or LoRA for a part without adapters.
     pub fn with_policies(self, policies: &TrainPolicies, seed: u64) -> Result<Self> {
+        let device = self.device();
         let model = self.with_undrawn_policies(policies)?;
-        draw_where(&model, &model.device(), seed, is_adapter);
-        Ok(model)
+        Ok(drawn_on_host(model, &device, seed, is_adapter))
     }
 
     /// [`Lavida::with_policies`] whose new adapters are drawn at their first use: for listing parameters of any size.

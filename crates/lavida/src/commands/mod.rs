@@ -4,6 +4,7 @@ pub mod bench;
 pub mod check;
 pub mod cluster;
 pub mod demo;
+pub mod devices;
 pub mod eval;
 pub mod export;
 pub mod import;
