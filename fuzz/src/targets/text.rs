@@ -23,13 +23,12 @@ pub fn settings(bytes: &[u8]) {
         .filter_map(|line| line.strip_prefix(SET))
         .map(str::to_owned)
         .collect();
-    let resolve = |name: &str| (name == "tiny.toml").then_some(TINY);
     // With overrides over the tiny configuration, which is whole.
     for text in [text, TINY] {
-        match Settings::parse("here", text, &resolve, &overrides) {
+        match Settings::parse("here", text, &overrides) {
             Ok(settings) => {
                 let toml = settings.to_toml();
-                let again = Settings::parse("again", &toml, &resolve, &[]);
+                let again = Settings::parse("again", &toml, &[]);
                 let again = again.expect("settings that exist are valid");
                 assert_eq!(again.to_toml(), toml);
                 assert!(settings.accumulation() > 0);
