@@ -380,12 +380,3 @@ fn a_command_that_is_stopped_before_its_end_has_the_exit_code_of_that() {
     process.ends_with(6);
     assert_eq!(names(&world.join("bench")), Vec::<String>::new());
 }
-
-#[test]
-fn the_exit_codes_are_in_the_help() {
-    let folder = tempfile::tempdir().unwrap();
-    let help = run_in(folder.path(), &["--help"]).succeeded();
-    for words in ["6 stopped before its end", "7 training has diverged", "130"] {
-        assert!(help.stdout().contains(words), "{}", help.stdout());
-    }
-}
