@@ -7,6 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use cargo_metadata::{DependencyKind, MetadataCommand};
 
+/// Features of common dependencies and no code: every crate may use it, and it uses none of ours.
+const EVERYWHERE: &str = "workspace-hack";
+
 /// Each crate of the workspace and the crates of the workspace that it may use.
 const ARROWS: &[(&str, &[&str])] = &[
     ("lavida-store", &[]),
@@ -62,6 +65,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     ("lavida-tests", &[]), // uses every crate, as dev-dependencies
+    (EVERYWHERE, &[]),
 ];
 
 /// Outside crates that stay in their room, and the crates that are the room.
@@ -123,7 +127,7 @@ fn crates_use_each_other_only_along_the_arrows() {
     for (name, allowed) in ARROWS {
         for used in found[*name].iter().filter(|used| names.contains(used)) {
             assert!(
-                allowed.contains(&used.as_str()),
+                allowed.contains(&used.as_str()) || used == EVERYWHERE,
                 "{name} uses {used}: no such arrow in docs/ARCHITECTURE.md"
             );
         }

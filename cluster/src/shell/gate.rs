@@ -110,30 +110,30 @@ fn greeting() -> [u8; 6] {
     [a, b, c, d, high, low]
 }
 
-async fn read_greeting(stream: &mut (impl AsyncRead + Unpin)) -> Result<(), String> {
+async fn read_greeting(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<()> {
     let mut theirs = [0; 6];
-    stream
-        .read_exact(&mut theirs)
-        .await
-        .map_err(|_| "it ended before it said what it is".to_owned())?;
+    if let Err(error) = stream.read_exact(&mut theirs).await {
+        // With TLS 1.3 a client learns only here that its certificate was refused.
+        return Err(match of_tls(&error) {
+            Some(_) => error,
+            None => io::Error::other("it ended before it said what it is"),
+        });
+    }
     if theirs[..4] != MARK {
-        return Err("it does not speak this protocol".to_owned());
+        return Err(io::Error::other("it does not speak this protocol"));
     }
     let version = u16::from_be_bytes([theirs[4], theirs[5]]);
     if version != PROTOCOL_VERSION {
-        return Err(format!(
+        return Err(io::Error::other(format!(
             "expected protocol version {PROTOCOL_VERSION}, found {version}"
-        ));
+        )));
     }
     Ok(())
 }
 
-async fn write_greeting(stream: &mut (impl AsyncWrite + Unpin)) -> Result<(), String> {
-    let written = async {
-        stream.write_all(&greeting()).await?;
-        stream.flush().await
-    };
-    written.await.map_err(|error| error.to_string())
+async fn write_greeting(stream: &mut (impl AsyncWrite + Unpin)) -> io::Result<()> {
+    stream.write_all(&greeting()).await?;
+    stream.flush().await
 }
 
 /// Lets peers in for as long as the node lives.
@@ -189,8 +189,8 @@ async fn admit(
     tune(&stream).map_err(io)?;
     let local_addr = stream.local_addr().map_err(io)?;
     let Some(acceptor) = acceptor else {
-        read_greeting(&mut stream).await?;
-        write_greeting(&mut stream).await?;
+        read_greeting(&mut stream).await.map_err(io)?;
+        write_greeting(&mut stream).await.map_err(io)?;
         return Ok(NetworkStream::Raw {
             peer_addr,
             local_addr,
@@ -199,8 +199,8 @@ async fn admit(
     };
     let accepted = acceptor.accept(stream).await;
     let mut stream = accepted.map_err(|error| tls_refusal(&error))?;
-    read_greeting(&mut stream).await?;
-    write_greeting(&mut stream).await?;
+    read_greeting(&mut stream).await.map_err(io)?;
+    write_greeting(&mut stream).await.map_err(io)?;
     Ok(NetworkStream::TlsServer {
         peer_addr,
         local_addr,
@@ -208,11 +208,18 @@ async fn admit(
     })
 }
 
+/// What rustls says of a connection that it ended.
+fn of_tls(error: &io::Error) -> Option<&rustls::Error> {
+    error.get_ref()?.downcast_ref()
+}
+
 /// Why TLS ended, in words that are the same each time: rustls tells the seconds since a certificate expired.
 fn tls_refusal(error: &io::Error) -> String {
-    use rustls::{CertificateError as Certificate, Error::InvalidCertificate};
-    let inner = error.get_ref().and_then(|e| e.downcast_ref());
-    let why = match inner {
+    use rustls::{
+        AlertDescription as Alert, CertificateError as Certificate,
+        Error::{AlertReceived, InvalidCertificate},
+    };
+    let why = match of_tls(error) {
         Some(rustls::Error::NoCertificatesPresented) => "it showed no certificate",
         Some(InvalidCertificate(Certificate::Expired | Certificate::ExpiredContext { .. })) => {
             "its certificate has expired"
@@ -222,6 +229,15 @@ fn tls_refusal(error: &io::Error) -> String {
         )) => "its certificate does not count yet",
         Some(InvalidCertificate(Certificate::UnknownIssuer)) => {
             "its certificate is of another authority"
+        }
+        Some(InvalidCertificate(
+            Certificate::NotValidForName | Certificate::NotValidForNameContext { .. },
+        )) => "its certificate is for other names than this address",
+        Some(AlertReceived(Alert::CertificateExpired)) => {
+            "it says that the certificate of this side has expired"
+        }
+        Some(AlertReceived(Alert::UnknownCA)) => {
+            "it says that the certificate of this side is of another authority"
         }
         Some(rustls::Error::InvalidMessage(_)) => "it does not speak TLS",
         _ => return format!("TLS: {error}"),
@@ -243,53 +259,45 @@ pub(super) async fn bind(at: SocketAddr, security: &Security) -> Result<TcpListe
     TcpListener::bind(at).await.map_err(unusable)
 }
 
-/// Goes through the gate of the coordinator at `host:port` and away again: TLS, certificates and version fit.
-///
-/// # Errors
-/// [`Error::Unavailable`] when nobody answers or the peer refuses; [`Error::Invalid`] for an address off loopback
-/// without certificates.
-pub async fn knock(address: &str, security: &Security) -> Result<()> {
-    through_the_gate(address, security).await.map(drop)
-}
-
 /// Connects the node to the one at `host:port`.
 ///
 /// # Errors
-/// [`Error::Unavailable`] when nobody answers or the peer refuses; [`Error::Invalid`] for an address off loopback
-/// without certificates.
+/// [`Undialled`] says what kind.
 pub(super) async fn dial(
     address: &str,
     security: &Security,
     node: &ActorRef<NodeServerMessage>,
-) -> Result<()> {
+) -> Result<(), Undialled> {
+    let dialled = timeout(HANDSHAKE, connect(address, security)).await;
+    let silent = || Undialled::Failed(format!("silent for {} s", HANDSHAKE.as_secs()));
     let opened = NodeServerMessage::ConnectionOpened {
-        stream: Box::new(through_the_gate(address, security).await?),
+        stream: Box::new(dialled.map_err(|_| silent())??),
         is_server: false,
     };
-    node.cast(opened)
-        .map_err(|error| Error::Internal(format!("the node has ended: {error}")))
+    node.cast(opened).map_err(|error| {
+        Undialled::Unusable(Error::Internal(format!("the node has ended: {error}")))
+    })
 }
 
-async fn through_the_gate(address: &str, security: &Security) -> Result<NetworkStream> {
-    let unreachable =
-        |reason: String| Error::unreachable(format!("coordinator at {address}"), reason);
-    let dialled = timeout(HANDSHAKE, connect(address, security)).await;
-    match dialled {
-        Ok(Ok(stream)) => Ok(stream),
-        Ok(Err(Dialled::Refused(error))) => Err(error),
-        Ok(Err(Dialled::Failed(reason))) => Err(unreachable(reason)),
-        Err(_) => Err(unreachable(format!("silent for {} s", HANDSHAKE.as_secs()))),
-    }
-}
-
-enum Dialled {
-    Refused(Error),
+/// Why there is no connection.
+pub(super) enum Undialled {
+    /// No later try will be better.
+    Unusable(Error),
+    /// One side does not take the other's certificate.
+    Distrusted(String),
+    /// Nobody is there, or somebody else.
     Failed(String),
 }
 
-impl From<io::Error> for Dialled {
-    fn from(error: io::Error) -> Self {
-        Self::Failed(error.to_string())
+impl Undialled {
+    /// For whoever tries again: a peer may be started anew, with what it lacked.
+    pub fn at(self, address: &str) -> Error {
+        match self {
+            Self::Unusable(error) => error,
+            Self::Distrusted(reason) | Self::Failed(reason) => {
+                Error::unreachable(format!("coordinator at {address}"), reason)
+            }
+        }
     }
 }
 
@@ -306,29 +314,38 @@ pub fn host_and_port(address: &str) -> Result<(&str, u16)> {
     }
 }
 
-async fn connect(address: &str, security: &Security) -> Result<NetworkStream, Dialled> {
-    let (host, _) = host_and_port(address).map_err(Dialled::Refused)?;
+impl From<io::Error> for Undialled {
+    fn from(error: io::Error) -> Self {
+        match of_tls(&error) {
+            Some(_) => Self::Distrusted(tls_refusal(&error)),
+            None => Self::Failed(error.to_string()),
+        }
+    }
+}
+
+async fn connect(address: &str, security: &Security) -> Result<NetworkStream, Undialled> {
+    let (host, _) = host_and_port(address).map_err(Undialled::Unusable)?;
     let mut stream = TcpStream::connect(address).await?;
     tune(&stream)?;
     let (peer_addr, local_addr) = (stream.peer_addr()?, stream.local_addr()?);
-    check_address("coordinator", peer_addr.ip(), security).map_err(Dialled::Refused)?;
+    check_address("coordinator", peer_addr.ip(), security).map_err(Undialled::Unusable)?;
     let Some(certificates) = &security.certificates else {
-        write_greeting(&mut stream).await.map_err(Dialled::Failed)?;
-        read_greeting(&mut stream).await.map_err(Dialled::Failed)?;
+        write_greeting(&mut stream).await?;
+        read_greeting(&mut stream).await?;
         return Ok(NetworkStream::Raw {
             peer_addr,
             local_addr,
             stream,
         });
     };
-    let connector = certificates.connector().map_err(Dialled::Refused)?;
+    let connector = certificates.connector().map_err(Undialled::Unusable)?;
     let host = host.trim_matches(['[', ']']).to_owned();
     let name = ServerName::try_from(host).map_err(|error| {
-        Dialled::Refused(Error::invalid(address, "a host name or an address", error))
+        Undialled::Unusable(Error::invalid(address, "a host name or an address", error))
     })?;
     let mut stream = connector.connect(name, stream).await?;
-    write_greeting(&mut stream).await.map_err(Dialled::Failed)?;
-    read_greeting(&mut stream).await.map_err(Dialled::Failed)?;
+    write_greeting(&mut stream).await?;
+    read_greeting(&mut stream).await?;
     Ok(NetworkStream::TlsClient {
         peer_addr,
         local_addr,

@@ -303,7 +303,8 @@ impl Shell {
             let (address, security) = (self.address.clone(), self.security.clone());
             let server = self.node.server.clone();
             self.dialling = Some(tokio::spawn(async move {
-                dial(&address, &security, &server).await
+                let dialled = dial(&address, &security, &server).await;
+                dialled.map_err(|why| why.at(&address))
             }));
         }
     }

@@ -20,14 +20,16 @@ pub mod certificates;
 mod coordinator;
 mod gate;
 mod inspection;
+mod knock;
 mod member;
 mod node;
 pub mod record;
 
 pub use certificates::{Authority, CertificateFiles, Certificates, random_cookie};
 pub use coordinator::{CoordinatorHandle, MemberStatus, RunStatus, Stopper, coordinate};
-pub use gate::{Refusals, can_listen, host_and_port, knock};
+pub use gate::{Refusals, can_listen, host_and_port};
 pub use inspection::{Inspected, inspect};
+pub use knock::knock;
 pub use member::{MemberHandle, Teller, join};
 
 use std::{

@@ -30,7 +30,7 @@ const FRAME_OVERHEAD: u64 = 64 * 1024;
 /// Messages that wait for the state machine. What does not fit is dropped: everything that matters is said again.
 pub(super) const MAX_WAITING: usize = 4096;
 /// A session in which the cookie is not proved by then is ended; ractor_cluster would wait for ever.
-const PROOF: Duration = Duration::from_secs(5);
+pub(super) const PROOF: Duration = Duration::from_secs(5);
 /// ractor_cluster names a node `NAME@HOST`. Where it is, the socket knows.
 const HOST: &str = "lavida";
 

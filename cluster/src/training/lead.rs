@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use lavida_dataflow::parts::Settings;
+use lavida_dataflow::{
+    device::{DeviceName, Kind},
+    parts::Settings,
+};
 use lavida_store::{Error, Result};
 
 use crate::control::{CoordinatorId, CoordinatorSettings, Engine, MAX_JOB_BYTES, RunId};
@@ -15,8 +18,8 @@ const AHEAD: u64 = 16;
 
 /// The number in `cuda:N`, the device's name in the settings of a run on a GPU.
 pub fn cuda_device(name: &str) -> Option<usize> {
-    let (kind, index) = name.split_once(':').unwrap_or((name, "0"));
-    (kind == "cuda").then(|| index.parse().ok())?
+    let name = DeviceName::parse(name).ok()?;
+    (name.kind == Kind::Cuda).then_some(name.index)
 }
 
 /// Settings of the coordinator of a run, which is what `job` says.

@@ -15,6 +15,7 @@ use zune_core::bytestream::ZCursor;
 use zune_core::colorspace::ColorSpace;
 use zune_core::options::DecoderOptions;
 
+use crate::caught::caught;
 use crate::clip::EncodedFrame;
 use crate::{Error, Result};
 
@@ -88,12 +89,12 @@ pub fn decode_rgb(frame: &EncodedFrame) -> Result<RgbFrame> {
     let Some(codec) = Codec::of(bytes) else {
         return Err(unknown_codec(frame));
     };
-    match codec {
+    decoded(|| match codec {
         Codec::Jpeg => jpeg(bytes),
         Codec::Png => png_rgb(bytes),
         Codec::Tiff => tiff(bytes),
         Codec::Bmp => bmp(bytes),
-    }
+    })
     .map_err(|reason| Error::corrupt(&frame.path, codec.expected(), reason))
 }
 
@@ -105,7 +106,7 @@ pub fn decode_rgb(frame: &EncodedFrame) -> Result<RgbFrame> {
 /// or 16 bits, which holds no such numbers.
 pub fn decode_indices(bytes: &[u8]) -> Result<IndexMap> {
     let what = "mask PNG";
-    let image = png_pixels(bytes, png::Transformations::IDENTITY)
+    let image = decoded(|| png_pixels(bytes, png::Transformations::IDENTITY))
         .map_err(|reason| Error::corrupt(what, Codec::Png.expected(), reason))?;
     let n_bits = match (image.colour, image.depth) {
         (_, png::BitDepth::Sixteen) => None,
@@ -152,12 +153,12 @@ pub fn probe_size(frame: &EncodedFrame) -> Result<(u32, u32)> {
     let Some(codec) = Codec::of(bytes) else {
         return Err(unknown_codec(frame));
     };
-    match codec {
+    decoded(|| match codec {
         Codec::Jpeg => open_jpeg(bytes).map(|(_, size)| size),
         Codec::Png => png_size(bytes),
         Codec::Tiff => open_tiff(bytes).map(|(_, size)| size),
         Codec::Bmp => open_bmp(bytes).map(|(_, size)| size),
-    }
+    })
     .map_err(|reason| Error::corrupt(&frame.path, "an image header", reason))
 }
 
@@ -172,6 +173,11 @@ fn unknown_codec(frame: &EncodedFrame) -> Error {
 
 /// Why a picture cannot be decoded, in the decoder's words.
 type Reason = String;
+
+/// What a decoder makes of a file. png 0.18 panics on a palette whose length is no multiple of three: that is a reason, too.
+fn decoded<T>(decode: impl FnOnce() -> Result<T, Reason>) -> Result<T, Reason> {
+    caught(decode).flatten()
+}
 
 /// Width and height in px.
 type Size = (u32, u32);
@@ -279,11 +285,41 @@ fn png_pixels(bytes: &[u8], transformations: png::Transformations) -> Result<Png
 type Tiff<'a> = tiff::decoder::Decoder<Cursor<&'a [u8]>>;
 
 fn open_tiff(bytes: &[u8]) -> Result<(Tiff<'_>, Size), Reason> {
+    check_tiff_entries(bytes)?;
     let mut decoder =
         tiff::decoder::Decoder::new(Cursor::new(bytes)).map_err(|error| error.to_string())?;
     let (width, height) = decoder.dimensions().map_err(|error| error.to_string())?;
     let size = claimed(width, height, bytes.len())?;
     Ok((decoder, size))
+}
+
+/// That no entry has more values than the file has bytes: the decoder takes up to 256 MiB for them before it reads any, and
+/// before it can be told of a limit.
+fn check_tiff_entries(bytes: &[u8]) -> Result<(), Reason> {
+    let is_big_endian = bytes.starts_with(b"M");
+    let number = |at: usize, n_bytes: usize| {
+        let digits = bytes.get(at..)?.get(..n_bytes)?.iter();
+        let join = |sum: usize, byte: &u8| sum << 8 | usize::from(*byte);
+        Some(match is_big_endian {
+            true => digits.fold(0, join),
+            false => digits.rev().fold(0, join),
+        })
+    };
+    let Some((directory, n_entries)) = number(4, 4).and_then(|at| Some((at, number(at, 2)?)))
+    else {
+        return Ok(()); // the decoder finds the end of the file in its own words
+    };
+    for entry in 0..n_entries {
+        let at = directory + 2 + 12 * entry;
+        let Some((tag, count)) = number(at, 2).zip(number(at + 4, 4)) else {
+            break;
+        };
+        if count > bytes.len() {
+            let n_bytes = bytes.len();
+            return Err(format!("{count} values of tag {tag} in {n_bytes} bytes"));
+        }
+    }
+    Ok(())
 }
 
 fn tiff(bytes: &[u8]) -> Result<RgbFrame, Reason> {
@@ -467,6 +503,7 @@ mod tests {
         let entries = tiff.len() - 4 - 8 * 12;
         tiff[entries + 8..][..2].fill(0xff);
         tiff[entries + 12 + 8..][..2].fill(0xff);
+        tiff[entries + 6 * 12 + 8..][..2].fill(0xff); // still one strip
         let mut bmp = b"BM".to_vec();
         bmp.resize(54, 0);
         bmp[14] = 40;
@@ -485,6 +522,31 @@ mod tests {
             assert!(error.to_string().contains(&found), "{name}: {error}");
             check_unreadable(name, bytes);
         }
+    }
+
+    #[test]
+    fn a_png_whose_palette_is_cut_is_damage_and_no_panic() {
+        let mut png = encode_png(ColorType::Indexed, BitDepth::Eight, 2, &[1, 2]);
+        let palette = png.windows(4).position(|name| name == b"PLTE").unwrap();
+        let end = palette + 4 + 12;
+        png.remove(end - 1);
+        png[palette - 1] = 11;
+        let sum = rawzip::crc32(&png[palette..end - 1]);
+        png[end - 1..end + 3].copy_from_slice(&sum.to_be_bytes());
+        check_unreadable("palette.png", png);
+    }
+
+    #[test]
+    fn a_tiff_of_more_values_than_bytes_is_damage() {
+        let mut tiff = encode_tiff(2, 1, &[3, 250]);
+        let entries = tiff.len() - 4 - 8 * 12;
+        tiff[entries + 4 * 12 + 4..][..4].copy_from_slice(&[1, 0, 0x61, 0]);
+        let error = probe_size(&frame("a.tif", tiff)).unwrap_err();
+        assert_eq!(error.exit_code(), 3, "{error}");
+        assert!(
+            error.to_string().contains("6356993 values of tag 262"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -21,6 +21,7 @@ use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::file::reader::{ChunkReader, Length};
 use parquet::schema::types::ColumnPath;
 
+use crate::caught::caught;
 use crate::clip::Clip;
 use crate::manifest::{Part, RowGroupEntry, ShardEntry};
 use crate::rows::{to_batch, to_clips, to_metadata_batch, to_metas};
@@ -161,7 +162,7 @@ pub(crate) fn decode_metadata(what: &str, bytes: Bytes) -> Result<Vec<ClipMeta>>
             .map(|batch| batch.map_err(ParquetError::from))
             .collect::<parquet::errors::Result<Vec<RecordBatch>>>()
     };
-    let batches = read().map_err(|error| damaged(what, &error))?;
+    let batches = parsed(what, read)?;
     let metas: Result<Vec<Vec<ClipMeta>>> =
         batches.iter().map(|batch| to_metas(what, batch)).collect();
     Ok(metas?.into_iter().flatten().collect())
@@ -201,7 +202,7 @@ impl Footer {
             reader.try_parse_sized(bytes, entry.bytes)?;
             ArrowReaderMetadata::try_new(Arc::new(reader.finish()?), ArrowReaderOptions::new())
         };
-        let metadata = parse().map_err(|error| damaged(what, &error))?;
+        let metadata = parsed(what, parse)?;
         let found: Vec<u64> = metadata
             .metadata()
             .row_groups()
@@ -265,16 +266,17 @@ impl Footer {
             file_bytes: self.file_bytes,
         };
         let n_rows = self.metadata.metadata().row_group(group_idx).num_rows() as usize;
-        let reader =
-            ParquetRecordBatchReaderBuilder::new_with_metadata(slice, self.metadata.clone())
-                .with_row_groups(vec![group_idx])
-                .with_projection(columns)
-                .with_batch_size(n_rows)
-                .build()
-                .map_err(|error| damaged(what, &error))?;
-        reader
-            .map(|batch| batch.map_err(|error| damaged(what, &error)))
-            .collect()
+        parsed(what, || {
+            let reader =
+                ParquetRecordBatchReaderBuilder::new_with_metadata(slice, self.metadata.clone())
+                    .with_row_groups(vec![group_idx])
+                    .with_projection(columns)
+                    .with_batch_size(n_rows)
+                    .build()?;
+            reader
+                .map(|batch| batch.map_err(ParquetError::from))
+                .collect()
+        })
     }
 }
 
@@ -316,6 +318,32 @@ fn internal(error: ParquetError) -> Error {
     Error::Internal(format!("parquet: {error}"))
 }
 
-fn damaged(what: &str, error: &dyn std::error::Error) -> Error {
-    Error::corrupt(what, "a shard as docs/shard-format.md has it", error)
+/// What `parse` reads of a shard; `what` names it in errors. parquet 60 asserts what a damaged footer does not keep (a
+/// negative length of a column chunk), so its panics are damage, too.
+fn parsed<T>(what: &str, parse: impl FnOnce() -> parquet::errors::Result<T>) -> Result<T> {
+    let damaged = |found: String| {
+        let expected = "a shard as docs/shard-format.md has it";
+        Err(Error::corrupt(what, expected, found))
+    };
+    match caught(parse) {
+        Ok(Ok(read)) => Ok(read),
+        Ok(Err(error)) => damaged(error.to_string()),
+        Err(panic) => damaged(panic),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // A whole file that makes parquet panic: `fuzz/seeds/shard/negative_length.parquet`.
+    #[test]
+    fn a_panic_of_the_parquet_reader_is_damage_of_the_shard() {
+        let parse = || panic!("column start and length should not be negative");
+        let error = parsed::<()>("a.parquet", parse).unwrap_err();
+        assert_eq!(error.exit_code(), 3, "{error}");
+        let text = error.to_string();
+        assert!(text.starts_with("a.parquet: "), "{text}");
+        assert!(text.ends_with("should not be negative"), "{text}");
+    }
 }

@@ -32,6 +32,8 @@ use crate::{
 
 /// Where the weights come from that a fresh run starts from.
 pub trait Pretrained: Send + Sync {
+    /// What it is called in messages: where it is.
+    fn name(&self) -> String;
     /// Safetensors, in any float format.
     fn weights(&self) -> BoxFuture<'_, Result<Bytes>>;
     /// The safetensors of what is carried beside them; none where they were never imported.
@@ -39,6 +41,10 @@ pub trait Pretrained: Send + Sync {
 }
 
 impl Pretrained for Checkpoint {
+    fn name(&self) -> String {
+        self.uri().to_owned()
+    }
+
     fn weights(&self) -> BoxFuture<'_, Result<Bytes>> {
         self.part(checkpoint::WEIGHTS).boxed()
     }
@@ -134,6 +140,7 @@ impl Run {
         if state.step >= settings.train.steps {
             return Ok(RunOutcome::AlreadyDone { step: state.step });
         }
+        let device = device::named(&settings.device)?; // before anything is written
         if worker.reports
             && resumed.is_none()
             && self.store.try_get("metrics.jsonl").await?.is_none()
@@ -184,7 +191,6 @@ impl Run {
             n_frames: settings.sampler.n_frames,
             max_names: settings.sampler.max_names,
         };
-        let device = device::named(&settings.device)?;
         let clock = self.clock.clone();
         let parts = TrainerParts {
             settings: settings.clone(),

@@ -64,7 +64,7 @@ fn long_clips_take_little_memory_beside_their_tokens() {
     assert!(extra > 1 << 20, "the allocator counts");
 
     // CubeCL's CPU runtime is too slow for as many: of these, L × L distances would take 64 MiB and L_r × L weights 13.
-    #[cfg(feature = "cpu")]
+    #[cfg(feature = "cubecl-cpu")]
     {
         extra_bytes(64, 8, &Device::cpu()); // compiles the kernels
         let extra = extra_bytes(4096, 8, &Device::cpu());

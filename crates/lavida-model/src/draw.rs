@@ -1,7 +1,8 @@
 //! Initial values from one seed.
 //!
-//! Burn draws a parameter at its first use from the device's one generator, so values would depend on the order of use.
-//! Here every parameter gets the generator anew, seeded from the root seed and its own name.
+//! Burn draws a parameter at its first use from the device's one generator, so values would depend on the order of use and
+//! on the device. Here every parameter gets the generator anew, seeded from the root seed and its own name, and a model's
+//! is the host's.
 
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
@@ -37,6 +38,24 @@ pub(crate) fn draw_where<M: Module>(
         .lock()
         .unwrap_or_else(|poisoned| poisoned.into_inner());
     walk(module, &mut Drawer(device, seed, wanted));
+}
+
+/// The module on `device` with what [`draw_where`] draws, drawn on the host: each backend has a generator of its own, and
+/// one seed is to be one model on all of them. What is not drawn yet and not wanted stays so.
+pub(crate) fn drawn_on_host<M: Module>(
+    module: M,
+    device: &Device,
+    seed: u64,
+    wanted: impl Fn(&str) -> bool,
+) -> M {
+    let host = Device::flex();
+    if *device == host {
+        draw_where(&module, device, seed, wanted);
+        return module;
+    }
+    let module = module.fork(&host);
+    draw_where(&module, &host, seed, wanted);
+    module.fork(device)
 }
 
 /// FNV-1a over the name, started from the root seed and mixed once more (splitmix64), so that near names are far apart.

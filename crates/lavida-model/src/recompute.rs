@@ -12,10 +12,11 @@ use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::tensor::{Gradients, Tensor};
 use lavida_kernels::recompute::tie;
 use lavida_kernels::watch::{Watch, gated};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// What backward computes again instead of keeping it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Recompute {
     /// Nothing: fastest, every intermediate result of what trains is kept.

@@ -10,6 +10,7 @@
 
 use burn::tensor::activation::{log_sigmoid, log_softmax, sigmoid};
 use burn::tensor::{Bool, Int, Tensor, assert_shape};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Weight of object px against background px in the focal loss.
@@ -22,25 +23,33 @@ pub const COVERED_SHARE: f64 = 0.3;
 const SMALLEST_MASS: f64 = 1e-8;
 
 /// Weights of the loss terms; the defaults are the reference's.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct LossWeights {
     /// Next-token cross-entropy on the answer (λ_txt of Eq. 10).
+    #[schemars(range(min = 0.0, max = 1e6), extend("unit" = "weight"))]
     pub language: f64,
     /// Focal loss of the mask.
+    #[schemars(range(min = 0.0, max = 1e6), extend("unit" = "weight"))]
     pub mask_focal: f64,
     /// Dice loss of the mask.
+    #[schemars(range(min = 0.0, max = 1e6), extend("unit" = "weight"))]
     pub dice: f64,
     /// Error of the predicted IoU.
+    #[schemars(range(min = 0.0, max = 1e6), extend("unit" = "weight"))]
     pub iou: f64,
     /// Binary cross-entropy of the object score.
+    #[schemars(range(min = 0.0, max = 1e6), extend("unit" = "weight"))]
     pub object: f64,
     /// Grounding stage: attention mass of a present name off its object.
+    #[schemars(range(min = 0.0, max = 1e6), extend("unit" = "weight"))]
     pub grounding_present: f64,
     /// Grounding stage: attention mass of an absent name off the background.
+    #[schemars(range(min = 0.0, max = 1e6), extend("unit" = "weight"))]
     pub grounding_absent: f64,
     /// Grounding stage: distance of the frame features from unit scale. Sharp attention is cheapest bought with large
     /// features, which the mask decoder then cannot read; pretrained encoders have no such need.
+    #[schemars(range(min = 0.0, max = 1e6), extend("unit" = "weight"))]
     pub grounding_scale: f64,
 }
 

@@ -23,9 +23,9 @@ const F32: u64 = 4;
 /// Parts of parameter names that make a module in the listing.
 const DEPTH: usize = 2;
 /// Tokens of prompt and answer beside the visual ones, with 16 categories of three tokens.
-const TEXT_TOKENS: u64 = 100;
+const TEXT_TOKENS: u128 = 100;
 /// Queries and categories of a frame in the Q-Former.
-const N_PROJECTOR_TOKENS: u64 = 64;
+const N_PROJECTOR_TOKENS: u128 = 64;
 
 /// What a run needs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -85,7 +85,7 @@ pub fn plan(settings: &Settings) -> Result<Plan> {
     let policies = settings.policies();
     let model = Lavida::undrawn(&config, &compression, special, &Device::flex());
     let model = model
-        .with_policies(&policies, settings.seed)
+        .with_undrawn_policies(&policies)
         .map_err(model_error)?;
     let modules: Vec<ModulePlan> = policies
         .counts(&model, DEPTH)
@@ -118,7 +118,7 @@ pub fn plan(settings: &Settings) -> Result<Plan> {
         false => 1,
     };
     let optimizer = state.div_ceil(n_sharing);
-    let activations = activation_bytes(settings, &config);
+    let activations = u64::try_from(activation_bytes(settings, &config)).unwrap_or(u64::MAX);
     Ok(Plan {
         modules,
         parameters,
@@ -128,7 +128,7 @@ pub fn plan(settings: &Settings) -> Result<Plan> {
             gradients,
             optimizer,
             activations,
-            total: weights + gradients + optimizer + activations,
+            total: (weights + gradients + optimizer).saturating_add(activations),
         },
     })
 }
@@ -136,18 +136,18 @@ pub fn plan(settings: &Settings) -> Result<Plan> {
 /// Blocks of one kind, as backward sees them.
 #[derive(Clone, Copy, Debug)]
 struct Blocks {
-    n: u64,
+    n: u128,
     /// Bytes of what goes into one, kept in any case.
-    inputs: u64,
+    inputs: u128,
     /// Bytes of what one keeps beside its inputs.
-    inside: u64,
+    inside: u128,
 }
 
-/// Bytes that backward keeps for one microbatch.
-fn activation_bytes(settings: &Settings, config: &LavidaConfig) -> u64 {
-    let n_clips = settings.train.microbatch as u64;
-    let n_frames = n_clips * settings.sampler.n_frames as u64;
-    let value = settings.train.precision.n_bytes();
+/// Bytes that backward keeps for one microbatch. Counted in 128 bits, which hold every product of settings in their limits.
+fn activation_bytes(settings: &Settings, config: &LavidaConfig) -> u128 {
+    let n_clips = settings.train.microbatch as u128;
+    let n_frames = n_clips * settings.sampler.n_frames as u128;
+    let value = u128::from(settings.train.precision.n_bytes());
     let policies = settings.policies();
     let trains = |prefix: &str| policies.of(prefix) != lavida_model::policy::TrainPolicy::Frozen;
     let encoder = match trains("seg_model.image_encoder") {
@@ -160,32 +160,32 @@ fn activation_bytes(settings: &Settings, config: &LavidaConfig) -> u64 {
     let v = &config.vision;
     let cell = (v.patch_size * v.spatial_merge_size).pow(2);
     let groups = settings.sampler.n_frames.div_ceil(v.temporal_patch_size);
-    let visual = (groups * settings.sampler.video_pixels[1] / cell) as u64;
-    let merge = (v.spatial_merge_size * v.spatial_merge_size) as u64;
+    let visual = (groups * settings.sampler.video_pixels[1] / cell) as u128;
+    let merge = (v.spatial_merge_size * v.spatial_merge_size) as u128;
     let tower = match trains("visual") {
         true => {
-            let per_group = merge * visual / groups.max(1) as u64;
+            let per_group = merge * visual / groups.max(1) as u128;
             let layer = Layer {
-                width: v.embed_dim as u64,
-                hidden: (v.embed_dim * v.mlp_ratio) as u64,
-                heads: v.num_heads as u64,
+                width: v.embed_dim as u128,
+                hidden: (v.embed_dim * v.mlp_ratio) as u128,
+                heads: v.num_heads as u128,
                 products_per_hidden: 2,
             };
-            v.depth as u64 * layer.bytes(merge * visual, per_group, value)
+            v.depth as u128 * layer.bytes(merge * visual, per_group, value)
         }
         false => 0,
     };
     let l = &config.language;
     let layer = Layer {
-        width: l.hidden_size as u64,
-        hidden: l.intermediate_size as u64,
-        heads: l.num_attention_heads as u64,
+        width: l.hidden_size as u128,
+        hidden: l.intermediate_size as u128,
+        heads: l.num_attention_heads as u128,
         products_per_hidden: 3,
     };
-    let kept = (visual as f64 * settings.compression.keep_ratio).max(1.0) as u64 + TEXT_TOKENS;
+    let kept = (visual as f64 * settings.compression.keep_ratio).max(1.0) as u128 + TEXT_TOKENS;
     let inputs = kept * layer.width * value;
     let language = Blocks {
-        n: l.num_hidden_layers as u64,
+        n: l.num_hidden_layers as u128,
         inputs: n_clips * inputs,
         inside: n_clips * (layer.bytes(kept, kept, value) - inputs),
     };
@@ -196,8 +196,8 @@ fn activation_bytes(settings: &Settings, config: &LavidaConfig) -> u64 {
 }
 
 /// What blocks keep: everything, or their inputs and the inside of the one that is run again just now.
-fn kept_of(blocks: &[Blocks], recompute: Recompute) -> u64 {
-    let inputs: u64 = blocks.iter().map(|b| b.n * b.inputs).sum();
+fn kept_of(blocks: &[Blocks], recompute: Recompute) -> u128 {
+    let inputs: u128 = blocks.iter().map(|b| b.n * b.inputs).sum();
     let inside = blocks.iter().map(|b| match recompute {
         Recompute::None => b.n * b.inside,
         Recompute::Blocks => b.inside,
@@ -211,57 +211,58 @@ fn kept_of(blocks: &[Blocks], recompute: Recompute) -> u64 {
 
 /// A transformer layer as backward sees it.
 struct Layer {
-    width: u64,
-    hidden: u64,
-    heads: u64,
-    products_per_hidden: u64,
+    width: u128,
+    hidden: u128,
+    heads: u128,
+    products_per_hidden: u128,
 }
 
 impl Layer {
     /// Bytes of the inputs of norms and products (about ten widths), of the MLP's hidden layer, and of the attention's
     /// weights: f32 from the softmax, and in half precision a rounded copy for the product with the values.
-    fn bytes(&self, n_tokens: u64, n_keys: u64, value: u64) -> u64 {
+    fn bytes(&self, n_tokens: u128, n_keys: u128, value: u128) -> u128 {
         let linear = 10 * self.width + self.products_per_hidden * self.hidden;
-        let rounded = if value < F32 { value } else { 0 };
-        n_tokens * (linear * value + self.heads * n_keys * (F32 + rounded))
+        let wide = u128::from(F32);
+        let rounded = if value < wide { value } else { 0 };
+        n_tokens * (linear * value + self.heads * n_keys * (wide + rounded))
     }
 }
 
 /// Hiera and FPN for one frame.
-fn hiera_bytes(config: &LavidaConfig, value: u64) -> u64 {
+fn hiera_bytes(config: &LavidaConfig, value: u128) -> u128 {
     let s = &config.sam2;
-    let side = (s.image_size / s.patch_stride) as u64;
+    let side = (s.image_size / s.patch_stride) as u128;
     let stages = s.stages.iter().zip(&s.window_spec).enumerate();
     stages
         .map(|(stage, (blocks, window))| {
-            let width = (s.embed_dim << stage) as u64;
+            let width = (s.embed_dim << stage) as u128;
             let n_tokens = (side >> stage).pow(2);
             let layer = Layer {
                 width,
                 hidden: 4 * width,
-                heads: (s.num_heads << stage) as u64,
+                heads: (s.num_heads << stage) as u128,
                 products_per_hidden: 2,
             };
-            *blocks as u64 * layer.bytes(n_tokens, (window * window) as u64, value)
+            *blocks as u128 * layer.bytes(n_tokens, (window * window) as u128, value)
         })
         .sum()
 }
 
 /// Two-way blocks of the mask decoder, its last attention with the upscaling behind it, and the Q-Former; `bytes` of
 /// a value times frames.
-fn decoder_blocks(config: &LavidaConfig, bytes: u64) -> [Blocks; 3] {
+fn decoder_blocks(config: &LavidaConfig, bytes: u128) -> [Blocks; 3] {
     let s = &config.sam2;
-    let cells = (s.top_grid() * s.top_grid()) as u64;
-    let width = s.d_model as u64;
-    let a = config.projector.adapter_dim as u64;
-    let per_layer = N_PROJECTOR_TOKENS * (12 * a + config.projector.d_ff as u64);
+    let cells = (s.top_grid() * s.top_grid()) as u128;
+    let width = s.d_model as u128;
+    let a = config.projector.adapter_dim as u128;
+    let per_layer = N_PROJECTOR_TOKENS * (12 * a + config.projector.d_ff as u128);
     let inputs = [cells * width, 4 * cells * width, N_PROJECTOR_TOKENS * a];
     // In widths of a cell: two blocks of ten; the last attention with four, the enlarged maps (4 cells of a quarter,
     // 16 of an eighth of the width) twice.
     let inside = [
         10 * cells * width,
         10 * cells * width,
-        config.projector.n_qformer_layers as u64 * per_layer,
+        config.projector.n_qformer_layers as u128 * per_layer,
     ];
     let n = [2, 1, 1];
     std::array::from_fn(|i| Blocks {
@@ -272,22 +273,22 @@ fn decoder_blocks(config: &LavidaConfig, bytes: u64) -> [Blocks; 3] {
 }
 
 /// What no block holds, for one frame: the projector's cross attention, and four masks at full size in f32.
-fn outside_bytes(config: &LavidaConfig, value: u64) -> u64 {
+fn outside_bytes(config: &LavidaConfig, value: u128) -> u128 {
     let s = &config.sam2;
-    let cells = (s.top_grid() * s.top_grid()) as u64;
-    let masks = 4 * (s.image_size as u64).pow(2);
-    cells * 4 * config.projector.adapter_dim as u64 * value + masks * F32
+    let cells = (s.top_grid() * s.top_grid()) as u128;
+    let masks = 4 * (s.image_size as u128).pow(2);
+    cells * 4 * config.projector.adapter_dim as u128 * value + masks * u128::from(F32)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const PAPER: &str = include_str!("../../../configs/paper.toml");
+    use crate::settings::embedded;
 
     fn memory(overrides: &[&str]) -> Memory {
         let overrides: Vec<String> = overrides.iter().map(|text| text.to_string()).collect();
-        let settings = Settings::parse("paper.toml", PAPER, &|_| None, &overrides).unwrap();
+        let paper = embedded("paper").unwrap();
+        let settings = Settings::parse("embedded:paper", paper, &overrides).unwrap();
         plan(&settings).unwrap().memory
     }
 

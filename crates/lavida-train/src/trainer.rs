@@ -417,9 +417,9 @@ impl Trainer {
         let exact = self
             .optimizer
             .with_exact_values(self.model().clone(), reducer)?;
-        let shares_memory = self.device == Device::flex();
+        let is_host_memory = are_tensors_host_memory(&self.device);
         let file = |tensors: Vec<CapturedTensor>| {
-            let tensors = match shares_memory {
+            let tensors = match is_host_memory {
                 true => tensors,
                 false => tensors.into_iter().map(CapturedTensor::on_host).collect(),
             };
@@ -627,6 +627,11 @@ fn not_finite(terms: &LossTerms) -> String {
         ),
         false => format!("the loss is {} ({})", terms.loss, parts.join(", ")),
     }
+}
+
+/// Whether tensors are this process's own memory, which any thread reads without asking the device.
+fn are_tensors_host_memory(device: &Device) -> bool {
+    *device == Device::flex()
 }
 
 /// One transfer for all scalars of a step.

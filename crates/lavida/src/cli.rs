@@ -63,6 +63,13 @@ pub enum Command {
     /// input, 3 damaged data, 4 store or coordinator unreachable). What cannot be seen from here is `unknown` and fails nothing.
     #[command(after_help = help::check())]
     Check(Check),
+    /// List everything that can be set, or write a settings file to start from
+    ///
+    /// Each setting with its value, meaning, unit, limits and default, and where the value comes from: the default, a line
+    /// of a file (which may be one that the file extends), or --set.
+    Settings(Settings),
+    /// List the devices of this build and this machine, as settings name them
+    Devices(Devices),
     /// Measure on this machine: time and memory, as a table and a plot
     Bench(Bench),
     /// Prepare the machines of a cluster
@@ -88,7 +95,7 @@ pub struct Demo {
 
 #[derive(Debug, Args)]
 pub struct Train {
-    /// Settings file; `embedded:tiny` and `embedded:tiny-grounding` are part of the program
+    /// Settings file, or embedded:tiny, embedded:tiny-grounding, embedded:paper; `lavida settings init NAME` writes these out
     #[arg(long, value_name = "FILE", required_unless_present = "join")]
     pub config: Option<String>,
     /// Training shards; may be repeated to mix datasets
@@ -97,7 +104,8 @@ pub struct Train {
     /// Where the run lives: metrics.jsonl, TensorBoard events, checkpoints/, settings.toml
     #[arg(long, value_name = "URI", required_unless_present = "join")]
     pub out: Option<String>,
-    /// Override a setting, as `section.key=value`; may be repeated
+    /// Override a setting, as `section.key=value`; may be repeated. `lavida settings` lists all. A name with dots stands in
+    /// quotes: 'train.policy."seg_model.image_encoder"=frozen'
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub set: Vec<String>,
     /// Train with so many workers on this machine; the same run as with one, up to the rounding of sums
@@ -356,6 +364,42 @@ pub struct Check {
     /// Print one JSON document on standard output
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct Settings {
+    #[command(subcommand)]
+    pub command: Option<SettingsCommand>,
+    /// Settings file, or embedded:NAME, whose values to list; without it the defaults are
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<String>,
+    /// Override a setting, as `section.key=value`; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE", requires = "config")]
+    pub set: Vec<String>,
+    /// Print one JSON document on standard output
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Devices {
+    /// Print one JSON document on standard output
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What else to do with settings.
+#[derive(Debug, Subcommand)]
+pub enum SettingsCommand {
+    /// Write a settings file of this program, with its comments, to standard output
+    Init(SettingsInit),
+}
+
+#[derive(Debug, Args)]
+pub struct SettingsInit {
+    /// tiny, tiny-grounding or paper
+    pub name: String,
 }
 
 #[derive(Debug, Args)]

@@ -178,6 +178,10 @@ impl ExportedWeights {
 }
 
 impl Pretrained for ExportedWeights {
+    fn name(&self) -> String {
+        self.0.name().to_owned()
+    }
+
     fn weights(&self) -> BoxFuture<'_, Result<Bytes>> {
         async {
             let weights = self.safetensors(TensorFiles::read_weights)?;

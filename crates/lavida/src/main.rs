@@ -108,6 +108,8 @@ async fn execute(command: Command) -> anyhow::Result<()> {
         Command::Export(args) => Box::pin(commands::export::run(args)).await,
         Command::Inspect(args) => Box::pin(commands::inspect::run(args)).await,
         Command::Check(args) => Box::pin(commands::check::run(args)).await,
+        Command::Devices(args) => Box::pin(commands::devices::run(args)).await,
+        Command::Settings(args) => commands::settings::run(&args),
         Command::Bench(args) => commands::bench::run(&args).await,
         Command::Cluster(args) => commands::cluster::run(&args),
         Command::Completions(args) => {

@@ -77,12 +77,12 @@ impl Model {
     async fn of_checkpoint(uri: &str, overrides: &[String]) -> Result<Self> {
         let checkpoint = checkpoints::open(uri).await?;
         let settings = config::of_checkpoint(uri, &checkpoint.settings_toml().await?, overrides)?;
+        let device = device::named(&settings.device)?;
         let tokenizers = Tokenizers::load(
             &checkpoint.part(TOKENIZER).await?,
             &checkpoint.part(CLIP_TOKENIZER).await?,
         )?;
         let weights = checkpoint.part(WEIGHTS).await?;
-        let device = device::named(&settings.device)?;
         let scorer = Scorer::new(&settings, &tokenizers, &weights, &device)?;
         let step = checkpoint.manifest.state.step;
         let source = Source::Checkpoint(checkpoint);
@@ -91,8 +91,8 @@ impl Model {
 
     fn of_export(uri: &str, exported: &Exported, overrides: &[String]) -> Result<Self> {
         let settings = config::of_checkpoint(uri, &exported.settings_toml()?, overrides)?;
-        let tokenizers = exported.tokenizers()?;
         let device = device::named(&settings.device)?;
+        let tokenizers = exported.tokenizers()?;
         let weights = exported.weights(&undrawn(&settings, &tokenizers, &device))?;
         let tensors = weights.read_weights().map_err(weight_error)?;
         let scorer = Scorer::with_tensors(&settings, &tokenizers, tensors, &device)?;

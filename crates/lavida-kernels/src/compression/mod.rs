@@ -25,6 +25,7 @@ pub mod plain;
 
 use burn::backend::Dispatch;
 use burn::tensor::{Int, Tensor, assert_shape};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use ops::{Background, CompressionOps, Samples};
@@ -64,7 +65,7 @@ impl Default for CompressionConfig {
 }
 
 /// Estimate of the density around a token, from its `k` nearest neighbours.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Density {
     /// Local reachability density of the local outlier factor, as the reference code has it:

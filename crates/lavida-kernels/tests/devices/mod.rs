@@ -1,6 +1,6 @@
 //! The devices that the kernels are tested on: Flex, and what the features chosen add.
 //!
-//! `LAVIDA_KERNEL_DEVICES` names those that a run is about, such as `flex,cpu`: a build with CubeCL's CPU runtime and wgpu
+//! `LAVIDA_KERNEL_DEVICES` names those that a run is about, such as `flex,cubecl-cpu`: a build with CubeCL's CPU runtime and wgpu
 //! may run where there is no Vulkan driver.
 
 use burn::tensor::{Device, FloatDType};
@@ -10,8 +10,8 @@ pub fn devices() -> Vec<(&'static str, Device)> {
     type Make = fn() -> Device;
     let known: Vec<(&str, Make)> = vec![
         ("flex", Device::flex),
-        #[cfg(feature = "cpu")]
-        ("cpu", Device::cpu),
+        #[cfg(feature = "cubecl-cpu")]
+        ("cubecl-cpu", Device::cpu),
         #[cfg(feature = "wgpu")]
         ("wgpu", || {
             Device::wgpu(burn::tensor::DeviceKind::DefaultDevice)
@@ -40,8 +40,11 @@ pub fn lacks(name: &str, device: &Device, dtype: FloatDType) -> Option<String> {
     // CubeCL's CPU runtime says that it has bf16. Where the processor rounds to it LLVM has an instruction, elsewhere
     // a call of compiler-rt's `__truncsfbf2`, which nothing that is linked provides.
     #[cfg(target_arch = "x86_64")]
-    if name == "cpu" && dtype == FloatDType::BF16 && !is_x86_feature_detected!("avx512bf16") {
-        return Some("cpu has no BF16 on this processor, which has no AVX512-BF16".to_owned());
+    if name == "cubecl-cpu" && dtype == FloatDType::BF16 && !is_x86_feature_detected!("avx512bf16")
+    {
+        return Some(
+            "cubecl-cpu has no BF16 on this processor, which has no AVX512-BF16".to_owned(),
+        );
     }
     None
 }

@@ -17,7 +17,7 @@ use burn::tensor::{Bool, Device, FloatDType, Int, Tensor, TensorData, assert_sha
 use crate::clip_text::ClipText;
 use crate::compression::CompressionConfig;
 use crate::config::LavidaConfig;
-use crate::draw::{draw, draw_where};
+use crate::draw::drawn_on_host;
 use crate::error::Result;
 use crate::linear::Linear;
 use crate::policy::{TrainPolicies, TrainPolicy, is_adapter, trains};
@@ -135,8 +135,7 @@ impl Lavida {
         seed: u64,
     ) -> Self {
         let model = Self::undrawn(config, compression, special, device);
-        draw(&model, device, seed);
-        model
+        drawn_on_host(model, device, seed, |_| true)
     }
 
     /// A model whose values are drawn at their first use: for listing the parameters of any size, and for loading.
@@ -172,7 +171,18 @@ impl Lavida {
     /// # Errors
     ///
     /// A prefix that no parameter has, or LoRA for a part without adapters.
-    pub fn with_policies(mut self, policies: &TrainPolicies, seed: u64) -> Result<Self> {
+    pub fn with_policies(self, policies: &TrainPolicies, seed: u64) -> Result<Self> {
+        let device = self.device();
+        let model = self.with_undrawn_policies(policies)?;
+        Ok(drawn_on_host(model, &device, seed, is_adapter))
+    }
+
+    /// [`Lavida::with_policies`] whose new adapters are drawn at their first use: for listing parameters of any size.
+    ///
+    /// # Errors
+    ///
+    /// As [`Lavida::with_policies`].
+    pub fn with_undrawn_policies(mut self, policies: &TrainPolicies) -> Result<Self> {
         for (index, layer) in self.mllm.model.layers.iter_mut().enumerate() {
             let attention = &mut layer.self_attn;
             for (name, projection) in [
@@ -185,10 +195,7 @@ impl Lavida {
                 }
             }
         }
-        let device = self.device();
-        let model = policies.apply(self)?;
-        draw_where(&model, &device, seed, is_adapter);
-        Ok(model)
+        policies.apply(self)
     }
 
     /// The same function with another bargain between memory and time in backward.

@@ -21,19 +21,18 @@ use lavida_train::{
     assembly::Phase,
     checkpoint::TrainState,
     reduce::Alone,
-    settings::Settings,
+    settings::{Settings, embedded},
     step::Now,
     trainer::{InitialWeights, Trainer, TrainerParts},
 };
 
-const TINY: &str = include_str!("../../../../configs/tiny.toml");
 const CATEGORIES: [&str; 3] = ["red square", "blue circle", "green bar"];
 
 /// `configs/tiny.toml` with changes.
 pub fn settings(overrides: &[&str]) -> Settings {
     let overrides: Vec<String> = overrides.iter().map(|text| text.to_string()).collect();
-    Settings::parse("tiny.toml", TINY, &|_| None, &overrides)
-        .expect("settings of the test are valid")
+    let tiny = embedded("tiny").expect("part of the program");
+    Settings::parse("embedded:tiny", tiny, &overrides).expect("settings of the test are valid")
 }
 
 /// A trainer at step 0 with random weights, or one that goes on from a checkpoint.
@@ -41,6 +40,14 @@ pub fn trainer(
     settings: &Settings,
     checkpoint: Option<(u64, &BTreeMap<String, Bytes>)>,
 ) -> Trainer {
+    try_trainer(settings, checkpoint).expect("settings and weights fit each other")
+}
+
+/// [`trainer`], where settings and weights may not fit each other.
+pub fn try_trainer(
+    settings: &Settings,
+    checkpoint: Option<(u64, &BTreeMap<String, Bytes>)>,
+) -> lavida_data::Result<Trainer> {
     let part = |parts: &BTreeMap<String, Bytes>, name: &str| parts[name].clone();
     let parts = TrainerParts {
         settings: settings.clone(),
@@ -65,7 +72,7 @@ pub fn trainer(
         reducer: Box::new(Alone),
         now: ticking(),
     };
-    Trainer::new(parts, &Device::flex()).expect("settings and weights fit each other")
+    Trainer::new(parts, &Device::flex())
 }
 
 /// A clock that is a second later at each look.

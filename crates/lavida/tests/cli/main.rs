@@ -28,5 +28,6 @@ mod process;
 mod reading;
 mod resuming;
 mod scores;
+mod settings;
 mod support;
 mod terminal;

@@ -488,5 +488,5 @@ pub(super) fn merge_backward(
 #[cfg(all(test, feature = "ptx"))]
 mod ptx;
 
-#[cfg(all(test, any(feature = "cpu", feature = "wgpu")))]
+#[cfg(all(test, any(feature = "cubecl-cpu", feature = "wgpu")))]
 mod tests;

@@ -12,7 +12,7 @@ mod devices;
 /// The devices that run these kernels.
 fn cube_devices() -> Vec<(&'static str, CubeDevice)> {
     let of = |(name, _): (&'static str, Device)| match name {
-        "cpu" => Some((name, CubeDevice::Cpu(Default::default()))),
+        "cubecl-cpu" => Some((name, CubeDevice::Cpu(Default::default()))),
         "wgpu" => Some((name, CubeDevice::Wgpu(Default::default()))),
         _ => None,
     };

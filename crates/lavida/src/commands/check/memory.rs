@@ -1,10 +1,10 @@
 //! Whether the plan fits the device: this machine's memory for a CPU, as its control group allows; what `nvidia-smi` says is
-//! free for a GPU.
+//! free for one of NVIDIA.
 
 use std::{path::Path, process::Stdio, time::Duration};
 
 use lavida_data::Error;
-use lavida_dataflow::device;
+use lavida_dataflow::device::{self, DeviceName, Kind};
 use lavida_train::{memory::Plan, settings::Settings};
 
 use super::{Found, plan::gib};
@@ -12,7 +12,7 @@ use super::{Found, plan::gib};
 /// A driver that does not answer by then will not.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-pub async fn fits(settings: &Settings, plan: &Plan) -> Found {
+pub(super) async fn fits(settings: &Settings, plan: &Plan) -> Found {
     let accumulation = settings.accumulation();
     let lanes = device::side_by_side(settings, accumulation, 1) as u64;
     let needed = plan.memory.total + (lanes - 1) * plan.memory.activations;
@@ -21,16 +21,9 @@ pub async fn fits(settings: &Settings, plan: &Plan) -> Found {
         n => format!(" with {n} microbatches side by side"),
     };
     let needs = format!("{:.2} GiB are needed{sides}", gib(needed));
-    let (kind, index) = settings
-        .device
-        .split_once(':')
-        .unwrap_or((&settings.device, "0"));
-    let free = match kind {
-        "cpu" | "flex" => {
-            host_bytes().ok_or_else(|| "this system does not say what is free".to_owned())
-        }
-        "cuda" => gpu_bytes(index).await,
-        other => Err(format!("nobody here knows the memory of {other}")),
+    let free = match DeviceName::parse(&settings.device) {
+        Ok(name) => free_bytes(name).await,
+        Err(_) => Err(format!("{} has none", settings.device)),
     };
     match free {
         Err(why) => Found::Unknown(format!("{needs}; {why}")),
@@ -44,6 +37,19 @@ pub async fn fits(settings: &Settings, plan: &Plan) -> Found {
             "{needs}, {:.2} GiB are free on {}",
             gib(free),
             settings.device
+        )),
+    }
+}
+
+/// Free memory of a device, or why it is not known.
+pub async fn free_bytes(name: DeviceName) -> Result<u64, String> {
+    match name.kind {
+        kind if kind.shares_host_memory() => {
+            host_bytes().ok_or_else(|| "this system does not say what is free".to_owned())
+        }
+        Kind::Cuda => gpu_bytes(name.index).await,
+        _ => Err(format!(
+            "what is free on {name} is not known: wgpu does not say"
         )),
     }
 }
@@ -79,7 +85,7 @@ fn available_bytes(meminfo: &str) -> Option<u64> {
 }
 
 /// Free memory of a GPU, or why it is not known.
-async fn gpu_bytes(index: &str) -> Result<u64, String> {
+async fn gpu_bytes(index: usize) -> Result<u64, String> {
     let asked = tokio::process::Command::new("nvidia-smi")
         .args(["--query-gpu=memory.free", "--format=csv,noheader,nounits"])
         .arg(format!("--id={index}"))

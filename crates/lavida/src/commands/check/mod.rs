@@ -1,24 +1,23 @@
 //! `lavida check`: what would stop a run, found before it waits in a queue: settings, memory, data, store, certificates,
 //! ports. Nothing large is built, and nothing is left behind.
 
-mod memory;
+pub mod memory;
 mod network;
 mod plan;
 mod store;
 
 use std::path::Path;
 
-use lavida_cluster::shell::Security;
+use anyhow::Context;
 use lavida_data::Result;
 use lavida_dataflow::{
-    checkpoints,
     clock::{Clock, SystemClock},
-    device,
+    device::{self, Presence},
 };
 use lavida_train::settings::Settings;
 use serde_json::{Value, json};
 
-use super::train::{COOKIE, described, open_catalog};
+use super::train::{self, described, open_catalog};
 use crate::{cli, config};
 
 /// Something that was looked at.
@@ -107,9 +106,10 @@ async fn checks(
             "vocabularies",
             vocabularies(settings, &loaded.folder),
         ));
-    }
-    if let (true, Some(uri)) = (as_a_run_would, &settings.train.initial) {
-        checks.push(Check::new("weights", weights(uri).await));
+        if let Some(uri) = &settings.train.initial {
+            let found = weights(uri, settings, &loaded.folder).await;
+            checks.push(Check::new("weights", found));
+        }
     }
     if !args.data.is_empty() {
         checks.push(Check::new("data", data(settings, &args.data).await));
@@ -117,34 +117,30 @@ async fn checks(
     if let Some(out) = &args.out {
         checks.push(Check::new("store", store::commits(out).await.into()));
     }
-    let security = match &args.certs {
-        None => {
-            let cookie = std::env::var(COOKIE).unwrap_or_default();
-            Ok(Security::on_loopback(cookie))
+    if let Some(folder) = &args.certs {
+        let now = SystemClock::default().wall();
+        let found = network::certificates(folder, now);
+        let usable = !matches!(found, Found::Failed(_));
+        checks.push(Check::new("certificates", found));
+        if !usable {
+            return checks; // without them nothing is to be said about the network
         }
-        Some(folder) => {
-            let now = SystemClock::default().wall();
-            checks.push(Check::new(
-                "certificates",
-                network::certificates(folder, now),
-            ));
-            Security::read(folder)
-        }
-    };
-    // Unreadable certificates were told above: without them nothing is to be said about the network.
-    if let Ok(security) = security {
-        if let Some(address) = &args.listen {
-            checks.push(Check::new(
-                "listen",
-                network::listens(address, &security).await.into(),
-            ));
-        }
-        if let Some(address) = &args.join {
-            checks.push(Check::new(
-                "join",
-                network::reaches(address, &security).await.into(),
-            ));
-        }
+    }
+    let certs = args.certs.as_deref();
+    if let Some(address) = &args.listen {
+        // A coordinator that is told no cookie draws one.
+        let listens = async {
+            let security = train::security(certs, || Ok(String::new()))?;
+            network::listens(address, &security).await
+        };
+        checks.push(Check::new("listen", listens.await.into()));
+    }
+    if let Some(address) = &args.join {
+        let reaches = async {
+            let security = train::security_to_join(certs)?;
+            network::reaches(address, &security).await
+        };
+        checks.push(Check::new("join", reaches.await.into()));
     }
     checks
 }
@@ -156,10 +152,12 @@ fn said_of(settings: &Settings, config: &str) -> String {
 }
 
 fn device_of(settings: &Settings) -> Found {
-    match device::named(&settings.device) {
-        Ok(_) => Found::Ok(format!("{} is in this build", settings.device)),
+    let name = &settings.device;
+    match device::find(name) {
+        Ok(Presence::Here(_)) => Found::Ok(format!("{name} is in this build and on this machine")),
         // The machine that checks need not be the one that trains.
-        Err(error) => Found::Unknown(error.to_string()),
+        Ok(Presence::Absent(why)) => Found::Unknown(format!("{name}: {why}")),
+        Err(error) => Found::Failed(error.into()),
     }
 }
 
@@ -172,10 +170,17 @@ fn vocabularies(settings: &Settings, folder: &Path) -> Found {
         .into()
 }
 
-async fn weights(uri: &str) -> Found {
-    let opened = checkpoints::open(uri).await;
+/// As a run opens them: of an export every file is read and its hash compared. Shapes are compared when they are loaded.
+async fn weights(uri: &str, settings: &Settings, folder: &Path) -> Found {
+    let Ok(tokenizers) = settings.tokenizers(folder) else {
+        return Found::Unknown(
+            "the vocabularies, which the model's size rests on, fail".to_owned(),
+        );
+    };
+    let opened = train::initial(uri, settings, &tokenizers).await;
     opened
-        .map(|checkpoint| format!("train.initial: {}", checkpoint.uri()))
+        .map(|initial| format!("train.initial: {}", initial.name()))
+        .context("train.initial")
         .into()
 }
 

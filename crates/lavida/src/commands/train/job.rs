@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use lavida_cluster::control::RunId;
 use lavida_data::{Error, Result};
-use lavida_dataflow::run::Run;
+use lavida_dataflow::{device::DeviceName, run::Run};
 use lavida_store::Store;
 use serde::{Deserialize, Serialize};
 
@@ -32,6 +32,7 @@ pub struct Job {
 impl Job {
     /// Opens the data and says what the run is.
     pub async fn of(loaded: &Loaded, data: &[String], out: &str) -> anyhow::Result<Self> {
+        DeviceName::parse(&loaded.settings.device)?; // workers have it, this machine need not
         let catalog = super::open_catalog(data, &loaded.settings).await?;
         let mixture = super::described(&catalog, &loaded.settings);
         screen::line(&format!("train: mixes {mixture}"));

@@ -14,7 +14,7 @@ use lavida_cluster::{
 use lavida_data::{Error, Result};
 use lavida_dataflow::telemetry::figures::Figures;
 
-use super::{COOKIE, interrupted, job::Job, metrics, report, security};
+use super::{interrupted, job::Job, metrics, report, security_to_join};
 use crate::{screen, stop::stopped_after};
 
 /// Steps of work that a worker asks for at a time.
@@ -41,10 +41,7 @@ pub async fn run(
     }
     let figures = Figures::default();
     let _metrics = metrics::serve(metrics_at, || figures.registry()).await?;
-    let security = security(certificates, || {
-        let expected = format!("--certs DIR, or on loopback the coordinator's {COOKIE}");
-        Err(Error::invalid("--join", expected, "neither"))
-    })?;
+    let security = security_to_join(certificates)?;
     let reachable = own_address_towards(address)?;
     let id = MemberId(random_id());
     let mut member = shell::join(id, None, address.to_owned(), security, WINDOW).await?;

@@ -122,7 +122,7 @@ async fn prepare(
 }
 
 /// What a fresh run starts from: a run, a checkpoint or an export.
-async fn initial(
+pub async fn initial(
     uri: &str,
     settings: &Settings,
     tokenizers: &Tokenizers,
@@ -150,12 +150,23 @@ pub const COOKIE: &str = "LAVIDA_COOKIE";
 
 /// How this process proves who it is: by the folder of `lavida cluster certs`, or, on loopback, by the cookie of the
 /// environment; without one `or` says which.
-fn security(certificates: Option<&Path>, or: impl FnOnce() -> Result<String>) -> Result<Security> {
+pub fn security(
+    certificates: Option<&Path>,
+    or: impl FnOnce() -> Result<String>,
+) -> Result<Security> {
     match (certificates, std::env::var(COOKIE)) {
         (Some(folder), _) => Security::read(folder),
         (None, Ok(cookie)) => Ok(Security::on_loopback(cookie)),
         (None, Err(_)) => Ok(Security::on_loopback(or()?)),
     }
+}
+
+/// The same for a worker, which has to be told.
+pub fn security_to_join(certificates: Option<&Path>) -> Result<Security> {
+    security(certificates, || {
+        let expected = format!("--certs DIR, or on loopback the coordinator's {COOKIE}");
+        Err(Error::invalid("--join", expected, "neither"))
+    })
 }
 
 /// What became of a run that a coordinator led; one that was stopped before its last step is an error with its own exit code.

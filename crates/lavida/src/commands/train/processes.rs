@@ -15,7 +15,7 @@ use lavida_cluster::{
     training::cuda_device,
 };
 use lavida_data::Error;
-use lavida_dataflow::worker::Worker;
+use lavida_dataflow::{device, worker::Worker};
 use lavida_train::settings::Settings;
 use tokio::process::{Child, Command};
 
@@ -159,6 +159,7 @@ pub async fn run(
     if is_complete(out, loaded.settings.train.steps).await? {
         return Ok(());
     }
+    device::named(&loaded.settings.device)?; // once, before every worker says it
     let cluster = &mut loaded.settings.cluster;
     (cluster.workers, cluster.min_workers) = (n, n);
     let security = Security::on_loopback(random_cookie()?);

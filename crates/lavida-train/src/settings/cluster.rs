@@ -1,0 +1,42 @@
+//! `[cluster]`: how a run on several workers is led.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// `[cluster]`: how a run on several workers is led. Nothing here changes what is learned.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ClusterSettings {
+    /// Workers that are wanted; 0 for as many as come.
+    #[schemars(range(min = 0, max = 65_536), extend("unit" = "workers"))]
+    pub workers: usize,
+    /// With fewer no step is made.
+    #[schemars(range(min = 1, max = 65_536), extend("unit" = "workers"))]
+    pub min_workers: usize,
+    /// How long the first step waits for all wanted workers once there are enough.
+    #[schemars(range(min = 0, max = 31_536_000), extend("unit" = "seconds"))]
+    pub patience_s: u64,
+    /// A run that learns and commits nothing for so long starts again from its last checkpoint.
+    #[schemars(range(min = 1, max = 31_536_000), extend("unit" = "seconds"))]
+    pub stall_s: u64,
+    /// Starts again, without a checkpoint between them, after which the run gives up.
+    #[schemars(range(min = 0, max = 1_000_000_000), extend("unit" = "restarts"))]
+    pub max_restarts: u32,
+    /// Workers share the optimizer's state: each of `n` keeps a part of it and hands the others the values it updates.
+    /// Saves 8 bytes a trained value (12 in bf16) but for an n-th of them, and moves as many bytes a step; but half of
+    /// these only when backward is over, where sums of whole gradients overlap it, and a checkpoint gathers the moments.
+    pub shard_optimizer: bool,
+}
+
+impl Default for ClusterSettings {
+    fn default() -> Self {
+        Self {
+            workers: 0,
+            min_workers: 1,
+            patience_s: 60,
+            stall_s: 1800,
+            max_restarts: 10,
+            shard_optimizer: false,
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! `lavida devices`: what settings may name as `device` here, and why not more.
+
+use lavida_dataflow::device::{self, DeviceName, Kind, Listed};
+use serde_json::{Value, json};
+
+use super::check::memory::free_bytes;
+use crate::cli;
+
+pub async fn run(args: cli::Devices) -> anyhow::Result<()> {
+    let listed = tokio::task::spawn_blocking(device::list).await?;
+    let mut rows = Vec::new();
+    for device in listed {
+        rows.push(Row::of(device).await);
+    }
+    let not_built = Kind::ALL.into_iter().filter(|kind| !kind.is_built());
+    let not_built: Vec<Kind> = not_built.collect();
+    if args.json {
+        let document = json!({
+            "devices": rows.iter().map(Row::document).collect::<Vec<_>>(),
+            "not_built": not_built.iter().map(|kind| json!({
+                "name": kind.pattern(),
+                "what": kind.what(),
+                "feature": kind.word(),
+            })).collect::<Vec<_>>(),
+        });
+        return crate::print_document(&serde_json::to_string_pretty(&document)?);
+    }
+    let built = rows.iter().map(Row::line);
+    let others = not_built.iter().map(|kind| {
+        let (pattern, what, word) = (kind.pattern(), kind.what(), kind.word());
+        format!("  {pattern:<11} {what}: not in this build, which needs --features {word}")
+    });
+    let lines: Vec<String> = built.chain(others).collect();
+    crate::print_document(&format!("device = …\n{}", lines.join("\n")))
+}
+
+/// A device, and what is known of its memory.
+struct Row {
+    device: Listed,
+    free: Option<u64>,
+}
+
+impl Row {
+    async fn of(mut device: Listed) -> Self {
+        let free = match (&device.unusable, DeviceName::parse(&device.name)) {
+            (None, Ok(name)) => free_bytes(name).await.ok(),
+            _ => None,
+        };
+        if let (Kind::Cpu, Some(model)) = (device.kind, processor()) {
+            device.what = model;
+        }
+        Self { device, free }
+    }
+
+    fn line(&self) -> String {
+        let Listed { name, what, .. } = &self.device;
+        let more = match (&self.device.unusable, self.free) {
+            (Some(why), _) => format!(": not usable, {why}"),
+            (None, Some(bytes)) => format!(", {:.1} GiB free", bytes as f64 / f64::from(1 << 30)),
+            (None, None) => String::new(),
+        };
+        format!("  {name:<11} {what}{more}")
+    }
+
+    fn document(&self) -> Value {
+        json!({
+            "name": self.device.name,
+            "what": self.device.what,
+            "usable": self.device.unusable.is_none(),
+            "reason": self.device.unusable,
+            "free_bytes": self.free,
+        })
+    }
+}
+
+/// Model and threads of the processor, where the system says them.
+fn processor() -> Option<String> {
+    let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").ok()?;
+    let line = cpuinfo
+        .lines()
+        .find(|line| line.starts_with("model name"))?;
+    let model = line.split_once(':')?.1.trim();
+    let n_threads = std::thread::available_parallelism().ok()?;
+    Some(format!("{model}, {n_threads} threads"))
+}
