@@ -4,7 +4,7 @@ use std::process::Stdio;
 
 use crate::{
     process::{Process, run, until},
-    support::{Ran, World, finish, names, run_in},
+    support::{Ran, World, finish, names},
 };
 
 const VIDEO: &str = concat!(
