@@ -29,14 +29,13 @@ mod trees;
 
 use std::{path::Path, process::ExitCode};
 
-use clap::Parser;
 use libtest_mimic::{Arguments, Trial};
 use pages::Page;
 
 fn main() -> ExitCode {
     let called = std::env::args_os().next().unwrap_or_default();
     if Path::new(&called).file_stem() == Some("lavida-dataset".as_ref()) {
-        return lavida_dataset_builder::cli::run(lavida_dataset_builder::cli::Cli::parse());
+        return lavida_dataset_builder::cli::main();
     }
     let mut trials = vec![
         claim("every_block_says_what_it_is", pages::check_marks),
