@@ -45,14 +45,16 @@ impl ModelSettings {
 
     /// Checks how sizes depend on each other.
     pub(super) fn check(&self) -> Result<()> {
-        use lavida_model::error::Error::{Invalid, Weights};
+        use lavida_model::error::Error::{Invalid, NotFinite, Weights};
         self.config().check().map_err(|error| match error {
             Invalid {
                 what,
                 expected,
                 found,
             } => Error::invalid(what, expected, found),
-            Weights(error) => Error::Internal(format!("sizes alone hold no weights: {error}")),
+            error @ (Weights(_) | NotFinite { .. }) => Error::Internal(format!(
+                "sizes alone hold no weights and no values: {error}"
+            )),
         })
     }
 }
