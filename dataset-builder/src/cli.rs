@@ -354,7 +354,7 @@ fn synth_command(args: &SynthArgs) -> Result<()> {
 async fn verify_command(args: &VerifyArgs) -> Result<()> {
     let dataset = Dataset::open(&Store::open(&args.uri)?).await?;
     let manifest = dataset.manifest();
-    let progress = Progress::new("verify", Unit::Bytes, manifest.bytes);
+    let progress = Progress::brief("verify", Unit::Bytes, manifest.bytes);
     let verified = dataset.verify_with(|n_bytes| progress.set(n_bytes)).await;
     drop(progress);
     let report = verified?;

@@ -460,11 +460,11 @@ mod tests {
         let all = [12, 20, 30, 40, 60, 80, 120].map(at).join("\n");
         insta::assert_snapshot!(all, @r"
          12|eval  35 %
-         20|eval  35 %
+         20|eval  [==>   ]  35 %
          30|eval  35 %  1 min 05 s left
          40|eval  [===>     ]  35 %  1 min 05 s left
          60|eval  35 %  frame 123/350  40.2 frames/s  1 min 05 s left
-         80|eval  [=====>           ]  35 %  frame 123/350  40.2 frames/s  1 min 05 s left
+         80|eval  [======>            ]  35 %  frame 123/350  40.2 frames/s  1 min 05 s left
         120|eval  [==========>                   ]  35 %  frame 123/350  40.2 frames/s  1 min 05 s left  video 2/12 Test004
         ");
     }
@@ -508,7 +508,13 @@ mod tests {
             ..begun.clone()
         };
         let lines = [begun, shown(), almost, whole, bytes].map(|shown| shown.line());
-        insta::assert_snapshot!(lines.join("\n"), @"");
+        insta::assert_snapshot!(lines.join("\n"), @r"
+        eval: frame 1/350  0 %
+        eval: frame 123/350  35 %  video 2/12 Test004  40.2 frames/s  1 min 05 s left
+        eval: frame 349/350  99 %
+        eval: frame 350/350  100 %  video 2/12 Test004  40.2 frames/s
+        eval: 3.00 MiB of 5.00 GiB  0 %  video 2/12 Test004  40.2 frames/s  1 min 05 s left
+        ");
     }
 
     #[test]

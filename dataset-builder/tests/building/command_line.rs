@@ -274,7 +274,7 @@ fn without_a_terminal_progress_is_plain_lines_and_errors_name_the_program() {
         "coco: input 3/3  100 %  3 samples",
     ];
     check(&build_args(&source, &uri, &paths), &lines);
-    check(&["verify", &uri], &["verify: "]);
+    check(&["verify", &uri], &[]);
     let (code, errors) = outcome(&lavida_dataset(&["verify", "ftp://host/x"]));
     assert_eq!(code, 2);
     assert!(

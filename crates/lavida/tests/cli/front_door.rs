@@ -4,7 +4,7 @@ use std::process::Stdio;
 
 use crate::{
     process::{Process, run, until},
-    support::{Ran, World, finish, names, run_in},
+    support::{Ran, World, finish, names},
 };
 
 const VIDEO: &str = concat!(
@@ -379,19 +379,4 @@ fn a_command_that_is_stopped_before_its_end_has_the_exit_code_of_that() {
     process.terminate();
     process.ends_with(6);
     assert_eq!(names(&world.join("bench")), Vec::<String>::new());
-}
-
-#[test]
-fn the_exit_codes_are_in_the_help() {
-    let folder = tempfile::tempdir().unwrap();
-    let help = run_in(folder.path(), &["--help"]).succeeded();
-    for (code, meaning) in [
-        ("6", "stopped before its end"),
-        ("7", "training has diverged"),
-    ] {
-        let mut lines = help.stdout().lines().map(str::trim);
-        let line = lines.find_map(|line| line.strip_prefix(code)?.strip_prefix(' '));
-        let found = line.unwrap_or_else(|| panic!("{}", help.stdout()));
-        assert!(found.trim().starts_with(meaning), "{found}");
-    }
 }
