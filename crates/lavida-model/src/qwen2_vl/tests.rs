@@ -188,7 +188,7 @@ fn a_bad_patch_is_an_error_with_its_sample() {
     assert!(
         error
             .to_string()
-            .starts_with("invalid visual tokens of sample 1"),
+            .starts_with("visual tokens of sample 1: expected finite values"),
         "{error}"
     );
 }

@@ -17,7 +17,20 @@ const SHORT_VIDEO: &str = "world/ucsd-ped/UCSDped2/Test/Test001";
 #[test]
 fn training_that_diverges_has_a_code_of_its_own_and_says_what_may_help() {
     let world = World::new();
-    let settings = ["optimizer.learning_rate=1e15", "optimizer.warmup_steps=0"];
+    // Everything trains, and every weight moves by the rate at every step, whatever its gradient.
+    let settings = [
+        "train.steps=100",
+        "optimizer.learning_rate=10",
+        "optimizer.warmup_steps=0",
+        "optimizer.beta1=0",
+        "optimizer.beta2=0",
+        "optimizer.epsilon=1e-30",
+        "optimizer.weight_decay=0",
+        "optimizer.clip_norm=0",
+        "train.policy.visual=full",
+        "train.policy.assist_clf=full",
+        "train.policy.\"seg_model.image_encoder\"=full",
+    ];
     let ran = finish(world.train("run", &settings));
     assert!(!ran.stderr().contains("internal error"), "{}", ran.stderr());
     let words = [

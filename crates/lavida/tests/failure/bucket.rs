@@ -126,6 +126,7 @@ impl Bucket {
     }
 
     /// Ids of the keys that requests were signed with; of a temporary one, with its session's token.
+    #[allow(dead_code, reason = "of cli/credentials.rs, which shares this file")]
     pub fn signers(&self) -> Vec<String> {
         let signers = self.state.signers.lock().unwrap();
         signers.iter().cloned().collect()

@@ -63,13 +63,11 @@ pub async fn run(
         on_gpus: processes::has_gpus(&loaded.settings),
     };
     if place.index > 0 {
-        // Slurm tells all tasks of a step at once: the coordinator ends the run, and this one with it.
-        let heard = tokio::spawn(interrupted("the coordinator commits and ends the run"));
         let ended = tokio::select! {
             ended = workers.keep() => ended,
             complete = until_complete(out, steps, &place.coordinator) => complete.map(|()| Ended::Done),
+            () = until_stopped(&place.coordinator) => Ok(Ended::Stopped),
         };
-        heard.abort();
         return match ended? {
             Ended::Done => Ok(()),
             Ended::Stopped => Err(Error::Stopped {
@@ -114,12 +112,26 @@ async fn until_complete(out: &str, steps: u64, coordinator: &str) -> anyhow::Res
     let parted = tokio::time::Instant::now() + PARTING;
     while tokio::time::Instant::now() < parted {
         tokio::time::sleep(FIRST_LOOK).await; // whoever was told ends meanwhile
-        let listens = tokio::time::timeout(FIRST_LOOK, TcpStream::connect(coordinator)).await;
-        if !matches!(listens, Ok(Ok(_))) {
+        if !listens(coordinator).await {
             break;
         }
     }
     Ok(())
+}
+
+/// Resolves some time after a signal, when the coordinator has gone. A scheduler tells all tasks of a step at once: the
+/// coordinator ends the run, and its workers with it, but for one that was just reaching it and was not told.
+async fn until_stopped(coordinator: &str) {
+    interrupted("the coordinator commits and ends the run").await;
+    while listens(coordinator).await {
+        tokio::time::sleep(FIRST_LOOK).await;
+    }
+    tokio::time::sleep(FIRST_LOOK).await; // whoever was told ends meanwhile
+}
+
+async fn listens(coordinator: &str) -> bool {
+    let connected = tokio::time::timeout(FIRST_LOOK, TcpStream::connect(coordinator)).await;
+    matches!(connected, Ok(Ok(_)))
 }
 
 /// A pod that ends well is not started again, so one of a run that goes on must not.
