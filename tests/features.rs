@@ -191,3 +191,38 @@ fn every_crate_asks_for_the_common_features_and_none_of_these_is_of_tensors() {
         assert!(!is_tensors, "{HACK} brings {package}");
     }
 }
+
+/// Packages that a profile builds at full optimisation, by name.
+fn optimised(manifest: &toml::Table, profile: &str) -> BTreeSet<String> {
+    let packages = manifest["profile"][profile]["package"].as_table();
+    let packages = packages.expect("a profile lists packages");
+    packages
+        .iter()
+        .filter(|(_, settings)| settings["opt-level"].as_integer() == Some(3))
+        .map(|(name, _)| name.clone())
+        .collect()
+}
+
+#[test]
+fn what_tests_wait_for_is_optimised_in_a_release_too_and_every_name_is_of_a_dependency() {
+    let text = |path: &str| std::fs::read_to_string(path).expect("the workspace has this file");
+    let manifest: toml::Table = text(MANIFEST).parse().expect("Cargo.toml is TOML");
+    let lock = text(concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.lock"));
+    let (tested, released) = (optimised(&manifest, "dev"), optimised(&manifest, "release"));
+    assert!(tested.contains("burn-flex") && tested.contains("png"));
+    for name in &released {
+        assert!(
+            lock.contains(&format!("name = \"{name}\"\n")),
+            "Cargo.toml optimises {name}, which is no dependency"
+        );
+    }
+    let ours = |name: &&String| name.starts_with("lavida"); // a release optimises all of them
+    let missing: Vec<_> = tested
+        .difference(&released)
+        .filter(|name| !ours(name))
+        .collect();
+    assert!(
+        missing.is_empty(),
+        "not optimised in a release: {missing:?}"
+    );
+}

@@ -284,8 +284,8 @@ impl HelperCredentials {
         };
         if !output.status.success() {
             let said = String::from_utf8_lossy(&output.stderr);
-            let said = said.lines().map(str::trim).filter(|line| !line.is_empty());
-            let said = said.last().unwrap_or("it says nothing").to_owned();
+            let mut said = said.lines().map(str::trim).filter(|line| !line.is_empty());
+            let said = said.next_back().unwrap_or("it says nothing").to_owned();
             let advice = match self.helper {
                 Helper::Process(_) => String::new(),
                 Helper::AwsCli => format!("; `aws sso login --profile {}` signs in", self.profile),

@@ -12,7 +12,7 @@ use lavida_data::manifest::{CategorySource, DatasetHeader, Positives};
 use lavida_store::{Error, Result};
 use serde::Deserialize;
 
-use super::{Source, Unit, image_clip, training_header};
+use super::{Source, Unit, image_clip, is_name, training_header};
 use crate::coco_masks::{Segmentation, segmentation_mask};
 use crate::files::{self, InputDigest};
 use crate::pictures::load_picture;
@@ -117,7 +117,8 @@ impl Coco {
                 ));
             }
         }
-        let vocabulary: BTreeSet<String> = category_names.values().cloned().collect();
+        let names = category_names.values().filter(|name| is_name(name));
+        let vocabulary: BTreeSet<String> = names.cloned().collect();
 
         let mut images: Vec<(Image, Vec<Annotation>)> = Vec::new();
         let mut image_of_id: HashMap<Id, usize> = HashMap::new();
@@ -185,11 +186,12 @@ impl Coco {
         for (row, annotation) in annotations.iter().enumerate() {
             let id = annotation_name(annotation, row);
             let what = format!("{}: annotation {id}", self.args.annotations.display());
-            let Some(category) = self.category_names.get(&annotation.category_id) else {
+            let category = self.category_names.get(&annotation.category_id);
+            let Some(category) = category.filter(|name| is_name(name)) else {
                 skips.push(Skip::new(
                     Reason::UnknownCategory,
                     what,
-                    "a `category_id` that `categories` lists",
+                    "a `category_id` that `categories` lists with a name",
                     &annotation.category_id,
                 ));
                 continue;

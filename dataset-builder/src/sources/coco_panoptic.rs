@@ -15,7 +15,7 @@ use lavida_data::mask::RleMask;
 use lavida_store::Result;
 use serde::Deserialize;
 
-use super::{Source, Unit, image_clip, training_header};
+use super::{Source, Unit, image_clip, is_name, training_header};
 use crate::files::{self, InputDigest};
 use crate::pictures::{Picture, check_size, found, load_picture};
 use crate::skip::{Reason, Skip};
@@ -187,7 +187,8 @@ fn segment_masks(path: &Path, picture: &Picture) -> Result<BTreeMap<u32, RleMask
 
 impl Source for CocoPanoptic {
     fn header(&self) -> DatasetHeader {
-        let vocabulary: BTreeSet<&String> = self.category_names.values().collect();
+        let names = self.category_names.values();
+        let vocabulary: BTreeSet<&String> = names.filter(|name| is_name(name)).collect();
         training_header(
             &self.naming,
             CategorySource::Vocabulary(vocabulary.into_iter().cloned().collect()),
@@ -224,8 +225,9 @@ impl Source for CocoPanoptic {
         let mut objects = Vec::new();
         for segment in &annotation.segments_info {
             let what = format!("{}: segment {}", path.display(), segment.id);
-            let Some(name) = self.category_names.get(&segment.category_id) else {
-                let expected = "a `category_id` that `categories` lists";
+            let name = self.category_names.get(&segment.category_id);
+            let Some(name) = name.filter(|name| is_name(name)) else {
+                let expected = "a `category_id` that `categories` lists with a name";
                 unit.skips.push(Skip::new(
                     Reason::UnknownCategory,
                     what,

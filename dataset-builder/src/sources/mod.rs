@@ -265,3 +265,8 @@ fn split_dir(root: &Path, split: &str) -> PathBuf {
     let dir = root.join(split);
     if dir.is_dir() { dir } else { root.to_owned() }
 }
+
+/// Whether a category's name can stand in a prompt; a blank one is treated as none.
+fn is_name(name: &str) -> bool {
+    !name.trim().is_empty()
+}

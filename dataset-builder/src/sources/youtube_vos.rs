@@ -9,7 +9,7 @@ use lavida_data::manifest::{CategorySource, DatasetHeader, Positives, Purpose};
 use lavida_store::Result;
 use serde::Deserialize;
 
-use super::{Source, Unit, split_dir, training_header};
+use super::{Source, Unit, is_name, split_dir, training_header};
 use crate::files::{self, InputDigest};
 use crate::palette::load_palette_video;
 use crate::skip::{Reason, Skip};
@@ -157,12 +157,13 @@ impl Source for YoutubeVos {
         let mut tracks: Vec<ObjectTrack> = Vec::new();
         for (index, masks) in palette.masks {
             let id = index.to_string();
-            let Some(category) = categories.get(&id).map(|name| readable(name)) else {
+            let category = categories.get(&id).filter(|name| is_name(name));
+            let Some(category) = category.map(|name| readable(name)) else {
                 skips.push(Skip::new(
                     Reason::UnknownCategory,
                     format!("{}: object {id}", masks_dir.display()),
                     format!(
-                        "one of the objects of meta.json ({})",
+                        "one of the objects that meta.json names ({})",
                         join(categories.keys())
                     ),
                     id,

@@ -149,6 +149,24 @@ async fn annotations_that_point_nowhere_are_counted() {
 }
 
 #[tokio::test]
+async fn a_category_with_a_blank_name_costs_its_annotations_and_not_their_images() {
+    let mut source = CocoSource::new(1);
+    let categories = source.file["categories"].as_array_mut().expect("a list");
+    categories.push(json!({ "id": 50, "name": " " }));
+    source.annotate(0, 50, json!([SQUARE]));
+    let built = built(source.write()).await;
+    assert_eq!(
+        (
+            built.summary.samples,
+            built.summary.objects,
+            built.skipped("unknown_category"),
+            built.skipped("row_invalid"),
+        ),
+        (1, 1, 1, 0)
+    );
+}
+
+#[tokio::test]
 async fn an_unreadable_jpeg_a_missing_one_and_one_of_another_size_are_left_out() {
     let mut source = CocoSource::new(5);
     let whole = jpeg(1);

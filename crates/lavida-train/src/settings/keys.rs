@@ -229,11 +229,11 @@ pub(super) fn nearest(section: &str, name: &str) -> Option<String> {
         keys().map(|key| key.path.as_str()).chain(sections)
     };
     let split = |path: &'static str| path.rsplit_once('.').unwrap_or(("", path));
-    let elsewhere = all().find(|path| !path.is_empty() && split(*path).1 == name);
+    let elsewhere = all().find(|path| !path.is_empty() && split(path).1 == name);
     let similar = || {
         all()
-            .filter(|path| !path.is_empty() && split(*path).0 == section)
-            .min_by_key(|path| strsim::damerau_levenshtein(name, split(*path).1))
+            .filter(|path| !path.is_empty() && split(path).0 == section)
+            .min_by_key(|path| strsim::damerau_levenshtein(name, split(path).1))
     };
     elsewhere.or_else(similar).map(str::to_owned)
 }

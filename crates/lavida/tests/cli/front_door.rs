@@ -275,7 +275,7 @@ fn pictures_of_an_earlier_video_go_and_the_users_files_stay() {
     std::fs::write(world.join("scored").join(changed), "mine").unwrap();
     predict(SHORT_VIDEO, "scored", "2").succeeded();
     predict(SHORT_VIDEO, "fresh", "2").succeeded();
-    let mut expected = [&pictures("fresh")[..], &[changed.clone()]].concat();
+    let mut expected = [&pictures("fresh")[..], std::slice::from_ref(changed)].concat();
     expected.extend(["frame-999999.png", "frame-mine.png"].map(str::to_owned));
     expected.sort();
     assert_eq!(pictures("scored"), expected);
