@@ -5,6 +5,7 @@
 
 mod help;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -183,7 +184,8 @@ pub struct SynthArgs {
 
 /// The program: reads the command line and runs it to its exit code; errors are printed to standard error.
 pub fn main() -> ExitCode {
-    let ended = command_line::<Cli>().and_then(|cli| match cli {
+    let words = with_panoptic_file(std::env::args_os().collect());
+    let ended = command_line::<Cli>(words).and_then(|cli| match cli {
         Some(cli) => log::start("warn").and_then(|()| in_runtime(cli.command)),
         None => Ok(()),
     });
@@ -194,6 +196,30 @@ pub fn main() -> ExitCode {
             ExitCode::from(error.exit_code())
         }
     }
+}
+
+/// `build coco-panoptic --json FILE` is how the annotations were named first. The switch `--json` takes no value, so with one
+/// it can only mean that, and scripts that say so go on.
+fn with_panoptic_file(mut words: Vec<OsString>) -> Vec<OsString> {
+    if words.get(1).is_none_or(|word| word != "build")
+        || words.get(2).is_none_or(|word| word != "coco-panoptic")
+    {
+        return words;
+    }
+    for i in 3..words.len() {
+        let Some(word) = words[i].to_str() else {
+            continue;
+        };
+        let has_value = words
+            .get(i + 1)
+            .is_some_and(|next| !next.as_encoded_bytes().starts_with(b"-"));
+        if word == "--json" && has_value {
+            words[i] = "--annotations".into();
+        } else if let Some(file) = word.strip_prefix("--json=") {
+            words[i] = format!("--annotations={file}").into();
+        }
+    }
+    words
 }
 
 fn in_runtime(command: Command) -> Result<()> {
@@ -443,6 +469,30 @@ mod tests {
     #[test]
     fn every_command_is_sound() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_panoptic_file_may_be_named_by_json_as_it_was_first() {
+        let parsed = |line: &str| {
+            let words = line.split(' ').map(OsString::from).collect();
+            let cli = Cli::try_parse_from(with_panoptic_file(words)).expect("it parses");
+            match cli.command {
+                Command::Build(BuildCommand::CocoPanoptic(args)) => {
+                    (args.source.annotations, args.build.json)
+                }
+                other => panic!("{other:?}"),
+            }
+        };
+        let rest = "--panoptic png --images jpg --out shards";
+        for (given, prints) in [
+            ("--json pan.json", false),
+            ("--json=pan.json", false),
+            ("--annotations pan.json --json", true),
+            ("--json pan.json --json", true),
+        ] {
+            let line = format!("lavida-dataset build coco-panoptic {given} {rest}");
+            assert_eq!(parsed(&line), ("pan.json".into(), prints), "{given}");
+        }
     }
 
     fn names_of_sources() -> BTreeSet<String> {

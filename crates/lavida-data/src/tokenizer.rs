@@ -126,6 +126,11 @@ impl Tokenizers {
         })
     }
 
+    /// The tiny configuration's `tokenizer.json` of prompts, which is part of the program.
+    pub const TINY_PROMPT: &[u8] = TINY_QWEN;
+    /// The same of categories.
+    pub const TINY_CATEGORIES: &[u8] = TINY_CLIP;
+
     /// The tiny configuration's vocabularies, which are part of the program.
     pub fn tiny() -> Self {
         Self::load(TINY_QWEN, TINY_CLIP).expect("the embedded vocabularies are tested")

@@ -145,6 +145,7 @@ impl Run {
             && resumed.is_none()
             && self.store.try_get("metrics.jsonl").await?.is_none()
         {
+            self.check_own_settings().await?;
             let toml = Bytes::from(settings.to_toml());
             self.store.put(checkpoint::SETTINGS, toml).await?;
         }
@@ -245,6 +246,24 @@ impl Run {
             ));
         }
         Ok(found.whole)
+    }
+
+    /// Refuses to write over a `settings.toml` that no run wrote: a run's are as the program writes them, to the byte.
+    async fn check_own_settings(&self) -> Result<()> {
+        let Some(found) = self.store.try_get(checkpoint::SETTINGS).await? else {
+            return Ok(());
+        };
+        let written = std::str::from_utf8(&found)
+            .ok()
+            .and_then(|text| toml::from_str::<Settings>(text).ok())
+            .map(|settings| settings.to_toml());
+        if written.is_some_and(|toml| toml.as_bytes() == found.as_ref()) {
+            return Ok(());
+        }
+        let what = format!("{}/{}", self.store.uri(), checkpoint::SETTINGS);
+        let expected = "no file, or what an earlier run wrote: it would be written over";
+        let found = "another file: move it away, or choose another --out";
+        Err(Error::invalid(what, expected, found))
     }
 
     fn first_state(&self, data: String) -> TrainState {

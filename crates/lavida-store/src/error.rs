@@ -114,6 +114,11 @@ impl Error {
         Self::unavailable(what, "cannot be read", reason)
     }
 
+    /// A file or folder of this machine that is kept as a store is.
+    pub fn inaccessible(what: impl ToString, reason: impl std::fmt::Display) -> Self {
+        Self::unavailable(what, "cannot be read or written", reason)
+    }
+
     fn unavailable(what: impl ToString, matter: &str, reason: impl std::fmt::Display) -> Self {
         Self::Unavailable {
             what: what.to_string(),

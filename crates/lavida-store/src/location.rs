@@ -40,6 +40,12 @@ pub(crate) struct Location {
 
 static MEMORY: LazyLock<Mutex<HashMap<String, Arc<InMemory>>>> = LazyLock::new(Mutex::default);
 
+/// Whether a store is a folder of this machine.
+pub(crate) fn is_local(uri: &str) -> bool {
+    uri.split_once("://")
+        .is_none_or(|(scheme, _)| scheme == "file")
+}
+
 pub(crate) fn resolve(uri: &str) -> Result<Location> {
     if uri.trim().is_empty() {
         return Err(Error::invalid("store location", SCHEMES, "an empty text"));

@@ -279,6 +279,12 @@ impl Store {
         key: &str,
         error: &(dyn std::error::Error + 'static),
     ) -> Error {
+        // Of a folder the system's own words say it.
+        if let Some(system) = of_system(error)
+            && location::is_local(&self.uri)
+        {
+            return Error::inaccessible(self.full(key), system);
+        }
         let mut reason = chain(error);
         if is_about_credentials(error, &reason)
             && let Some(hint) = location::credentials_hint(&self.uri)
@@ -327,6 +333,12 @@ fn is_about_credentials(error: &(dyn std::error::Error + 'static), words: &str) 
 }
 
 /// An error with its causes: "no space left on device" is often two levels down.
+/// What the operating system said, where that is the cause.
+fn of_system<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a std::io::Error> {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.filter_map(|error| error.downcast_ref()).next()
+}
+
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

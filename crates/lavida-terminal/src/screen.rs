@@ -4,6 +4,7 @@
 //! Nothing here panics, whatever is at the other end: std's macros do where a pipe is closed (`lavida inspect … | head -1`).
 
 use std::{
+    ffi::OsString,
     io::{self, ErrorKind, IsTerminal, Write},
     sync::LazyLock,
 };
@@ -61,13 +62,13 @@ fn printed(result: io::Result<()>) -> Result<()> {
     }
 }
 
-/// Reads the command line. None where that was all: help and version are printed.
+/// Reads the command line `words`, the program's name first. None where that was all: help and version are printed.
 ///
 /// # Errors
 ///
 /// As [`print`]. Wrong arguments end the process with exit code 2.
-pub fn command_line<P: Parser>() -> Result<Option<P>> {
-    match P::try_parse() {
+pub fn command_line<P: Parser>(words: impl IntoIterator<Item = OsString>) -> Result<Option<P>> {
+    match P::try_parse_from(words) {
         Ok(command) => Ok(Some(command)),
         Err(asked) if asked.use_stderr() => asked.exit(),
         Err(asked) => {

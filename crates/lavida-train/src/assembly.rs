@@ -1,6 +1,6 @@
 //! From settings to the parts of the data side: vocabularies, views, sampler.
 
-use std::{path::Path, sync::Arc};
+use std::{borrow::Cow, path::Path, sync::Arc};
 
 use lavida_data::{
     Error, Result,
@@ -34,10 +34,14 @@ impl Settings {
     /// has embeddings.
     pub fn tokenizers(&self, folder: &Path) -> Result<Tokenizers> {
         let (prompt, clip) = (&self.model.tokenizer, &self.model.clip_tokenizer);
-        let tokenizers = match (prompt.as_str(), clip.as_str()) {
-            (EMBEDDED_TINY, EMBEDDED_TINY) => Tokenizers::tiny(),
-            _ => Tokenizers::load(&read(folder, prompt)?, &read(folder, clip)?)?,
-        };
+        let prompt = read(folder, "model.tokenizer", prompt, Tokenizers::TINY_PROMPT)?;
+        let clip = read(
+            folder,
+            "model.clip_tokenizer",
+            clip,
+            Tokenizers::TINY_CATEGORIES,
+        )?;
+        let tokenizers = Tokenizers::load(&prompt, &clip)?;
         self.check_vocabularies(&tokenizers)?;
         Ok(tokenizers)
     }
@@ -103,7 +107,15 @@ impl Settings {
     }
 }
 
-fn read(folder: &Path, name: &str) -> Result<Vec<u8>> {
+/// The vocabulary that `key` names, or the embedded one.
+fn read<'a>(folder: &Path, key: &str, name: &str, tiny: &'a [u8]) -> Result<Cow<'a, [u8]>> {
+    if name == EMBEDDED_TINY {
+        return Ok(tiny.into());
+    }
     let path = folder.join(name);
-    std::fs::read(&path).map_err(|e| Error::invalid(path.display(), "a readable tokenizer.json", e))
+    let unreadable = |error| {
+        let expected = format!("a readable tokenizer.json, as {key} says");
+        Error::invalid(path.display(), expected, error)
+    };
+    std::fs::read(&path).map(Cow::from).map_err(unreadable)
 }

@@ -331,6 +331,13 @@ impl Trainer {
             return Err(self.diverged(&not_finite(&terms), Some(batch)));
         }
         let has_losses = (self.now)();
+        if !loss.is_tracked() {
+            return Err(Error::invalid(
+                "train.policy",
+                "at least one part that trains and that the loss depends on",
+                "none: everything that this batch goes through is frozen",
+            ));
+        }
         let mut gradients = loss.backward();
         let gradients = match lane {
             None => Some(self.optimizer.flatten(model, &mut gradients)),

@@ -42,7 +42,7 @@ lavida predict --checkpoint runs/first --video street.mp4 \\
     --categories \"person on the grass, bicycle\" --out scores
 lavida export --checkpoint runs/first --out export
 # Completions of this shell, man pages
-lavida completions bash > ~/.local/share/bash-completion/completions/lavida
+source <(lavida completions bash)
 lavida man --out ~/.local/share/man/man1";
 
 const TRAIN: &str = "\
@@ -59,7 +59,7 @@ lavida train --join 10.0.0.1:7700 --certs certs/node1";
 
 const EVAL: &str = "\
 # The figures, and how much of them the text steers
-lavida eval --checkpoint runs/first --data shards/ped2 --swap-control
+lavida eval --checkpoint runs/first --data shards/ped2 --interval 4
 # For a script, and every fourth frame only
 lavida eval --checkpoint runs/first --data shards/ped2 --interval 4 \\
     --json > ped2.json

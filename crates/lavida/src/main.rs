@@ -39,7 +39,7 @@ const LOG: &str = "warn,lavida_cluster=info,ractor_cluster=error";
 
 fn main() -> ExitCode {
     memory::keep_what_is_freed();
-    let cli = match screen::command_line::<Cli>() {
+    let cli = match screen::command_line::<Cli>(std::env::args_os()) {
         Ok(Some(cli)) => cli,
         Ok(None) => return ExitCode::SUCCESS,
         Err(error) => return failed(&error.into()),

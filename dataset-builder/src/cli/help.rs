@@ -29,7 +29,7 @@ lavida-dataset verify shards/mevis
 lavida-dataset stats shards/mevis
 lavida-dataset preview shards/mevis --out sheet.png
 # Completions of this shell, man pages
-lavida-dataset completions bash > ~/.local/share/bash-completion/completions/lavida-dataset
+source <(lavida-dataset completions bash)
 lavida-dataset man --out ~/.local/share/man/man1";
 
 const BUILD: &str = "\

@@ -24,7 +24,7 @@ use crate::video::Naming;
 /// Where a COCO panoptic dataset lies.
 #[derive(Args, Clone, Debug)]
 pub struct CocoPanopticArgs {
-    /// The panoptic JSON file (`images`, `annotations` with `segments_info`, `categories`)
+    /// The panoptic JSON file (`images`, `annotations` with `segments_info`, `categories`); `--json FILE` says the same
     #[arg(long, value_name = "FILE")]
     pub annotations: PathBuf,
     /// Folder of the segment PNGs

@@ -148,7 +148,7 @@ fn a_file_that_cannot_grow_ends_the_build_with_exit_code_4_and_no_dataset() {
         .expect("runs");
     let (code, errors) = outcome(&output);
     assert_eq!(code, 4, "{errors}");
-    assert!(errors.contains("store unavailable"), "{errors}");
+    assert!(errors.contains("cannot be read or written"), "{errors}");
     assert!(!is_committed(&out.join("dataset")));
     let whole = lavida_dataset(&build_args(&source, &uri, &paths));
     assert_eq!(outcome(&whole).0, 0, "{}", outcome(&whole).1);
@@ -303,6 +303,23 @@ fn completions_man_pages_and_versions_are_as_in_the_other_program() {
     let out = Folder::new();
     let script = lavida_dataset(&["completions", "zsh"]);
     assert!(String::from_utf8_lossy(&script.stdout).contains("annotations"));
+    // What bash looks a command up by is what it completes by.
+    let script = lavida_dataset(&["completions", "bash"]);
+    let script = String::from_utf8_lossy(&script.stdout).into_owned();
+    let set = script.lines().filter_map(|line| {
+        let name = line.trim().strip_prefix("cmd=\"")?.strip_suffix('"')?;
+        (!name.is_empty()).then_some(name)
+    });
+    let mut n_commands = 0;
+    for name in set {
+        assert!(script.contains(&format!("\n        {name})\n")), "{name}");
+        n_commands += 1;
+    }
+    assert!(n_commands > 12, "{script}");
+    assert_eq!(
+        outcome(&lavida_dataset(&["man", "--out", "s3://b/man"])).0,
+        2
+    );
     let man = out.join("man1").display().to_string();
     assert_eq!(outcome(&lavida_dataset(&["man", "--out", &man])).0, 0);
     assert!(out.join("man1/lavida-dataset-build-coco.1").exists());

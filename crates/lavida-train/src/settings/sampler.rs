@@ -39,7 +39,7 @@ pub struct SamplerSettings {
     /// run; the others divide the rest in proportion to their weights. One for a source of `lavida-dataset` that is not
     /// in the run does nothing; one for a name that is neither is refused. Without weights all go by their samples.
     #[schemars(extend(
-        "additionalProperties" = { "type": "number", "minimum": 0.0, "maximum": 1e9 },
+        "additionalProperties" = { "type": "number", "exclusiveMinimum": 0.0, "maximum": 1e9 },
         "unit" = "weight"
     ))]
     pub weights: BTreeMap<String, f64>,

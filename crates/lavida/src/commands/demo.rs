@@ -15,6 +15,7 @@ use anyhow::Context;
 use lavida_data::{Error, dataset::Dataset, manifest::DatasetManifest};
 use lavida_dataflow::{
     clock::{Clock, SystemClock},
+    device,
     run::RunOutcome,
 };
 use lavida_dataset_builder::{
@@ -137,6 +138,7 @@ pub async fn run(args: cli::Demo) -> anyhow::Result<()> {
     let grounding = config::load("embedded:tiny-grounding", &overrides(&[]))?;
     let from = format!("train.initial={}", out.join("grounding").display());
     let anomaly = config::load("embedded:tiny", &overrides(&[from]))?;
+    device::named(&anomaly.settings.device)?; // before half a minute of work
 
     screen::line(&overview(out));
     parts.begin("render a small world");

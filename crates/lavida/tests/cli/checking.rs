@@ -70,6 +70,7 @@ fn a_run_that_can_begin_passes_every_check_and_nothing_is_left() {
     .succeeded();
     let expected = [
         "settings",
+        "training",
         "workers",
         "device",
         "memory",
@@ -121,7 +122,7 @@ fn every_failed_check_is_told_and_the_exit_code_is_the_largest_of_theirs() {
     let ran = check(&world, &[&["--listen", &at][..], &settings].concat());
     assert_eq!(ran.0.status.code(), Some(2), "{}", ran.stderr());
     assert!(
-        ran.stderr().contains("2 of 5 checks failed"),
+        ran.stderr().contains("2 of 7 checks failed"),
         "{}",
         ran.stderr()
     );
@@ -145,7 +146,12 @@ fn every_failed_check_is_told_and_the_exit_code_is_the_largest_of_theirs() {
         ],
     );
     assert_eq!(ran.0.status.code(), Some(4), "{}", ran.stderr());
-    check_says(&ran, "store", Some(false), &["file/run", "unavailable"]);
+    check_says(
+        &ran,
+        "store",
+        Some(false),
+        &["file/run", "cannot be read or written"],
+    );
     check_says(&ran, "data", Some(false), &["nowhere"]);
     check_says(&ran, "listen", Some(false), &["certificates"]);
     check_says(&ran, "memory", Some(true), &[]);

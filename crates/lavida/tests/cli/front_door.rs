@@ -4,7 +4,7 @@ use std::process::Stdio;
 
 use crate::{
     process::{Process, run, until},
-    support::{Ran, World, finish, names},
+    support::{Ran, TINY, World, finish, names},
 };
 
 const VIDEO: &str = concat!(
@@ -179,12 +179,19 @@ fn what_is_no_store_is_not_called_one() {
         let line = line.unwrap_or_else(|| panic!("{}", ran.stdout()));
         assert!(!line.contains("store"), "{line}");
     }
-    // A folder that a run lives in is one.
+    // Nor is a folder of this machine.
     let ran = finish(world.train("file/run", &[]));
-    ran.refused(4, &["file/run", "store unavailable"]);
+    assert!(!ran.stderr().contains("store"), "{}", ran.stderr());
+    ran.refused(
+        4,
+        &["file/run", "cannot be read or written: Not a directory"],
+    );
     world
         .run(&[&predict[..], &["--out", "file/scored"]].concat())
         .refused(4, &["file/scored"]);
+    world
+        .run(&["inspect", "--data", "shards/coco/manifest.json"])
+        .refused(4, &["manifest.json", "Not a directory"]);
 }
 
 #[test]
@@ -392,4 +399,45 @@ fn a_command_that_is_stopped_before_its_end_has_the_exit_code_of_that() {
     process.terminate();
     process.ends_with(6);
     assert_eq!(names(&world.join("bench")), Vec::<String>::new());
+}
+
+#[test]
+fn a_run_does_not_write_over_settings_that_no_run_wrote() {
+    let world = World::new();
+    let mine = format!("# my own\n{}", std::fs::read_to_string(TINY).unwrap());
+    std::fs::create_dir(world.join("mine")).unwrap();
+    std::fs::write(world.join("mine/settings.toml"), &mine).unwrap();
+    let ran = finish(world.train("mine", &[]));
+    ran.refused(2, &["settings.toml", "written over", "another --out"]);
+    let kept = std::fs::read_to_string(world.join("mine/settings.toml")).unwrap();
+    assert_eq!(kept, mine);
+    // A run that was killed before its first record left one that is its own.
+    let run = world.trained();
+    for left in ["metrics.jsonl", "checkpoints"] {
+        let path = world.join(run).join(left);
+        let removed = match path.is_dir() {
+            true => std::fs::remove_dir_all(&path),
+            false => std::fs::remove_file(&path),
+        };
+        removed.unwrap();
+    }
+    finish(world.train(run, &["train.steps=2"])).succeeded();
+}
+
+#[test]
+fn settings_with_which_nothing_trains_are_refused_by_check_and_train() {
+    let world = World::new();
+    let frozen: Vec<String> = ["visual", "assist_clf", "model", "lm_head", "seg_model"]
+        .map(|part| format!("train.policy.{part}=frozen"))
+        .to_vec();
+    let frozen: Vec<&str> = frozen.iter().map(String::as_str).collect();
+    let ran = finish(world.train("run", &frozen));
+    ran.refused(2, &["train.policy", "part that trains"]);
+    let mut check = vec!["check", "--config", TINY];
+    for setting in &frozen {
+        check.extend(["--set", setting]);
+    }
+    let ran = world.run(&check);
+    assert_eq!(ran.0.status.code(), Some(2), "{}", ran.stderr());
+    assert!(ran.stdout().contains("train.policy"), "{}", ran.stdout());
 }

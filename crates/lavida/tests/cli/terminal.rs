@@ -181,4 +181,9 @@ fn completions_and_man_pages_know_every_command() {
         page.contains("LAVIDA_LOG") && page.contains("fenced"),
         "{page}"
     );
+    // Tables and commands keep their lines.
+    for heading in [".SH EXIT CODES\n.nf\n", ".SH EXAMPLES\n.nf\n"] {
+        assert!(page.contains(heading), "{page}");
+    }
+    assert!(!page.contains("EXTRA"), "{page}");
 }

@@ -9,7 +9,7 @@ mod store;
 use std::path::Path;
 
 use anyhow::Context;
-use lavida_data::Result;
+use lavida_data::{Error, Result};
 use lavida_dataflow::{
     clock::{Clock, SystemClock},
     device::{self, Presence},
@@ -97,19 +97,26 @@ async fn checks(
     let as_a_run_would = !args.data.is_empty() || args.out.is_some();
     let mut checks = vec![
         Check::new("settings", Found::Ok(said_of(settings, &args.config))),
+        Check::new("training", trains(plan)),
         Check::new("workers", network::world_sizes(settings)),
         Check::new("device", device_of(settings)),
         Check::new("memory", memory::fits(settings, plan).await),
     ];
-    if as_a_run_would {
-        checks.push(Check::new(
-            "vocabularies",
-            vocabularies(settings, &loaded.folder),
-        ));
-        if let Some(uri) = &settings.train.initial {
-            let found = weights(uri, settings, &loaded.folder).await;
-            checks.push(Check::new("weights", found));
-        }
+    let found = match vocabularies(settings, &loaded.folder) {
+        // Sizes and memory may be asked for before there is anything to train on.
+        Found::Failed(error) if !as_a_run_would => Found::Unknown(format!("{error:#}")),
+        found => found,
+    };
+    let has_vocabularies = matches!(found, Found::Ok(_));
+    checks.push(Check::new("vocabularies", found));
+    if let Some(uri) = &settings.train.initial {
+        let found = match has_vocabularies || as_a_run_would {
+            true => weights(uri, settings, &loaded.folder).await,
+            false => Found::Unknown(format!(
+                "train.initial: {uri} is opened with the vocabularies"
+            )),
+        };
+        checks.push(Check::new("weights", found));
     }
     if !args.data.is_empty() {
         checks.push(Check::new("data", data(settings, &args.data).await));
@@ -143,6 +150,15 @@ async fn checks(
         checks.push(Check::new("join", reaches.await.into()));
     }
     checks
+}
+
+fn trains(plan: &lavida_train::memory::Plan) -> Found {
+    match plan.trainable {
+        0 => Found::Failed(
+            Error::invalid("train.policy", "at least one part that trains", "none").into(),
+        ),
+        n => Found::Ok(format!("{n} of {} parameters", plan.parameters)),
+    }
 }
 
 fn said_of(settings: &Settings, config: &str) -> String {
