@@ -107,15 +107,9 @@ async fn checks(
         Found::Failed(error) if !as_a_run_would => Found::Unknown(format!("{error:#}")),
         found => found,
     };
-    let has_vocabularies = matches!(found, Found::Ok(_));
     checks.push(Check::new("vocabularies", found));
     if let Some(uri) = &settings.train.initial {
-        let found = match has_vocabularies || as_a_run_would {
-            true => weights(uri, settings, &loaded.folder).await,
-            false => Found::Unknown(format!(
-                "train.initial: {uri} is opened with the vocabularies"
-            )),
-        };
+        let found = weights(uri, settings, &loaded.folder).await;
         checks.push(Check::new("weights", found));
     }
     if !args.data.is_empty() {
