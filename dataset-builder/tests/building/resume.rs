@@ -195,8 +195,14 @@ impl Blocked {
             .collect()
     }
 
-    /// Starts it and waits until it has opened its source.
-    fn start(&self) -> (std::process::Child, BufReader<std::process::ChildStderr>) {
+    /// Starts it and waits for its first line.
+    fn spawn(
+        &self,
+    ) -> (
+        String,
+        std::process::Child,
+        BufReader<std::process::ChildStderr>,
+    ) {
         let mut child = Command::new(env!("CARGO_BIN_EXE_lavida-dataset"))
             .args(self.args())
             .stderr(Stdio::piped())
@@ -205,6 +211,12 @@ impl Blocked {
         let mut line = String::new();
         let mut errors = BufReader::new(child.stderr.take().expect("piped"));
         errors.read_line(&mut line).expect("reads");
+        (line, child, errors)
+    }
+
+    /// Starts it and waits until it has opened its source.
+    fn start(&self) -> (std::process::Child, BufReader<std::process::ChildStderr>) {
+        let (line, child, errors) = self.spawn();
         assert!(line.contains("12 images"), "{line}");
         (child, errors)
     }
@@ -267,37 +279,34 @@ async fn a_build_that_is_stopped_says_so_by_its_exit_code_and_leaves_nothing_hal
     }
 }
 
-/// What `kill -9` leaves is made by hand, so that it is there for sure.
+/// What `kill -9` leaves depends on the moment; so it is taken away and made by hand.
 #[cfg(unix)]
 #[tokio::test]
 async fn what_a_killed_build_had_half_written_goes_with_the_next_one_and_is_counted() {
     let blocked = Blocked::new();
-    let (mut child, _errors) = blocked.start();
-    let half = |name: &str| std::fs::write(blocked.dataset().join(name), "12345").expect("write");
-    std::fs::create_dir_all(blocked.dataset()).expect("mkdir");
-    half("notes#1");
-    half("train-00000-b0.parquet#1");
-    child.kill().expect("kills");
-    child.wait().expect("ends");
-    // Another one, which says what it removed, whether it goes on or begins anew.
-    let (mut child, _errors) = {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_lavida-dataset"))
-            .args(blocked.args())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("starts");
-        let mut errors = BufReader::new(child.stderr.take().expect("piped"));
-        let mut line = String::new();
-        errors.read_line(&mut line).expect("reads");
-        // The killed build may have begun a file of its own, still empty.
-        let said = ["1 unfinished file", "2 unfinished files"]
-            .map(|n| format!("interrupted build: {n} (5 bytes) removed"));
-        assert!(said.iter().any(|said| line.contains(said)), "{line}");
-        (child, errors)
+    let killed_leaving = |mut child: std::process::Child, names: &[&str]| {
+        child.kill().expect("kills");
+        child.wait().expect("ends");
+        std::fs::create_dir_all(blocked.dataset()).expect("mkdir");
+        for entry in std::fs::read_dir(blocked.dataset()).expect("list") {
+            let path = entry.expect("entry").path();
+            if path.to_string_lossy().contains('#') {
+                std::fs::remove_file(path).expect("remove");
+            }
+        }
+        for name in names {
+            std::fs::write(blocked.dataset().join(name), "12345").expect("write");
+        }
     };
-    half("train-00000-b0.parquet#2");
-    child.kill().expect("kills");
-    child.wait().expect("ends");
+    let (child, _errors) = blocked.start();
+    killed_leaving(child, &["notes#1", "train-00000-b0.parquet#1"]);
+    // Another one, which says what it removed, whether it goes on or begins anew.
+    let (line, child, _errors) = blocked.spawn();
+    assert!(
+        line.contains("interrupted build: 1 unfinished file (5 bytes) removed"),
+        "{line}"
+    );
+    killed_leaving(child, &["notes#1", "train-00000-b0.parquet#2"]);
     let said = blocked.resumes().await;
     assert!(
         said.contains("interrupted build: 1 unfinished file (5 bytes) removed"),
