@@ -102,6 +102,12 @@ pub(super) fn entries<M: Module>(
             Some(known) => known,
             None => (tensor.name.clone(), Layout::Same),
         };
+        // Only a matrix can be transposed; another number of axes is another shape, which whoever reads it refuses.
+        let layout = if tensor.shape.len() == 2 {
+            layout
+        } else {
+            Layout::Same
+        };
         let dtype = match tensor.dtype {
             DType::F64 => Dtype::F64,
             DType::F32 => Dtype::F32,
@@ -199,6 +205,29 @@ mod tests {
             let rounded = export(&module)[&name].clone().convert_dtype(DType::BF16);
             assert_eq!(data, rounded, "{name}");
         }
+    }
+
+    /// A weight of one axis under the name of a matrix.
+    #[test]
+    fn a_matrix_of_one_axis_is_read_as_it_is_and_does_not_fit() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(BURNPACK);
+        let weight = burn_pack::Tensor::deferred(
+            "layers.0.weight".to_owned(),
+            DType::F32,
+            vec![4],
+            None,
+            16,
+            || Ok(burn::tensor::Bytes::from_elems(vec![0.0_f32; 4])),
+        );
+        burn_pack::Writer::new(vec![weight])
+            .write_to_file(&path)
+            .unwrap();
+        let read = TensorFiles::open_burnpack(&path, &block()).unwrap();
+        let weights = read.read_weights().unwrap();
+        assert_eq!(weights["layers.0.weight"].shape().as_slice(), &[4]);
+        let error = load(block(), weights).unwrap_err();
+        assert!(error.to_string().contains("layers.0.weight"), "{error}");
     }
 
     #[test]
