@@ -140,7 +140,9 @@ impl Run {
         if state.step >= settings.train.steps {
             return Ok(RunOutcome::AlreadyDone { step: state.step });
         }
-        let device = device::named(&settings.device)?; // before anything is written
+        // Both before anything is written.
+        let device = device::named(&settings.device)?;
+        device::memory::admit(&settings, accumulation, worker.n_on_machine).await?;
         if worker.reports
             && resumed.is_none()
             && self.store.try_get("metrics.jsonl").await?.is_none()

@@ -1,9 +1,8 @@
 //! `lavida devices`: what settings may name as `device` here, and why not more.
 
-use lavida_dataflow::device::{self, DeviceName, Kind, Listed};
+use lavida_dataflow::device::{self, DeviceName, Kind, Listed, memory::free_bytes};
 use serde_json::{Value, json};
 
-use super::check::memory::free_bytes;
 use crate::cli;
 
 pub async fn run(args: cli::Devices) -> anyhow::Result<()> {

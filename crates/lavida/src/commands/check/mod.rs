@@ -1,7 +1,7 @@
 //! `lavida check`: what would stop a run, found before it waits in a queue: settings, memory, data, store, certificates,
 //! ports. Nothing large is built, and nothing is left behind.
 
-pub mod memory;
+mod memory;
 mod network;
 mod plan;
 mod store;

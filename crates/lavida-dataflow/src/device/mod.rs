@@ -3,6 +3,8 @@
 //! Asking for a device that is not here makes CubeCL panic in a thread of its own, so whoever needs one asks [`named`],
 //! which looks first and says what is here instead.
 
+pub mod memory;
+
 use std::fmt;
 
 use burn::tensor::Device;
