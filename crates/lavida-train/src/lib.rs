@@ -1,8 +1,6 @@
-//! One step: losses, which parameters train, step, optimizer, schedule, what a checkpoint holds, metrics and evaluation
-//! protocols. No actors.
+//! One step: losses, which parameters train, step, optimizer, schedule, metrics and evaluation protocols. No actors.
 
 pub mod assembly;
-pub mod checkpoint;
 mod cores;
 pub mod evaluation;
 pub mod losses;

@@ -1,6 +1,7 @@
 //! A trained model that scores frames: what evaluation and prediction share.
 
 use burn::tensor::Device;
+use lavida_checkpoint::contents;
 use lavida_data::{Error, Result, batch::HostBatch, tokenizer::Tokenizers};
 use lavida_model::{
     lavida::{Lavida, Mode},
@@ -8,7 +9,6 @@ use lavida_model::{
 };
 
 use crate::{
-    checkpoint,
     model_input::model_input,
     settings::Settings,
     trainer::{model_error, special_tokens},
@@ -129,5 +129,5 @@ fn load_model(
 }
 
 fn unfit(error: WeightError) -> Error {
-    Error::corrupt(checkpoint::WEIGHTS, "weights that fit the model", error)
+    Error::corrupt(contents::WEIGHTS, "weights that fit the model", error)
 }

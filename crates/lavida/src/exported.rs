@@ -4,19 +4,19 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use futures::{FutureExt, future::BoxFuture};
+use lavida_checkpoint::{
+    Pretrained,
+    contents::{CLIP_TOKENIZER, SETTINGS, TOKENIZER},
+};
 use lavida_data::{Error, Result, tokenizer::Tokenizers};
-use lavida_dataflow::{device, run::Pretrained};
+use lavida_dataflow::device;
 use lavida_model::{
     lavida::Lavida,
     weights::{TensorFiles, Tensors, WeightError, write_safetensors},
 };
 use lavida_store::Store;
 use lavida_terminal::progress::{Progress, Unit};
-use lavida_train::{
-    checkpoint::{CLIP_TOKENIZER, SETTINGS, TOKENIZER},
-    scorer::undrawn,
-    settings::Settings,
-};
+use lavida_train::{scorer::undrawn, settings::Settings};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 

@@ -2,6 +2,10 @@
 
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
+use lavida_checkpoint::{
+    Checkpoint,
+    contents::{CARRIED, CLIP_TOKENIZER, TOKENIZER, WEIGHTS},
+};
 use lavida_data::{
     Error, Result,
     batch::Batcher,
@@ -12,15 +16,11 @@ use lavida_data::{
     video::VideoReader,
     windows::{EvalWindow, eval_windows},
 };
-use lavida_dataflow::{
-    checkpoints::{self, Checkpoint},
-    device,
-};
+use lavida_dataflow::device;
 use lavida_model::weights::{TensorFiles, Tensors, read_carried};
 use lavida_terminal::progress::Busy;
 use lavida_train::{
     assembly::Phase,
-    checkpoint::{CARRIED, CLIP_TOKENIZER, TOKENIZER, WEIGHTS},
     scorer::{Scorer, undrawn},
     settings::Settings,
 };
@@ -75,7 +75,7 @@ impl Model {
     }
 
     async fn of_checkpoint(uri: &str, overrides: &[String]) -> Result<Self> {
-        let checkpoint = checkpoints::open(uri).await?;
+        let checkpoint = lavida_checkpoint::open(uri).await?;
         let settings = config::of_checkpoint(uri, &checkpoint.settings_toml().await?, overrides)?;
         let device = device::named(&settings.device)?;
         let tokenizers = Tokenizers::load(

@@ -5,6 +5,7 @@ mod staging;
 
 use std::path::Path;
 
+use lavida_checkpoint::contents::{CLIP_TOKENIZER, SETTINGS, TOKENIZER};
 use lavida_data::Error;
 use lavida_model::{
     precision::Precision,
@@ -12,10 +13,7 @@ use lavida_model::{
 };
 use lavida_store::Store;
 use lavida_terminal::progress::{Busy, Progress, Unit};
-use lavida_train::{
-    checkpoint::{CLIP_TOKENIZER, SETTINGS, TOKENIZER},
-    settings::{Policy, Settings},
-};
+use lavida_train::settings::{Policy, Settings};
 use serde_json::json;
 
 pub use staging::STAGING;

@@ -7,8 +7,12 @@ mod sizes;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+use lavida_checkpoint::{
+    CheckpointWriter,
+    contents::{CARRIED, CLIP_TOKENIZER, SETTINGS, TOKENIZER, TrainState, WEIGHTS},
+};
 use lavida_data::{Error, Result, tokenizer::Tokenizers};
-use lavida_dataflow::{checkpoint_writer::CheckpointWriter, device};
+use lavida_dataflow::device;
 use lavida_model::{
     precision::Precision,
     weights::{
@@ -16,12 +20,11 @@ use lavida_model::{
         import::{ImportPlan, PlannedFile, Sources},
     },
 };
-use lavida_terminal::progress::{Progress, Unit};
-use lavida_train::{
-    checkpoint::{CARRIED, CLIP_TOKENIZER, SETTINGS, TOKENIZER, TrainState, WEIGHTS},
-    scorer::undrawn,
-    settings::Settings,
+use lavida_terminal::{
+    progress::{Progress, Unit},
+    screen,
 };
+use lavida_train::{scorer::undrawn, settings::Settings};
 use serde_json::Value;
 
 use crate::{
@@ -52,6 +55,13 @@ pub async fn run(args: cli::Import) -> anyhow::Result<()> {
     };
     check_vocabularies(&settings, &tokenizers, &sources, &folders)?;
     let writer = CheckpointWriter::create(&args.out, first_state(&settings)).await?;
+    let removed = writer.removed();
+    if removed.n_files > 0 {
+        let uri = &args.out;
+        screen::line(&format!(
+            "{uri}: of an interrupted command: {removed} removed"
+        ));
+    }
     let device = device::named("cpu")?;
     let model = undrawn(&settings, &tokenizers, &device);
     let plan = ImportPlan::new(&sources, &model, precision, settings.seed).map_err(weight_error)?;

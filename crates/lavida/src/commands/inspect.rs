@@ -11,7 +11,6 @@ use lavida_data::{
     order::SampleOrder,
     prompt::{ANSWER_TEMPLATES, Prompt},
 };
-use lavida_dataflow::checkpoints;
 use lavida_report::{canvas::Image, sheet::DrawPicture};
 use lavida_store::Store;
 use lavida_train::settings::Settings;
@@ -37,7 +36,7 @@ async fn checkpoint(uri: &str) -> anyhow::Result<Value> {
     if let Some(exported) = Exported::open(uri)? {
         return export(&exported);
     }
-    let checkpoint = checkpoints::open(uri).await?;
+    let checkpoint = lavida_checkpoint::open(uri).await?;
     let parts = checkpoint.manifest.parts.iter();
     let parts: Vec<Value> = parts
         .map(|part| json!({ "name": part.name, "bytes": part.bytes, "blake3": part.blake3 }))

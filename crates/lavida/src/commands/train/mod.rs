@@ -14,12 +14,12 @@ mod view;
 use std::{path::Path, sync::Arc};
 
 use anyhow::Context;
+use lavida_checkpoint::Pretrained;
 use lavida_cluster::{control::Outcome, shell::Security, training::threads};
 use lavida_data::{Error, Result, tokenizer::Tokenizers};
 use lavida_dataflow::{
-    checkpoints,
     clock::SystemClock,
-    run::{Pretrained, Run, RunOutcome},
+    run::{Run, RunOutcome},
     telemetry::figures::Figures,
 };
 use lavida_store::Store;
@@ -129,13 +129,13 @@ pub async fn initial(
 ) -> Result<Arc<dyn Pretrained>> {
     Ok(match Exported::open(uri)? {
         Some(exported) => Arc::new(exported.pretrained(settings, tokenizers)?),
-        None => Arc::new(checkpoints::open(uri).await?),
+        None => Arc::new(lavida_checkpoint::open(uri).await?),
     })
 }
 
 /// Whether the last step of a run is committed; that there is nothing to do is said.
 async fn is_complete(out: &str, steps: u64) -> Result<bool> {
-    let committed = checkpoints::committed(&Store::open(out)?).await?;
+    let committed = lavida_checkpoint::committed(&Store::open(out)?).await?;
     let newest = committed.last().copied().filter(|step| *step >= steps);
     if let Some(step) = newest {
         screen::line(&format!(

@@ -2,10 +2,9 @@
 
 use bytes::Bytes;
 use lavida_store::{Error, ObjectWriter, Result, Store};
-use lavida_train::checkpoint::Content;
 use tokio::sync::mpsc;
 
-use super::{Part, pieces::Piece, place};
+use crate::{Part, contents::Content, pieces::Piece, place};
 
 /// Most bytes that go from the thread that makes them to the upload at once.
 const CHUNK_BYTES: usize = 8 << 20;

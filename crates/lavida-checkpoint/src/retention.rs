@@ -1,7 +1,5 @@
 //! Which checkpoints of a run are kept.
 
-use lavida_train::settings::CheckpointSettings;
-
 /// What is kept: the newest few, and now and then one for good.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retention {
@@ -9,15 +7,6 @@ pub struct Retention {
     pub keep_last: usize,
     /// Those of every step that is a multiple of this; 0 for none.
     pub keep_every: u64,
-}
-
-impl From<&CheckpointSettings> for Retention {
-    fn from(settings: &CheckpointSettings) -> Self {
-        Self {
-            keep_last: settings.keep_last,
-            keep_every: settings.keep_every,
-        }
-    }
 }
 
 impl Retention {

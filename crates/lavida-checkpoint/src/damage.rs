@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, fmt};
 use bytes::Bytes;
 use lavida_store::{Error, Result, Store};
 
-use super::{CheckpointManifest, MANIFEST, at_step, committed, place};
+use crate::{CheckpointManifest, MANIFEST, at_step, committed, contents, place};
 
 /// What the name of a damaged manifest begins with.
 const SET_ASIDE: &str = "damaged-";
@@ -52,7 +52,7 @@ impl LoadedCheckpoint {
     /// # Errors
     /// As [`LoadedCheckpoint::part`]; [`Error::Corrupt`] when they are no text.
     pub fn settings_toml(&self) -> Result<String> {
-        let bytes = self.part(lavida_train::checkpoint::SETTINGS)?;
+        let bytes = self.part(contents::SETTINGS)?;
         String::from_utf8(bytes.to_vec())
             .map_err(|e| Error::corrupt(&self.uri, "settings in UTF-8", e))
     }
@@ -179,9 +179,11 @@ pub(super) fn is_set_aside(name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{run, snapshot};
-    use super::super::{Retention, commit, newest};
     use super::*;
+    use crate::{
+        Retention, commit, newest,
+        tests::{run, snapshot},
+    };
 
     const WEIGHTS: &str = "g0-weights.safetensors";
 
@@ -295,7 +297,7 @@ mod tests {
             let (_folder, run) = checkpoints_of(&[2, 4]).await;
             damage(&run, 4, how).await;
             let read = async {
-                let opened = super::super::open(run.uri()).await?;
+                let opened = crate::open(run.uri()).await?;
                 opened.part("weights.safetensors").await
             };
             let error = read.await.unwrap_err();

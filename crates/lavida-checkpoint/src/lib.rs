@@ -4,10 +4,13 @@
 //! died, and go when a later step is committed. The manifest is committed with put-if-absent, names every
 //! file with its size and hash, and is deleted first when a checkpoint is retired, so no reader ever sees half of one.
 
+pub mod contents;
+mod damage;
 mod pieces;
+mod pretrained;
+mod put;
 mod retention;
-mod whole;
-mod writing;
+mod writer;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,16 +20,18 @@ use std::{
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, future::try_join_all, stream};
 use lavida_store::{Error, Result, Store, Versioned, manifest};
-use lavida_train::checkpoint::{Snapshot, TrainState};
 use serde::{Deserialize, Serialize};
 
+use contents::{Snapshot, TrainState};
+pub use damage::{Damaged, LoadedCheckpoint, Newest, newest_whole, newest_whole_step, set_aside};
 pub use pieces::{Piece, cut};
+pub use pretrained::Pretrained;
+pub use put::put_piece;
 pub use retention::Retention;
-pub use whole::{Damaged, LoadedCheckpoint, Newest, newest_whole, newest_whole_step, set_aside};
-pub use writing::put_piece;
+pub use writer::CheckpointWriter;
 
 const CHECKPOINTS: &str = "checkpoints";
-pub(crate) const MANIFEST: &str = "manifest.json";
+const MANIFEST: &str = "manifest.json";
 /// A longer file is read in ranges of this size, several at once: an answer of a store may not take forever.
 const READ_BYTES: u64 = 16 << 20;
 const READS_AT_ONCE: usize = 4;
@@ -137,7 +142,7 @@ async fn abandoned(run: &Store, committed: &[u64]) -> Result<Vec<u64>> {
     let mut abandoned = Vec::new();
     for step in steps.filter(|step| Some(step) < committed.last() && !committed.contains(step)) {
         let files = place(run, step).list("").await?;
-        if !files.iter().any(|file| whole::is_set_aside(&file.key)) {
+        if !files.iter().any(|file| damage::is_set_aside(&file.key)) {
             abandoned.push(step);
         }
     }
@@ -344,7 +349,7 @@ impl Checkpoint {
 
     /// The settings the run was started with, as TOML.
     pub async fn settings_toml(&self) -> Result<String> {
-        let name = lavida_train::checkpoint::SETTINGS;
+        let name = contents::SETTINGS;
         let bytes = self.part(name).await?;
         String::from_utf8(bytes.to_vec())
             .map_err(|e| Error::corrupt(self.store.full(name), "UTF-8 text", e))
@@ -390,9 +395,7 @@ async fn retire(run: &Store, step: u64) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use lavida_train::settings::Stage;
-
-    use super::*;
+    use super::{contents::Stage, *};
 
     pub(super) fn snapshot(step: u64, generation: u64) -> Snapshot {
         Snapshot {

@@ -3,11 +3,9 @@
 //! It lies right at its URI, not below a run's `checkpoints/`, and counts once its manifest is committed.
 
 use bytes::Bytes;
-use lavida_store::{Error, Result, Store, manifest};
-use lavida_terminal::screen;
-use lavida_train::checkpoint::TrainState;
+use lavida_store::{Error, Removed, Result, Store, manifest};
 
-use crate::checkpoints::{CheckpointManifest, MANIFEST, Part, committed};
+use crate::{CheckpointManifest, MANIFEST, Part, committed, contents::TrainState};
 
 /// A checkpoint that is not committed yet.
 #[derive(Debug)]
@@ -16,6 +14,7 @@ pub struct CheckpointWriter {
     place: Store,
     state: TrainState,
     parts: Vec<Part>,
+    removed: Removed,
 }
 
 impl CheckpointWriter {
@@ -32,17 +31,17 @@ impl CheckpointWriter {
         }
         let part = format!("g{}-", state.generation);
         let removed = place.remove_unfinished(|key| key.starts_with(&part) || key == MANIFEST);
-        let removed = removed.await?;
-        if removed.n_files > 0 {
-            screen::line(&format!(
-                "{uri}: of an interrupted command: {removed} removed"
-            ));
-        }
         Ok(Self {
+            removed: removed.await?,
             place,
             state,
             parts: Vec::new(),
         })
+    }
+
+    /// What one that was killed had half written there and is gone now.
+    pub fn removed(&self) -> Removed {
+        self.removed
     }
 
     /// Writes a part that is at hand.
@@ -93,10 +92,8 @@ impl CheckpointWriter {
 
 #[cfg(test)]
 mod tests {
-    use lavida_train::settings::Stage;
-
     use super::*;
-    use crate::checkpoints;
+    use crate::contents::Stage;
 
     fn state() -> TrainState {
         TrainState {
@@ -119,9 +116,9 @@ mod tests {
         let pieces = [&b"one"[..], b"", b" and two"].map(|piece| Ok(Bytes::from_static(piece)));
         writer.stream("weights.safetensors", pieces).await.unwrap();
         writer.put("settings.toml", "seed = 1").await.unwrap();
-        assert!(checkpoints::open(uri).await.is_err(), "not committed yet");
+        assert!(crate::open(uri).await.is_err(), "not committed yet");
         writer.commit().await.unwrap();
-        let opened = checkpoints::open(uri).await.unwrap();
+        let opened = crate::open(uri).await.unwrap();
         assert_eq!(
             opened.part("weights.safetensors").await.unwrap(),
             "one and two"
@@ -138,7 +135,8 @@ mod tests {
             std::fs::write(folder.path().join(name), "half").unwrap();
         }
         let uri = folder.path().to_str().unwrap();
-        let _writer = CheckpointWriter::create(uri, state()).await.unwrap();
+        let writer = CheckpointWriter::create(uri, state()).await.unwrap();
+        assert_eq!((writer.removed().n_files, writer.removed().n_bytes), (2, 8));
         let left = std::fs::read_dir(folder.path()).unwrap();
         let left: Vec<_> = left.map(|e| e.unwrap().file_name()).collect();
         assert_eq!(left, ["mine#1"]);
