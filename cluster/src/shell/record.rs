@@ -140,7 +140,7 @@ impl Record {
             state,
             parts: parts
                 .iter()
-                .map(|part| checkpoints::Part {
+                .map(|part| checkpoints::CheckpointFile {
                     name: part.name.clone(),
                     key: part.key.clone(),
                     bytes: part.bytes,

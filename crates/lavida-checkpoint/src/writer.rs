@@ -5,7 +5,10 @@
 use bytes::Bytes;
 use lavida_store::{Error, Removed, Result, Store, manifest};
 
-use crate::{CheckpointManifest, MANIFEST, Part, committed, contents::TrainState};
+use crate::{
+    contents::TrainState,
+    layout::{CheckpointFile, CheckpointManifest, MANIFEST, committed, file_key},
+};
 
 /// A checkpoint that is not committed yet.
 #[derive(Debug)]
@@ -13,7 +16,7 @@ use crate::{CheckpointManifest, MANIFEST, Part, committed, contents::TrainState}
 pub struct CheckpointWriter {
     place: Store,
     state: TrainState,
-    parts: Vec<Part>,
+    parts: Vec<CheckpointFile>,
     removed: Removed,
 }
 
@@ -21,6 +24,7 @@ impl CheckpointWriter {
     /// Begins a checkpoint at `uri`. Nothing is written yet; what one that was killed had half written there goes.
     ///
     /// # Errors
+    ///
     /// [`Error::Exists`] when there is a checkpoint or a run; those of a store that cannot be read.
     pub async fn create(uri: &str, state: TrainState) -> Result<Self> {
         let place = Store::open(uri)?;
@@ -29,7 +33,7 @@ impl CheckpointWriter {
             let what = place.uri().to_owned();
             return Err(Error::Exists { what });
         }
-        let part = format!("g{}-", state.generation);
+        let part = file_key(state.generation, "");
         let removed = place.remove_unfinished(|key| key.starts_with(&part) || key == MANIFEST);
         Ok(Self {
             removed: removed.await?,
@@ -52,13 +56,14 @@ impl CheckpointWriter {
     /// Writes a part as its pieces come; its hash is taken on the way.
     ///
     /// # Errors
+    ///
     /// The first error of `pieces`; the part is not there then.
     pub async fn stream(
         &mut self,
         name: &str,
         pieces: impl IntoIterator<Item = Result<Bytes>>,
     ) -> Result<()> {
-        let key = format!("g{}-{name}", self.state.generation);
+        let key = file_key(self.state.generation, name);
         let mut writer = self.place.writer(&key).await?;
         let mut hasher = blake3::Hasher::new();
         for piece in pieces {
@@ -66,7 +71,7 @@ impl CheckpointWriter {
             hasher.update(&piece);
             writer.write(piece).await?;
         }
-        self.parts.push(Part {
+        self.parts.push(CheckpointFile {
             name: name.to_owned(),
             key,
             bytes: writer.finish().await?,
@@ -78,6 +83,7 @@ impl CheckpointWriter {
     /// Makes the checkpoint count. Says where it is.
     ///
     /// # Errors
+    ///
     /// [`Error::Exists`] when somebody else committed one there.
     pub async fn commit(mut self) -> Result<String> {
         self.parts.sort_by(|a, b| a.name.cmp(&b.name));
