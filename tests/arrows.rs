@@ -24,6 +24,15 @@ const ARROWS: &[(&str, &[&str])] = &[
         &["lavida-checkpoint", "lavida-model", "lavida-data"],
     ),
     (
+        "lavida-score",
+        &[
+            "lavida-train",
+            "lavida-checkpoint",
+            "lavida-model",
+            "lavida-data",
+        ],
+    ),
+    (
         "lavida-dataflow",
         &[
             "lavida-checkpoint",
@@ -57,6 +66,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "lavida-model",
             "lavida-checkpoint",
             "lavida-train",
+            "lavida-score",
             "lavida-dataflow",
             "lavida-dataset-builder",
             "lavida-cluster",
@@ -87,6 +97,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "lavida-kernels",
             "lavida-model",
             "lavida-train",
+            "lavida-score",
             "lavida-dataflow",
         ],
     ),
@@ -185,10 +196,10 @@ fn the_data_tools_build_without_a_tensor_stack() {
     );
 }
 
-/// A checkpoint is read where no run is: what runs one stays out.
+/// A checkpoint is read, and a video scored, where no run is: what runs one stays out.
 #[test]
-fn checkpoints_are_read_without_actors_servers_and_terminals() {
-    for name in ["lavida-checkpoint"] {
+fn checkpoints_and_scores_need_no_actors_servers_and_terminals() {
+    for name in ["lavida-checkpoint", "lavida-score"] {
         let reached = reached_from(name);
         assert!(reached.contains("lavida-store"), "{reached:?}");
         for outside in ["ractor", "hyper", "prometheus-client", "clap", "indicatif"] {

@@ -1,7 +1,7 @@
 //! Frame AUC and average precision against the reference's table, its artificial end points included.
 
-use lavida_train::evaluation::{EvaluationReport, EvaluationSettings, VideoScores};
-use lavida_train::metrics::{auc, average_precision, padded};
+use lavida_score::metrics::{auc, average_precision, padded};
+use lavida_score::report::{EvaluationReport, EvaluationSettings, VideoScores};
 use serde_json::Value;
 
 use crate::support::Fixture;

@@ -14,9 +14,10 @@ use lavida_model::{
     lavida::Lavida,
     weights::{TensorFiles, Tensors, WeightError, write_safetensors},
 };
+use lavida_score::scorer::undrawn;
 use lavida_store::Store;
 use lavida_terminal::progress::{Progress, Unit};
-use lavida_train::{scorer::undrawn, settings::Settings};
+use lavida_train::settings::Settings;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 

@@ -18,12 +18,9 @@ use lavida_data::{
 };
 use lavida_dataflow::device;
 use lavida_model::weights::{TensorFiles, Tensors, read_carried};
+use lavida_score::scorer::{Scorer, undrawn};
 use lavida_terminal::progress::Busy;
-use lavida_train::{
-    assembly::Phase,
-    scorer::{Scorer, undrawn},
-    settings::Settings,
-};
+use lavida_train::{assembly::Phase, settings::Settings};
 
 use crate::{
     config,

@@ -31,12 +31,13 @@ use lavida_dataset_builder::{
     synth::{self, SynthSummary, WorldSettings},
 };
 use lavida_report::demo::Timing;
+use lavida_score::report::{EvaluationReport, VideoScores};
 use lavida_store::Store;
 use lavida_terminal::{
     progress::{Progress, Unit},
     screen,
 };
-use lavida_train::{evaluation::EvaluationReport, step::StepRecord};
+use lavida_train::step::StepRecord;
 
 use super::{
     eval::{Benchmark, evaluate},
@@ -73,7 +74,7 @@ pub struct DemoRun {
     pub anomaly: config::Loaded,
     pub steps: [Vec<StepRecord>; 2],
     pub evaluation: EvaluationReport,
-    pub scores: Vec<lavida_train::evaluation::VideoScores>,
+    pub scores: Vec<VideoScores>,
     pub exported: Vec<ExportedFile>,
     pub timings: Vec<Timing>,
 }

@@ -12,10 +12,10 @@ use lavida_data::{
     manifest::Purpose,
     mask::RleMask,
 };
-use lavida_terminal::progress::{Progress, Unit};
-use lavida_train::evaluation::{
+use lavida_score::report::{
     EvaluationReport, EvaluationSettings, PIXEL_GRID, PixelScores, VideoScores,
 };
+use lavida_terminal::progress::{Progress, Unit};
 
 use crate::{
     cli,

@@ -20,11 +20,12 @@ use lavida_model::{
         import::{ImportPlan, PlannedFile, Sources},
     },
 };
+use lavida_score::scorer::undrawn;
 use lavida_terminal::{
     progress::{Progress, Unit},
     screen,
 };
-use lavida_train::{scorer::undrawn, settings::Settings};
+use lavida_train::settings::Settings;
 use serde_json::Value;
 
 use crate::{

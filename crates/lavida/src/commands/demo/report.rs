@@ -9,7 +9,8 @@ use lavida_report::{
     flow::flow,
     plot::{LinePlot, Mark, ScorePlot, Series},
 };
-use lavida_train::{evaluation::VideoScores, step::StepRecord};
+use lavida_score::report::VideoScores;
+use lavida_train::step::StepRecord;
 
 use super::DemoRun;
 use crate::{

@@ -7,8 +7,7 @@ use lavida_model::{
     lavida::{Lavida, Mode},
     weights::{self, Tensors, WeightError},
 };
-
-use crate::{
+use lavida_train::{
     model_input::model_input,
     settings::Settings,
     trainer::{model_error, special_tokens},
