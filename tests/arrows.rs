@@ -30,6 +30,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "lavida-checkpoint",
             "lavida-model",
             "lavida-data",
+            "lavida-store",
         ],
     ),
     (

@@ -29,7 +29,7 @@ pub use mixture::{described, open_catalog};
 pub use processes::WorkerFailed;
 
 pub use crate::stop::interrupted;
-use crate::{cli, config, exported::Exported, screen, stop::stopped_after};
+use crate::{cli, config, scoring::open_export, screen, stop::stopped_after};
 
 pub async fn run(args: cli::Train) -> anyhow::Result<()> {
     if let Some(address) = &args.join {
@@ -127,7 +127,7 @@ pub async fn initial(
     settings: &Settings,
     tokenizers: &Tokenizers,
 ) -> Result<Arc<dyn Pretrained>> {
-    Ok(match Exported::open(uri)? {
+    Ok(match open_export(uri)? {
         Some(exported) => Arc::new(exported.pretrained(settings, tokenizers)?),
         None => Arc::new(lavida_checkpoint::open(uri).await?),
     })

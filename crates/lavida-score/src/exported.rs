@@ -1,7 +1,10 @@
 //! A folder that `lavida export` wrote, opened again: wherever a checkpoint is read, it is as good as one.
+//!
+//! It is one once `SHA256SUMS` is there, and every file is held against its sum before any is used.
 
 use std::path::{Path, PathBuf};
 
+use burn::tensor::Device;
 use bytes::Bytes;
 use futures::{FutureExt, future::BoxFuture};
 use lavida_checkpoint::{
@@ -9,17 +12,16 @@ use lavida_checkpoint::{
     contents::{CLIP_TOKENIZER, SETTINGS, TOKENIZER},
 };
 use lavida_data::{Error, Result, tokenizer::Tokenizers};
-use lavida_dataflow::device;
 use lavida_model::{
     lavida::Lavida,
     weights::{TensorFiles, Tensors, WeightError, write_safetensors},
 };
-use lavida_score::scorer::undrawn;
 use lavida_store::Store;
-use lavida_terminal::progress::{Progress, Unit};
 use lavida_train::settings::Settings;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
+
+use crate::scorer::uninitialised;
 
 /// Written last: a folder without it is no export.
 pub const SUMS: &str = "SHA256SUMS";
@@ -36,17 +38,22 @@ pub struct Exported {
 /// A file of an export.
 #[derive(Clone, Debug)]
 pub struct ExportedFile {
+    /// Its name in the folder.
     pub name: String,
+    /// Size in bytes.
     pub bytes: u64,
+    /// SHA-256 of its content, hex.
     pub sha256: String,
 }
 
 impl Exported {
-    /// The export at `uri`; none where there is no `SHA256SUMS` or no local folder.
+    /// The export at `uri`; none where there is no `SHA256SUMS` or no local folder. `on_bytes` is told, while files are held
+    /// against their sums, how many bytes are done, and of how many.
     ///
     /// # Errors
+    ///
     /// [`Error::Corrupt`] naming a file that is missing or not what was written.
-    pub fn open(uri: &str) -> Result<Option<Self>> {
+    pub fn open(uri: &str, mut on_bytes: impl FnMut(u64, u64)) -> Result<Option<Self>> {
         let Some(folder) = Store::open(uri)?.local_path() else {
             return Ok(None);
         };
@@ -68,9 +75,14 @@ impl Exported {
             .iter()
             .filter_map(|(_, name)| this.folder.join(name).metadata().ok());
         let n_bytes = sizes.map(|about| about.len()).sum();
-        let progress = Progress::brief(&format!("checking {uri}"), Unit::Bytes, n_bytes);
+        let mut n_done = 0;
+        on_bytes(n_done, n_bytes);
         for (sum, name) in sums {
-            let found = ExportedFile::read_with(&this.folder, name, |n| progress.add(n))
+            let on_piece = |n| {
+                n_done += n;
+                on_bytes(n_done, n_bytes);
+            };
+            let found = ExportedFile::read_with(&this.folder, name, on_piece)
                 .map_err(|error| Error::corrupt(this.what(name), "a readable file", error))?;
             if found.sha256 != sum {
                 let expected = format!("content with SHA-256 {sum}");
@@ -124,7 +136,7 @@ impl Exported {
         settings: &Settings,
         tokenizers: &Tokenizers,
     ) -> Result<impl Pretrained + use<>> {
-        let model = undrawn(settings, tokenizers, &device::named("cpu")?);
+        let model = uninitialised(settings, tokenizers, &Device::flex());
         Ok(ExportedWeights(self.weights(&model)?))
     }
 
