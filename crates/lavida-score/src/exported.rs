@@ -104,11 +104,19 @@ impl Exported {
     }
 
     /// The settings it was exported with, as TOML.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Corrupt`] when there is no such file, as for all that an export holds.
     pub fn settings_toml(&self) -> Result<String> {
         self.text(SETTINGS)
     }
 
     /// Both vocabularies.
+    ///
+    /// # Errors
+    ///
+    /// As [`Exported::settings_toml`]; what [`Tokenizers::load`] refuses.
     pub fn tokenizers(&self) -> Result<Tokenizers> {
         Tokenizers::load(
             self.text(TOKENIZER)?.as_bytes(),
@@ -117,6 +125,10 @@ impl Exported {
     }
 
     /// Updates made when it was exported.
+    ///
+    /// # Errors
+    ///
+    /// As [`Exported::settings_toml`].
     pub fn step(&self) -> Result<u64> {
         let config: Value = serde_json::from_str(&self.text(CONFIG)?)
             .map_err(|error| Error::corrupt(self.what(CONFIG), "JSON", error))?;
@@ -126,11 +138,19 @@ impl Exported {
     }
 
     /// Its weights; `model` is one of its sizes.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Corrupt`] when they do not fit the model.
     pub fn weights(&self, model: &Lavida) -> Result<TensorFiles> {
         TensorFiles::open_exported(&self.folder, model).map_err(weight_error)
     }
 
     /// Its weights for a run with these settings to start from.
+    ///
+    /// # Errors
+    ///
+    /// As [`Exported::weights`].
     pub fn pretrained(
         &self,
         settings: &Settings,
@@ -152,11 +172,19 @@ impl Exported {
 
 impl ExportedFile {
     /// The file of this name in `folder`, read piece by piece.
+    ///
+    /// # Errors
+    ///
+    /// Those of reading it.
     pub fn read(folder: &Path, name: &str) -> std::io::Result<Self> {
         Self::read_with(folder, name, |_| {})
     }
 
     /// As [`Self::read`]; `on_bytes` is told how many bytes of each piece there are.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::read`].
     pub fn read_with(
         folder: &Path,
         name: &str,

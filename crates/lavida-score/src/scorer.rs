@@ -38,6 +38,7 @@ impl Scorer {
     /// The model of a checkpoint.
     ///
     /// # Errors
+    ///
     /// [`Error::Corrupt`] when the weights do not fit the settings.
     pub fn new(
         settings: &Settings,
@@ -52,6 +53,7 @@ impl Scorer {
     /// The model with these weights under the reference's names, of any float format.
     ///
     /// # Errors
+    ///
     /// [`Error::Corrupt`] when the weights do not fit the settings.
     pub fn with_tensors(
         settings: &Settings,
@@ -78,6 +80,7 @@ impl Scorer {
     /// Scores the frames of a batch.
     ///
     /// # Errors
+    ///
     /// A prompt that does not fit its clip; scores that are not numbers.
     pub fn score(&self, batch: &HostBatch) -> Result<ScoredBatch> {
         let input = model_input(batch, &self.device);
