@@ -18,17 +18,35 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("lavida-terminal", &["lavida-store"]),
     ("lavida-kernels", &[]),
     ("lavida-model", &["lavida-kernels"]),
-    ("lavida-train", &["lavida-model", "lavida-data"]),
+    ("lavida-checkpoint", &["lavida-model", "lavida-store"]),
+    (
+        "lavida-train",
+        &["lavida-checkpoint", "lavida-model", "lavida-data"],
+    ),
+    (
+        "lavida-score",
+        &[
+            "lavida-train",
+            "lavida-checkpoint",
+            "lavida-model",
+            "lavida-data",
+            "lavida-store",
+        ],
+    ),
     (
         "lavida-dataflow",
         &[
+            "lavida-checkpoint",
             "lavida-train",
             "lavida-data",
             "lavida-store",
             "lavida-terminal",
         ],
     ),
-    ("lavida-cluster", &["lavida-dataflow", "lavida-store"]),
+    (
+        "lavida-cluster",
+        &["lavida-checkpoint", "lavida-dataflow", "lavida-store"],
+    ),
     (
         "lavida-dataset-builder",
         &[
@@ -47,7 +65,9 @@ const ARROWS: &[(&str, &[&str])] = &[
             "lavida-terminal",
             "lavida-kernels",
             "lavida-model",
+            "lavida-checkpoint",
             "lavida-train",
+            "lavida-score",
             "lavida-dataflow",
             "lavida-dataset-builder",
             "lavida-cluster",
@@ -78,6 +98,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "lavida-kernels",
             "lavida-model",
             "lavida-train",
+            "lavida-score",
             "lavida-dataflow",
         ],
     ),
@@ -150,11 +171,13 @@ fn outside_crates_stay_in_their_rooms() {
     }
 }
 
-#[test]
-fn the_data_tools_build_without_a_tensor_stack() {
-    let found = dependencies();
-    let mut reached = BTreeSet::from(["lavida-dataset-builder".to_owned()]);
-    let mut waiting = vec!["lavida-dataset-builder".to_owned()];
+/// What a crate of the workspace is built with: other crates of the workspace, and what these name as dependencies. What
+/// [`EVERYWHERE`] names is there for its features and used by nobody for that.
+fn reached_from(name: &str) -> BTreeSet<String> {
+    let mut found = dependencies();
+    found.remove(EVERYWHERE);
+    let mut reached = BTreeSet::from([name.to_owned()]);
+    let mut waiting = vec![name.to_owned()];
     while let Some(name) = waiting.pop() {
         for used in found.get(&name).into_iter().flatten() {
             if reached.insert(used.clone()) {
@@ -162,8 +185,53 @@ fn the_data_tools_build_without_a_tensor_stack() {
             }
         }
     }
+    reached
+}
+
+#[test]
+fn the_data_tools_build_without_a_tensor_stack() {
+    let reached = reached_from("lavida-dataset-builder");
     assert!(
         !reached.contains("burn"),
         "lavida-dataset-builder reaches burn"
     );
+}
+
+/// A checkpoint is read, and a video scored, where no run is: what runs one stays out.
+#[test]
+fn checkpoints_and_scores_need_no_actors_servers_and_terminals() {
+    for name in ["lavida-checkpoint", "lavida-score"] {
+        let reached = reached_from(name);
+        assert!(reached.contains("lavida-store"), "{reached:?}");
+        for outside in ["ractor", "hyper", "prometheus-client", "clap", "indicatif"] {
+            assert!(!reached.contains(outside), "{name} reaches {outside}");
+        }
+    }
+}
+
+/// ADR 15: of checkpoints the step makes what they hold, and neither reads nor commits one.
+#[test]
+fn the_step_takes_of_checkpoints_their_contents_and_no_store() {
+    let sources = concat!(env!("CARGO_MANIFEST_DIR"), "/../crates/lavida-train/src");
+    let mut waiting = vec![std::path::PathBuf::from(sources)];
+    let mut n_uses = 0;
+    while let Some(path) = waiting.pop() {
+        if path.is_dir() {
+            let entries = std::fs::read_dir(&path).expect("sources can be listed");
+            waiting.extend(entries.map(|entry| entry.expect("sources can be listed").path()));
+            continue;
+        }
+        let text = std::fs::read_to_string(&path).expect("a source is text");
+        for used in text.split("lavida_checkpoint::").skip(1) {
+            n_uses += 1;
+            let allowed = ["contents::", "Retention;"];
+            assert!(
+                allowed.iter().any(|name| used.starts_with(name)),
+                "{}: lavida_checkpoint::{}",
+                path.display(),
+                used.lines().next().unwrap_or_default()
+            );
+        }
+    }
+    assert!(n_uses > 2, "the step makes what a checkpoint holds");
 }

@@ -23,10 +23,10 @@ use std::{
 };
 
 use burn::tensor::Device;
+use lavida_checkpoint::contents::TrainState;
 use lavida_cluster::{collective::local::Local, training::EngineReducer};
 use lavida_data::{Result, tokenizer::Tokenizers};
 use lavida_train::{
-    checkpoint::TrainState,
     reduce::{GradientReducer, StepShare},
     trainer::{InitialWeights, Trainer, TrainerParts},
 };

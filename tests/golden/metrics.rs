@@ -1,7 +1,8 @@
 //! Frame AUC and average precision against the reference's table, its artificial end points included.
 
-use lavida_train::evaluation::{EvaluationReport, EvaluationSettings, VideoScores};
-use lavida_train::metrics::{auc, average_precision, padded};
+use lavida_score::metrics::{auc, average_precision, padded};
+use lavida_score::report::{EvaluationReport, EvaluationSettings};
+use lavida_score::scored::ScoredVideo;
 use serde_json::Value;
 
 use crate::support::Fixture;
@@ -9,18 +10,18 @@ use crate::support::Fixture;
 /// scikit-learn sums in another order; nothing else may differ.
 const ROUNDING: f64 = 1e-12;
 
-fn videos(case: &Value) -> Vec<VideoScores> {
+fn videos(case: &Value) -> Vec<ScoredVideo> {
     let videos = case["videos"].as_array().unwrap().iter().enumerate();
-    let videos = videos.map(|(i, video)| VideoScores {
+    let videos = videos.map(|(i, video)| ScoredVideo {
         video: i.to_string(),
-        frame_scores: serde_json::from_value(video[0].clone()).unwrap(),
+        object_logits: serde_json::from_value(video[0].clone()).unwrap(),
         frame_labels: video[1]
             .as_array()
             .unwrap()
             .iter()
             .map(|l| *l == 1)
             .collect(),
-        ..VideoScores::default()
+        ..ScoredVideo::default()
     });
     videos.collect()
 }
@@ -47,13 +48,16 @@ fn frame_and_mean_video_scores_equal_the_reference() {
             other => panic!("metric {other}"),
         };
         let videos = videos(case);
-        let scores: Vec<f32> = videos.iter().flat_map(|v| v.frame_scores.clone()).collect();
+        let scores: Vec<f32> = videos
+            .iter()
+            .flat_map(|v| v.object_logits.clone())
+            .collect();
         let labels: Vec<bool> = videos.iter().flat_map(|v| v.frame_labels.clone()).collect();
         let (scores, labels) = padded(&scores, &labels);
         check(metric, metric_of(&scores, &labels), &case["frame_score"]);
 
         let by_video = videos.iter().map(|video| {
-            let (scores, labels) = padded(&video.frame_scores, &video.frame_labels);
+            let (scores, labels) = padded(&video.object_logits, &video.frame_labels);
             metric_of(&scores, &labels).unwrap()
         });
         let mean = by_video.sum::<f64>() / videos.len() as f64;

@@ -5,9 +5,8 @@
 
 use std::future::pending;
 
+use lavida_checkpoint::contents::SETTINGS;
 use lavida_cluster::training::threads;
-use lavida_dataflow::checkpoints;
-use lavida_train::checkpoint::SETTINGS;
 
 use super::{Arc, Catalog, run, shards};
 
@@ -33,7 +32,7 @@ async fn left(
     let run = run(catalog, &format!("overlap-{name}-{n_workers}"), &overrides);
     let store = run.store.clone();
     threads::train(run, n_workers, pending()).await.unwrap();
-    let newest = checkpoints::newest(&store).await.unwrap().unwrap();
+    let newest = lavida_checkpoint::newest(&store).await.unwrap().unwrap();
     let parts = newest.manifest.parts.into_iter();
     let parts = parts.filter(|part| part.name != SETTINGS);
     parts.map(|part| (part.name, part.blake3)).collect()

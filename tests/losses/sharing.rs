@@ -11,10 +11,10 @@ use burn::{
     module::{Module, Param},
     tensor::{Device, Tensor, TensorData},
 };
+use lavida_checkpoint::contents::Content;
 use lavida_cluster::{collective::local::Local, training::EngineReducer};
 use lavida_model::weights::{self, CapturedFile};
 use lavida_train::{
-    checkpoint::Content,
     optimizer::{AdamW, FlatGradients, TrainableParameter},
     reduce::{GradientReducer, StepShare},
     settings::OptimizerSettings,

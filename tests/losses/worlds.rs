@@ -3,10 +3,10 @@
 
 use std::future::{pending, ready};
 
+use lavida_checkpoint::contents::SETTINGS;
 use lavida_cluster::training::threads;
-use lavida_dataflow::checkpoints;
 use lavida_store::Store;
-use lavida_train::{checkpoint::SETTINGS, step::StepRecord};
+use lavida_train::step::StepRecord;
 
 use super::{Arc, Catalog, records, run, shards};
 
@@ -20,10 +20,10 @@ async fn train(catalog: &Arc<Catalog>, name: &str, n_workers: usize, stopped: bo
     if stopped {
         let first = threads::train(run.clone(), n_workers, ready(())).await;
         first.unwrap();
-        assert_eq!(checkpoints::committed(&store).await.unwrap(), [1]);
+        assert_eq!(lavida_checkpoint::committed(&store).await.unwrap(), [1]);
     }
     threads::train(run, n_workers, pending()).await.unwrap();
-    let newest = checkpoints::newest(&store).await.unwrap().unwrap();
+    let newest = lavida_checkpoint::newest(&store).await.unwrap().unwrap();
     assert_eq!(newest.manifest.state.world_size, n_workers);
     let parts = newest.manifest.parts.into_iter();
     (
@@ -84,7 +84,7 @@ async fn two_workers_stopped_and_resumed_end_with_the_bits_of_two_that_were_not(
 async fn bits_of(store: &Store) -> (Vec<u32>, Vec<u64>, Vec<(String, String)>) {
     let records = records(store).await;
     let norms = records.iter().map(|record| record.grad_norm.to_bits());
-    let newest = checkpoints::newest(store).await.unwrap().unwrap();
+    let newest = lavida_checkpoint::newest(store).await.unwrap().unwrap();
     let parts = newest.manifest.parts.into_iter();
     let parts = parts.filter(|part| part.name != SETTINGS);
     (
@@ -135,7 +135,7 @@ async fn a_shared_optimizer_resumes_in_any_world_as_a_whole_one_does() {
         first.unwrap();
         let run = with(then_shared);
         let store = run.store.clone();
-        assert_eq!(checkpoints::committed(&store).await.unwrap(), [1]);
+        assert_eq!(lavida_checkpoint::committed(&store).await.unwrap(), [1]);
         threads::train(run, n_after, pending()).await.unwrap();
         bits_of(&store).await
     };

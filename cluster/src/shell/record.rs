@@ -9,7 +9,7 @@
 //! the ledger has set its step aside.
 
 use futures::{StreamExt, TryStreamExt, stream};
-use lavida_dataflow::checkpoints::{self, CheckpointManifest};
+use lavida_checkpoint::{self as checkpoints, CheckpointManifest};
 use lavida_store::{Error, Result, Store, Versioned, manifest};
 
 use crate::control::{
@@ -120,7 +120,7 @@ impl Record {
     /// already is success; or gives those of checkpoints that were set aside other names.
     ///
     /// # Errors
-    /// [`Error::Internal`] for an entry that is no checkpoint or whose state is no [training state](lavida_dataflow::checkpoints::CheckpointManifest::state): ranks wrote nonsense.
+    /// [`Error::Internal`] for an entry that is no checkpoint or whose state is no [training state](CheckpointManifest::state): ranks wrote nonsense.
     /// [`Error::Corrupt`] when the manifest that is there is damaged.
     pub async fn publish(&self, entry: &Entry) -> Result<Answer> {
         let (step, state, parts) = match &entry.fact {
@@ -140,7 +140,7 @@ impl Record {
             state,
             parts: parts
                 .iter()
-                .map(|part| checkpoints::Part {
+                .map(|part| checkpoints::CheckpointFile {
                     name: part.name.clone(),
                     key: part.key.clone(),
                     bytes: part.bytes,

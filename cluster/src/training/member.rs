@@ -20,9 +20,9 @@ use std::{
 };
 
 use futures::future::BoxFuture;
+use lavida_checkpoint::{self as checkpoints, Piece, Retention, contents::Snapshot};
 use lavida_dataflow::{
-    checkpoints::{self, Piece, Retention},
-    parts::{Snapshot, StepRecord},
+    parts::StepRecord,
     run::{Run, RunOutcome},
     telemetry::LogFiles,
     worker::{Committer, Orders, Resume, Worker},

@@ -43,7 +43,7 @@ pub struct HostBatch {
     pub frames: Array<f32>,
     /// `[N, S, S]` y^p resized to the SAM2 view (nearest), 0 or 1.
     pub pixel_masks: Array<u8>,
-    /// `[N]` y^f: from the resized masks in training, the benchmark's own in evaluation.
+    /// `[N]` y^f, from the resized masks.
     pub frame_labels: Vec<bool>,
     /// `[P, channels · temporal_patch · patch · patch]` Qwen2-VL's view, in its patch order.
     pub patches: Array<f32>,
@@ -188,19 +188,6 @@ impl Batcher {
             .chunks_exact(area)
             .map(|mask| mask.contains(&1))
             .collect();
-        Ok(sample)
-    }
-
-    /// A sample of a benchmark: its masks, and its own frame labels.
-    pub fn benchmark_sample(
-        &self,
-        clip: &Clip,
-        frames: &[RgbFrame],
-        exposure: &Exposure,
-    ) -> Result<HostSample> {
-        let mut sample = self.unlabelled(&clip.id, clip.is_video, frames, exposure)?;
-        sample.pixel_masks = self.masks(clip, frames, &exposure.pixel_masks)?;
-        sample.frame_labels.clone_from(&exposure.frame_labels);
         Ok(sample)
     }
 

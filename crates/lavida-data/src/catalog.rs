@@ -276,11 +276,6 @@ impl Catalog {
         &self.datasets
     }
 
-    /// The dataset that sample `index` belongs to.
-    pub fn dataset_of(&self, index: usize) -> &CatalogDataset {
-        &self.datasets[self.entries[index].dataset_idx]
-    }
-
     /// What is known of sample `index` (below [`Self::len`]).
     pub fn entry(&self, index: usize) -> &SampleEntry {
         &self.entries[index]

@@ -195,42 +195,6 @@ impl AnomalyExposureSampler {
 }
 
 impl Exposure {
-    /// A benchmark's clip under fixed categories: truth is what the benchmark says, templates are the first ones.
-    ///
-    /// Masks are the OR of the anomalous objects'. Frame labels are the benchmark's own where it has them, else the masks'.
-    /// `true_categories` are those of `categories` that the video holds, where that is known.
-    pub fn of_benchmark(
-        clip: &Clip,
-        categories: &[String],
-        true_categories: &[String],
-    ) -> Result<Self> {
-        let pixel_masks = (0..clip.frames.len())
-            .map(|t| {
-                let anomalous = clip
-                    .objects
-                    .iter()
-                    .filter(|object| object.anomalous == Some(true));
-                or(anomalous.filter_map(|object| object.masks.get(t)?.as_ref()))
-            })
-            .collect::<Result<Vec<_>>>()?;
-        let frame_labels: Vec<bool> = match &clip.frame_labels {
-            Some(labels) => labels.clone(),
-            None => pixel_masks.iter().map(Option::is_some).collect(),
-        };
-        Ok(Self {
-            is_true: categories
-                .iter()
-                .map(|c| true_categories.contains(c))
-                .collect(),
-            categories: categories.to_vec(),
-            is_anomaly: frame_labels.contains(&true),
-            pixel_masks,
-            frame_labels,
-            user_template: 0,
-            answer_template: 0,
-        })
-    }
-
     /// `n_frames` frames of which nothing is known, under fixed categories.
     pub fn unlabelled(n_frames: usize, categories: &[String]) -> Self {
         Self {
@@ -241,18 +205,6 @@ impl Exposure {
             frame_labels: vec![false; n_frames],
             user_template: 0,
             answer_template: 0,
-        }
-    }
-
-    /// The same draw for some of the frames, in the order given.
-    pub fn select_frames(&self, frames: &[usize]) -> Self {
-        Self {
-            pixel_masks: frames
-                .iter()
-                .map(|&t| self.pixel_masks[t].clone())
-                .collect(),
-            frame_labels: frames.iter().map(|&t| self.frame_labels[t]).collect(),
-            ..self.clone()
         }
     }
 }

@@ -10,8 +10,8 @@
 
 use std::time::Instant;
 
+use lavida_checkpoint::{Retention, commit};
 use lavida_data::batch::HostBatch;
-use lavida_dataflow::checkpoints::{Retention, commit};
 use lavida_store::Store;
 use lavida_train::{reduce::StepShare, trainer::Trainer};
 use tokio::runtime::Runtime;

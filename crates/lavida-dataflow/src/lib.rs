@@ -1,7 +1,5 @@
 //! The pipe: ractor stages bounded by demand, the device thread, telemetry.
 
-pub mod checkpoint_writer;
-pub mod checkpoints;
 pub mod clock;
 pub mod device;
 pub mod parts;

@@ -6,10 +6,9 @@
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
+use lavida_checkpoint::contents::Snapshot;
 use lavida_data::{Result, batch::HostBatch, clip::Clip};
-pub use lavida_train::{
-    checkpoint::Snapshot, reduce::GradientReducer, settings::Settings, step::StepRecord,
-};
+pub use lavida_train::{reduce::GradientReducer, settings::Settings, step::StepRecord};
 use lavida_train::{
     reduce::StepShare,
     step::LossTerms,

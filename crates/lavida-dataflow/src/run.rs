@@ -7,19 +7,20 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::{FutureExt, future::BoxFuture};
+use lavida_checkpoint::{
+    LoadedCheckpoint, Pretrained,
+    contents::{self, TrainState},
+};
 use lavida_data::{Error, Result, catalog::Catalog, order::SampleOrder, tokenizer::Tokenizers};
 use lavida_store::Store;
 use lavida_terminal::screen;
 use lavida_train::{
     assembly::Phase,
-    checkpoint::{self, TrainState},
     settings::Settings,
     trainer::{InitialWeights, Trainer, TrainerParts},
 };
 
 use crate::{
-    checkpoints::{self, Checkpoint, LoadedCheckpoint},
     clock::Clock,
     device,
     parts::Learner,
@@ -29,30 +30,6 @@ use crate::{
     training_data::{CatalogSource, TrainingDrawer},
     worker::{Resume, Slice, Worker},
 };
-
-/// Where the weights come from that a fresh run starts from.
-pub trait Pretrained: Send + Sync {
-    /// What it is called in messages: where it is.
-    fn name(&self) -> String;
-    /// Safetensors, in any float format.
-    fn weights(&self) -> BoxFuture<'_, Result<Bytes>>;
-    /// The safetensors of what is carried beside them; none where they were never imported.
-    fn carried(&self) -> BoxFuture<'_, Result<Option<Bytes>>>;
-}
-
-impl Pretrained for Checkpoint {
-    fn name(&self) -> String {
-        self.uri().to_owned()
-    }
-
-    fn weights(&self) -> BoxFuture<'_, Result<Bytes>> {
-        self.part(checkpoint::WEIGHTS).boxed()
-    }
-
-    fn carried(&self) -> BoxFuture<'_, Result<Option<Bytes>>> {
-        self.part_if_any(checkpoint::CARRIED).boxed()
-    }
-}
 
 /// Everything a run needs.
 #[derive(Clone)]
@@ -149,18 +126,18 @@ impl Run {
         {
             self.check_own_settings().await?;
             let toml = Bytes::from(settings.to_toml());
-            self.store.put(checkpoint::SETTINGS, toml).await?;
+            self.store.put(contents::SETTINGS, toml).await?;
         }
         let weights = match (&resumed, &self.initial) {
             (Some(checkpoint), _) => InitialWeights::Resume {
-                weights: checkpoint.part(checkpoint::WEIGHTS)?,
-                optimizer: checkpoint.part(checkpoint::OPTIMIZER)?,
+                weights: checkpoint.part(contents::WEIGHTS)?,
+                optimizer: checkpoint.part(contents::OPTIMIZER)?,
             },
             (None, Some(initial)) => InitialWeights::Pretrained(initial.weights().await?),
             (None, None) => InitialWeights::Random,
         };
         let carried = match (&resumed, &self.initial) {
-            (Some(checkpoint), _) => checkpoint.parts.get(checkpoint::CARRIED).cloned(),
+            (Some(checkpoint), _) => checkpoint.parts.get(contents::CARRIED).cloned(),
             (None, Some(initial)) => initial.carried().await?,
             (None, None) => None,
         };
@@ -238,9 +215,9 @@ impl Run {
     /// # Errors
     /// [`Error::Corrupt`] when the run has checkpoints and none is whole; nothing is set aside then.
     pub async fn newest(&self) -> Result<Option<LoadedCheckpoint>> {
-        let found = checkpoints::newest_whole(&self.store).await?;
+        let found = lavida_checkpoint::newest_whole(&self.store).await?;
         for damaged in &found.damaged {
-            let kept = checkpoints::set_aside(&self.store, damaged.step).await?;
+            let kept = lavida_checkpoint::set_aside(&self.store, damaged.step).await?;
             let kept = kept.unwrap_or_else(|| "gone".into());
             screen::line(&format!(
                 "{}: {damaged}; set aside, its manifest is {kept}",
@@ -252,7 +229,7 @@ impl Run {
 
     /// Refuses to write over a `settings.toml` that no run wrote: a run's are as the program writes them, to the byte.
     async fn check_own_settings(&self) -> Result<()> {
-        let Some(found) = self.store.try_get(checkpoint::SETTINGS).await? else {
+        let Some(found) = self.store.try_get(contents::SETTINGS).await? else {
             return Ok(());
         };
         let written = std::str::from_utf8(&found)
@@ -262,7 +239,7 @@ impl Run {
         if written.is_some_and(|toml| toml.as_bytes() == found.as_ref()) {
             return Ok(());
         }
-        let what = format!("{}/{}", self.store.uri(), checkpoint::SETTINGS);
+        let what = format!("{}/{}", self.store.uri(), contents::SETTINGS);
         let expected = "no file, or what an earlier run wrote: it would be written over";
         let found = "another file: move it away, or choose another --out";
         Err(Error::invalid(what, expected, found))

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use futures::{FutureExt, future::BoxFuture};
+use lavida_checkpoint::contents::Stage;
 use lavida_data::{
     Result,
     batch::{Batcher, HostBatch, HostSample},
@@ -11,7 +12,6 @@ use lavida_data::{
     order::SampleOrder,
     read_ahead::ReadAhead,
 };
-use lavida_train::settings::Stage;
 
 use crate::parts::{ClipSource, Drawer, PlacedClip};
 

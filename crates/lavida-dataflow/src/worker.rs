@@ -9,20 +9,17 @@
 use std::{ops::Range, sync::Arc};
 
 use futures::future::BoxFuture;
+use lavida_checkpoint::{LoadedCheckpoint, Retention, contents::Snapshot};
 use lavida_data::{Error, Result};
 use lavida_store::Store;
 use lavida_train::{
-    checkpoint::Snapshot,
     reduce::{Alone, GradientReducer},
     settings::Settings,
     step::StepRecord,
 };
 use tokio::sync::{mpsc, watch};
 
-use crate::{
-    checkpoints::{self, LoadedCheckpoint, Retention},
-    telemetry::LogFiles,
-};
+use crate::telemetry::LogFiles;
 
 /// A worker's place.
 pub struct Worker {
@@ -106,7 +103,7 @@ impl Committer for StoreCommitter {
     fn commit(&self, snapshot: Snapshot, log: LogFiles) -> BoxFuture<'_, Result<()>> {
         Box::pin(async move {
             log.put().await?;
-            checkpoints::commit(&self.run, snapshot, self.retention).await
+            lavida_checkpoint::commit(&self.run, snapshot, self.retention).await
         })
     }
 }

@@ -6,6 +6,7 @@
 //! tape.
 
 use burn::tensor::Device;
+use lavida_checkpoint::contents::Stage;
 use lavida_data::Result;
 use lavida_model::{
     config::LavidaConfig, lavida::Lavida, precision::Precision, qwen2_vl::SpecialTokens,
@@ -13,10 +14,7 @@ use lavida_model::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    settings::{Settings, Stage},
-    trainer::model_error,
-};
+use crate::{settings::Settings, trainer::model_error};
 
 /// Bytes of an f32.
 const F32: u64 = 4;

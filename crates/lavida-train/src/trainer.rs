@@ -10,6 +10,7 @@ use std::{
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Tensor};
 use bytes::Bytes;
+use lavida_checkpoint::contents::{self, Content, Snapshot, Stage, TrainState};
 use lavida_data::{Error, Result, batch::HostBatch, tokenizer::Tokenizers};
 use lavida_model::{
     lavida::{Lavida, Mode},
@@ -20,7 +21,6 @@ use lavida_model::{
 };
 
 use crate::{
-    checkpoint::{self, Content, Snapshot, TrainState},
     cores::Cores,
     losses::{
         IouSupervision, MaskPrediction, grounding_losses, language_loss, scale_loss,
@@ -31,7 +31,7 @@ use crate::{
     overlap::{Lane, Summed, Summing, agreed_order},
     reduce::{GradientReducer, StepShare, StepTotal},
     schedule::learning_rate_factor,
-    settings::{Policy, Settings, Stage},
+    settings::{Policy, Settings},
     step::{LossTerms, Now, StepTimes},
 };
 
@@ -132,17 +132,17 @@ impl Trainer {
         } = parts;
         settings.check_vocabularies(&tokenizers)?;
         let mut constant_parts = BTreeMap::from([
-            (checkpoint::SETTINGS.to_owned(), settings.to_toml().into()),
+            (contents::SETTINGS.to_owned(), settings.to_toml().into()),
             (
-                checkpoint::TOKENIZER.to_owned(),
+                contents::TOKENIZER.to_owned(),
                 tokenizers.prompt_json()?.into(),
             ),
             (
-                checkpoint::CLIP_TOKENIZER.to_owned(),
+                contents::CLIP_TOKENIZER.to_owned(),
                 tokenizers.category_json()?.into(),
             ),
         ]);
-        constant_parts.extend(carried.map(|bytes| (checkpoint::CARRIED.to_owned(), bytes)));
+        constant_parts.extend(carried.map(|bytes| (contents::CARRIED.to_owned(), bytes)));
         let taped = device.clone().autodiff();
         let policies = settings.policies();
         let special = special_tokens(&tokenizers);
@@ -164,7 +164,7 @@ impl Trainer {
             }
             InitialWeights::Resume { weights, .. } => {
                 let model = undrawn().with_policies(&policies, seed);
-                load_weights(model.map_err(model_error)?, weights, checkpoint::WEIGHTS)?
+                load_weights(model.map_err(model_error)?, weights, contents::WEIGHTS)?
             }
         };
         let parameters = policies.parameters(&model).into_iter();
@@ -183,7 +183,7 @@ impl Trainer {
         } = &initial
         {
             let moments = weights::read_safetensors(moments)
-                .map_err(|e| Error::corrupt(checkpoint::OPTIMIZER, "safetensors", e))?;
+                .map_err(|e| Error::corrupt(contents::OPTIMIZER, "safetensors", e))?;
             optimizer.restore(state.step, moments)?;
         }
         let model = match settings.train.precision {
@@ -439,9 +439,9 @@ impl Trainer {
             .map(|(name, bytes)| (name.clone(), bytes.clone().into()))
             .collect();
         let weights = file(weights::capture(&exact))?;
-        parts.insert(checkpoint::WEIGHTS.to_owned(), weights);
+        parts.insert(contents::WEIGHTS.to_owned(), weights);
         let moments = file(self.optimizer.captured(reducer)?)?;
-        parts.insert(checkpoint::OPTIMIZER.to_owned(), moments);
+        parts.insert(contents::OPTIMIZER.to_owned(), moments);
         Ok(Snapshot {
             state: self.state.clone(),
             parts,

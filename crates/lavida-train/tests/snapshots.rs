@@ -7,11 +7,8 @@ mod support;
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use lavida_train::{
-    checkpoint::{OPTIMIZER, Snapshot, WEIGHTS},
-    reduce::StepShare,
-    trainer::Trainer,
-};
+use lavida_checkpoint::contents::{OPTIMIZER, Snapshot, WEIGHTS};
+use lavida_train::{reduce::StepShare, trainer::Trainer};
 
 /// Side of the made-up frames.
 const SIDE_PX: u32 = 64;

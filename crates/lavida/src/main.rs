@@ -8,7 +8,6 @@ macro_rules! eprintln {
 mod cli;
 mod commands;
 mod config;
-mod exported;
 mod help;
 mod memory;
 mod outputs;

@@ -219,33 +219,6 @@ fn a_frame_of_another_size_names_clip_and_frame() {
 }
 
 #[test]
-fn a_benchmark_keeps_its_own_frame_labels() {
-    let mut clip = video();
-    clip.objects[0].anomalous = Some(true);
-    clip.objects[1].anomalous = Some(false);
-    clip.frame_labels = Some(vec![true, true, false]);
-    let categories = ["red circle".to_owned(), "ring".to_owned()];
-    let exposure = Exposure::of_benchmark(&clip, &categories, &categories[..1]).unwrap();
-    assert_eq!(exposure.is_true, [true, false]);
-    assert_eq!((exposure.user_template, exposure.answer_template), (0, 0));
-    let sample = batcher()
-        .benchmark_sample(&clip, &Batcher::decode(&clip).unwrap(), &exposure)
-        .unwrap();
-    assert_eq!(sample.frame_labels, [true, true, false]);
-    let marked: Vec<bool> = sample
-        .pixel_masks
-        .values
-        .chunks(32 * 32)
-        .map(|m| m.contains(&1))
-        .collect();
-    assert_eq!(marked, [true, false, true]);
-    let short = exposure.select_frames(&[2, 1]);
-    assert_eq!(short.frame_labels, [false, true]);
-    let nothing = Exposure::unlabelled(2, &categories);
-    assert_eq!(nothing.pixel_masks, [None, None]);
-}
-
-#[test]
 fn a_batch_of_two_shapes_is_a_bug() {
     let clip = video();
     let one = sample(&clip, &exposure(&clip, &["a"], &[]));

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use lavida_train::checkpoint::Snapshot;
+use lavida_checkpoint::contents::Snapshot;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use super::trainer;

@@ -2,10 +2,9 @@
 
 use std::sync::mpsc;
 
+use lavida_checkpoint::contents::Snapshot;
 use lavida_data::{Result, batch::HostBatch};
-use lavida_train::{
-    checkpoint::Snapshot, reduce::StepShare, step::LossTerms, trainer::UpdateReport,
-};
+use lavida_train::{reduce::StepShare, step::LossTerms, trainer::UpdateReport};
 use ractor::ActorRef;
 
 use super::{guarded, trainer};

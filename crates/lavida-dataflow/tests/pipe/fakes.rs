@@ -11,13 +11,16 @@ use std::{
 
 use bytes::Bytes;
 use futures::{FutureExt, future::BoxFuture};
+use lavida_checkpoint::{
+    Retention,
+    contents::{Snapshot, Stage, TrainState},
+};
 use lavida_data::{
     Error, Result,
     batch::{Array, HostBatch},
     clip::Clip,
 };
 use lavida_dataflow::{
-    checkpoints::Retention,
     clock::{Clock, SteppingClock},
     parts::{ClipSource, Drawer, Learner, PlacedClip},
     pipeline::Pipeline,
@@ -27,9 +30,7 @@ use lavida_dataflow::{
 };
 use lavida_store::Store;
 use lavida_train::{
-    checkpoint::{Snapshot, TrainState},
     reduce::{Alone, StepShare},
-    settings::Stage,
     step::{LossTerms, StepRecord, StepTimes},
     trainer::UpdateReport,
 };

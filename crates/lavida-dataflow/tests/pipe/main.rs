@@ -7,13 +7,11 @@ mod fakes;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use fakes::{Case, Event, Fault, HeldCommits, How, Ran, loss_of, state};
+use lavida_checkpoint::{Retention, contents::Snapshot};
 use lavida_data::Error;
-use lavida_dataflow::{
-    checkpoints::{self, Retention},
-    worker::Orders,
-};
+use lavida_dataflow::worker::Orders;
 use lavida_store::Store;
-use lavida_train::{checkpoint::Snapshot, step::StepRecord};
+use lavida_train::step::StepRecord;
 use proptest::prelude::*;
 use tokio::sync::{mpsc, watch};
 
@@ -71,7 +69,7 @@ proptest! {
         };
         let (ran, rest) = block_on(async {
             let ran = first.run().await;
-            let newest = checkpoints::newest(&first.run).await.unwrap().unwrap().manifest.state;
+            let newest = lavida_checkpoint::newest(&first.run).await.unwrap().unwrap().manifest.state;
             let rest = Case {
                 steps: newest.step..newest.step + 3,
                 position: newest.position,
@@ -171,7 +169,10 @@ async fn checkpoints_are_taken_every_so_many_steps_and_at_the_end() {
         ..Case::new(8)
     };
     let ran = case.run().await;
-    assert_eq!(checkpoints::committed(&case.run).await.unwrap(), [3, 6, 8]);
+    assert_eq!(
+        lavida_checkpoint::committed(&case.run).await.unwrap(),
+        [3, 6, 8]
+    );
     let snapshots = ran
         .events
         .iter()
@@ -246,7 +247,10 @@ async fn a_last_step_that_is_due_anyway_is_committed_once() {
         ..Case::new(6)
     };
     case.run().await.outcome.unwrap();
-    assert_eq!(checkpoints::committed(&case.run).await.unwrap(), [4, 6]);
+    assert_eq!(
+        lavida_checkpoint::committed(&case.run).await.unwrap(),
+        [4, 6]
+    );
 }
 
 #[tokio::test]
@@ -296,7 +300,7 @@ async fn a_failure_anywhere_ends_the_run_with_that_very_error() {
                 matches!(&error, Error::Unavailable { what, .. } if *what == format!("{fault:?}")),
                 "{fault:?}: {error}"
             );
-            assert_eq!(checkpoints::committed(&run).await.unwrap(), [0u64; 0]);
+            assert_eq!(lavida_checkpoint::committed(&run).await.unwrap(), [0u64; 0]);
         }
     }
 }
@@ -325,7 +329,7 @@ async fn a_commit_that_another_worker_made_first_ends_the_run_as_fenced() {
         state: state(4, 16, 9),
         parts: Default::default(),
     };
-    checkpoints::commit(&case.run, theirs, Retention::last(9))
+    lavida_checkpoint::commit(&case.run, theirs, Retention::last(9))
         .await
         .unwrap();
     let error = case.run().await.outcome.unwrap_err();
@@ -340,7 +344,7 @@ async fn a_commit_that_another_worker_made_first_ends_the_run_as_fenced() {
         ),
         "{error}"
     );
-    let newest = checkpoints::newest(&case.run).await.unwrap().unwrap();
+    let newest = lavida_checkpoint::newest(&case.run).await.unwrap().unwrap();
     assert_eq!(newest.manifest.state.generation, 9);
 }
 
@@ -404,7 +408,7 @@ async fn a_worker_learns_no_further_than_it_is_leased_and_ends_where_it_is_told_
     };
     let (ran, _tell) = tokio::join!(case.run(), leading);
     assert_eq!(ran.outcome.as_ref().unwrap().step, 5);
-    assert_eq!(checkpoints::committed(&case.run).await.unwrap(), [5]);
+    assert_eq!(lavida_checkpoint::committed(&case.run).await.unwrap(), [5]);
     assert_eq!(ran.positions().len() as u64, 5 * case.per_step());
 }
 
@@ -419,5 +423,10 @@ async fn a_worker_whose_generation_ends_stops_and_commits_nothing() {
     let (ran, _tell) = tokio::join!(case.run(), leading);
     let error = ran.outcome.unwrap_err();
     assert!(matches!(error, Error::Unavailable { .. }), "{error}");
-    assert!(checkpoints::committed(&case.run).await.unwrap().is_empty());
+    assert!(
+        lavida_checkpoint::committed(&case.run)
+            .await
+            .unwrap()
+            .is_empty()
+    );
 }

@@ -1,5 +1,6 @@
 //! `[checkpoint]`: when state is committed, and what is kept.
 
+use lavida_checkpoint::Retention;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -24,6 +25,15 @@ impl Default for CheckpointSettings {
             every: 500,
             keep_last: 3,
             keep_every: 0,
+        }
+    }
+}
+
+impl From<&CheckpointSettings> for Retention {
+    fn from(settings: &CheckpointSettings) -> Self {
+        Self {
+            keep_last: settings.keep_last,
+            keep_every: settings.keep_every,
         }
     }
 }

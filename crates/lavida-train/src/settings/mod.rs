@@ -33,7 +33,7 @@ pub use model::ModelSettings;
 pub use optimizer::OptimizerSettings;
 pub use sampler::{Exclusion, SamplerSettings};
 pub use source::{Origin, Origins};
-pub use train::{Policy, Stage, TrainSettings};
+pub use train::{Policy, TrainSettings};
 
 use source::{Source, dotted};
 

@@ -1,5 +1,7 @@
 //! Reading settings: layers, words of errors, and what there is to set.
 
+use lavida_checkpoint::contents::Stage;
+
 use super::*;
 
 fn tiny(overrides: &[&str]) -> Result<Settings> {

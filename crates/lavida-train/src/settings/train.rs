@@ -2,23 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use lavida_checkpoint::contents::Stage;
 use lavida_data::{Error, Result};
 use lavida_model::{precision::Precision, recompute::Recompute};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::losses::LossWeights;
-
-/// What is being learned.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Stage {
-    /// The paper's training on pseudo-anomalies.
-    #[default]
-    Anomaly,
-    /// A small stand-in for pretrained towers: words learn to attend to what they name.
-    Grounding,
-}
 
 /// How a part of the model trains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

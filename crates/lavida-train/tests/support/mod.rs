@@ -11,6 +11,7 @@ use std::{
 
 use burn::tensor::Device;
 use bytes::Bytes;
+use lavida_checkpoint::contents::TrainState;
 use lavida_data::{
     batch::{Batcher, HostBatch},
     exposure::Exposure,
@@ -19,7 +20,6 @@ use lavida_data::{
 };
 use lavida_train::{
     assembly::Phase,
-    checkpoint::TrainState,
     reduce::Alone,
     settings::{Settings, embedded},
     step::Now,

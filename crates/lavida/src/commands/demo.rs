@@ -31,22 +31,25 @@ use lavida_dataset_builder::{
     synth::{self, SynthSummary, WorldSettings},
 };
 use lavida_report::demo::Timing;
+use lavida_score::{
+    benchmark::Benchmark,
+    evaluation::{Control, Evaluation, EvaluationEvent, EvaluationPlan, evaluate},
+    exported::{ExportedFile, SUMS},
+};
 use lavida_store::Store;
 use lavida_terminal::{
     progress::{Progress, Unit},
     screen,
 };
-use lavida_train::{evaluation::EvaluationReport, step::StepRecord};
+use lavida_train::step::StepRecord;
 
 use super::{
-    eval::{Benchmark, evaluate},
     export::Staged,
     train::{FINISHING, interrupted, open_catalog, train},
 };
 use crate::{
     cli, config,
-    exported::{ExportedFile, SUMS},
-    scoring::{Model, Windowing},
+    scoring::{open_model, show},
     stop::stopped_after,
 };
 use own::{EXPORT, OwnFiles, REPORT};
@@ -72,8 +75,7 @@ pub struct DemoRun {
     pub grounding: config::Loaded,
     pub anomaly: config::Loaded,
     pub steps: [Vec<StepRecord>; 2],
-    pub evaluation: EvaluationReport,
-    pub scores: Vec<lavida_train::evaluation::VideoScores>,
+    pub evaluation: Evaluation,
     pub exported: Vec<ExportedFile>,
     pub timings: Vec<Timing>,
 }
@@ -194,17 +196,17 @@ pub async fn run(args: cli::Demo) -> anyhow::Result<()> {
 
     parts.begin("score videos whose anomalies were never trained on");
     let benchmark = Benchmark::open(&text(&shards(out, "ucsd-ped"))?, None).await?;
-    let model = Model::open(&text(&run)?, &[]).await?;
-    let windowing = Windowing {
+    let model = open_model(&text(&run)?, &[]).await?;
+    let plan = EvaluationPlan {
+        protocol: benchmark.protocol(),
         n_frames: EVALUATION_FRAMES,
-        interval: 1,
-        reference_windows: false,
+        control: Control::SwappedCategories,
     };
     let progress = Progress::new("scoring", Unit::Each("frame"), 0);
-    let (evaluation, scores) =
-        evaluate(&model, &benchmark, windowing, false, true, &progress).await?;
+    let shown = |event: EvaluationEvent<'_>| show(&progress, event);
+    let evaluation = evaluate(&model, &benchmark, &plan, &shown).await?;
     drop(progress);
-    let auc = evaluation.frame_auc.unwrap_or(f64::NAN);
+    let auc = evaluation.report.frame_auc.unwrap_or(f64::NAN);
     parts.end("scoring", format!("zero-shot frame AUC {auc:.3}"));
 
     parts.begin("export");
@@ -227,7 +229,6 @@ pub async fn run(args: cli::Demo) -> anyhow::Result<()> {
         anomaly,
         steps,
         evaluation,
-        scores,
         exported,
         timings: parts.timings,
     };
@@ -236,7 +237,7 @@ pub async fn run(args: cli::Demo) -> anyhow::Result<()> {
     let folder = out.join("report");
     let made = std::fs::create_dir_all(&folder);
     made.map_err(|error| Error::unwritable(folder.display(), error))?;
-    let json = serde_json::to_vec_pretty(&demo.evaluation)?;
+    let json = serde_json::to_vec_pretty(&demo.evaluation.report)?;
     for (name, bytes) in REPORT.into_iter().zip([page.as_bytes(), &json]) {
         own.write(name, bytes)?;
     }

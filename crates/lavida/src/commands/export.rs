@@ -5,28 +5,26 @@ mod staging;
 
 use std::path::Path;
 
+use lavida_checkpoint::contents::{CLIP_TOKENIZER, SETTINGS, TOKENIZER};
 use lavida_data::Error;
 use lavida_model::{
     precision::Precision,
     weights::{Tensors, write_burnpack, write_shards},
 };
+use lavida_score::{
+    exported::{CONFIG, ExportedFile, SUMS, weight_error},
+    model::ScoringModel,
+};
 use lavida_store::Store;
 use lavida_terminal::progress::{Busy, Progress, Unit};
-use lavida_train::{
-    checkpoint::{CLIP_TOKENIZER, SETTINGS, TOKENIZER},
-    settings::{Policy, Settings},
-};
+use lavida_train::settings::{Policy, Settings};
 use serde_json::json;
 
 pub use staging::STAGING;
 use staging::{Staging, free};
 
 use super::predict::write;
-use crate::{
-    cli,
-    exported::{CONFIG, ExportedFile, SUMS, weight_error},
-    scoring::Model,
-};
+use crate::{cli, scoring::open_model};
 
 /// What a serving stack is told of the model.
 const SERVING: &str = "serving.json";
@@ -58,7 +56,7 @@ pub async fn run(args: cli::Export) -> anyhow::Result<()> {
     };
     let out = Store::open(&args.out)?;
     free(&out).await?;
-    let model = Model::open(&args.checkpoint, &args.set).await?;
+    let model = open_model(&args.checkpoint, &args.set).await?;
     let carried = model.carried().await?;
     if carried.is_empty() {
         eprintln!(
@@ -82,13 +80,13 @@ pub struct Staged {
 
 impl Staged {
     /// The export of a model that was never imported as one safetensors file in f32.
-    pub async fn of_trained(model: &Model, out: &Store) -> anyhow::Result<Self> {
+    pub async fn of_trained(model: &ScoringModel, out: &Store) -> anyhow::Result<Self> {
         Self::write(model, &Tensors::new(), out, Packing::default()).await
     }
 
     /// Writes the export, with what the model carries, where it does not count.
     pub async fn write(
-        model: &Model,
+        model: &ScoringModel,
         carried: &Tensors,
         out: &Store,
         packing: Packing,
@@ -111,7 +109,7 @@ impl Staged {
 
 /// Writes every file of the export into `out`, and says what they are and what their sums say.
 fn write_files(
-    model: &Model,
+    model: &ScoringModel,
     carried: &Tensors,
     out: &Path,
     packing: Packing,
@@ -175,7 +173,7 @@ fn write_files(
     Ok((exported, sums))
 }
 
-fn config(model: &Model) -> serde_json::Value {
+fn config(model: &ScoringModel) -> serde_json::Value {
     let m = &model.settings.model;
     let special = model.tokenizers.special();
     json!({

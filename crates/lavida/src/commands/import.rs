@@ -7,8 +7,12 @@ mod sizes;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+use lavida_checkpoint::{
+    CheckpointWriter,
+    contents::{CARRIED, CLIP_TOKENIZER, SETTINGS, TOKENIZER, TrainState, WEIGHTS},
+};
 use lavida_data::{Error, Result, tokenizer::Tokenizers};
-use lavida_dataflow::{checkpoint_writer::CheckpointWriter, device};
+use lavida_dataflow::device;
 use lavida_model::{
     precision::Precision,
     weights::{
@@ -16,18 +20,15 @@ use lavida_model::{
         import::{ImportPlan, PlannedFile, Sources},
     },
 };
-use lavida_terminal::progress::{Progress, Unit};
-use lavida_train::{
-    checkpoint::{CARRIED, CLIP_TOKENIZER, SETTINGS, TOKENIZER, TrainState, WEIGHTS},
-    scorer::undrawn,
-    settings::Settings,
+use lavida_score::{exported::weight_error, scorer::uninitialised};
+use lavida_terminal::{
+    progress::{Progress, Unit},
+    screen,
 };
+use lavida_train::settings::Settings;
 use serde_json::Value;
 
-use crate::{
-    cli, config,
-    exported::{Exported, weight_error},
-};
+use crate::{cli, config, scoring::open_export};
 
 /// The file that Hugging Face keeps sizes in.
 const HF_CONFIG: &str = "config.json";
@@ -52,8 +53,15 @@ pub async fn run(args: cli::Import) -> anyhow::Result<()> {
     };
     check_vocabularies(&settings, &tokenizers, &sources, &folders)?;
     let writer = CheckpointWriter::create(&args.out, first_state(&settings)).await?;
+    let removed = writer.removed();
+    if removed.n_files > 0 {
+        let uri = &args.out;
+        screen::line(&format!(
+            "{uri}: of an interrupted command: {removed} removed"
+        ));
+    }
     let device = device::named("cpu")?;
-    let model = undrawn(&settings, &tokenizers, &device);
+    let model = uninitialised(&settings, &tokenizers, &device);
     let plan = ImportPlan::new(&sources, &model, precision, settings.seed).map_err(weight_error)?;
     eprintln!("import: reading every value once before anything is written");
     let progress = Progress::new("import: checking", Unit::Bytes, plan.n_bytes());
@@ -106,7 +114,7 @@ fn folders(args: &cli::Import) -> Result<Folders> {
 
 fn of_export(folder: &Path, args: &cli::Import) -> Result<(Settings, Tokenizers, Sources)> {
     let uri = folder.display().to_string();
-    let exported = Exported::open(&uri)?.ok_or_else(|| {
+    let exported = open_export(&uri)?.ok_or_else(|| {
         let found = "no SHA256SUMS";
         Error::invalid("--lavida", "a folder that `lavida export` wrote", found)
     })?;
@@ -115,7 +123,7 @@ fn of_export(folder: &Path, args: &cli::Import) -> Result<(Settings, Tokenizers,
         None => config::of_checkpoint(&uri, &exported.settings_toml()?, &args.set)?,
     };
     let tokenizers = exported.tokenizers().map_err(damaged)?;
-    let model = undrawn(&settings, &tokenizers, &device::named("cpu")?);
+    let model = uninitialised(&settings, &tokenizers, &device::named("cpu")?);
     let sources = Sources::Lavida(exported.weights(&model)?);
     Ok((settings, tokenizers, sources))
 }

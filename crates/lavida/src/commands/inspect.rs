@@ -11,13 +11,13 @@ use lavida_data::{
     order::SampleOrder,
     prompt::{ANSWER_TEMPLATES, Prompt},
 };
-use lavida_dataflow::checkpoints;
 use lavida_report::{canvas::Image, sheet::DrawPicture};
+use lavida_score::exported::Exported;
 use lavida_store::Store;
 use lavida_train::settings::Settings;
 use serde_json::{Value, json};
 
-use crate::{cli, config, exported::Exported};
+use crate::{cli, config, scoring::open_export};
 
 pub async fn run(args: cli::Inspect) -> anyhow::Result<()> {
     let document = match (&args.checkpoint, &args.data, &args.sample) {
@@ -34,10 +34,10 @@ pub async fn run(args: cli::Inspect) -> anyhow::Result<()> {
 }
 
 async fn checkpoint(uri: &str) -> anyhow::Result<Value> {
-    if let Some(exported) = Exported::open(uri)? {
+    if let Some(exported) = open_export(uri)? {
         return export(&exported);
     }
-    let checkpoint = checkpoints::open(uri).await?;
+    let checkpoint = lavida_checkpoint::open(uri).await?;
     let parts = checkpoint.manifest.parts.iter();
     let parts: Vec<Value> = parts
         .map(|part| json!({ "name": part.name, "bytes": part.bytes, "blake3": part.blake3 }))

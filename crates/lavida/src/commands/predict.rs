@@ -5,13 +5,19 @@ use std::path::Path;
 use bytes::Bytes;
 use lavida_data::{Error, video::VideoReader};
 use lavida_report::{canvas::Image, overlay::MaskStyle, plot::ScorePlot, sheet::masked_frame};
+use lavida_score::{
+    frames::FrameSource,
+    pixels::mask_of_logits,
+    scored::ScoredFrame,
+    windows::{Tail, Windowing},
+};
 use lavida_terminal::progress::{Progress, Unit};
 use serde_json::json;
 
 use crate::{
     cli,
     outputs::Outputs,
-    scoring::{FrameSource, Model, Windowing, categories},
+    scoring::{categories, open_model},
 };
 
 /// Frames between two pictures, so that they do not all show the same moment: a share of the video.
@@ -33,22 +39,22 @@ pub async fn run(args: cli::Predict) -> anyhow::Result<()> {
             || frame_of(name).is_some_and(|frame| frame < info.n_frames_expected)
     };
     outputs.check_free(may_be_written).await?;
-    let model = Model::open(&args.checkpoint, &args.set).await?;
+    let model = open_model(&args.checkpoint, &args.set).await?;
     outputs.try_writing().await?;
     let windowing = Windowing {
         n_frames: model.settings.sampler.n_frames,
         interval: args.interval,
-        reference_windows: false,
+        tail: Tail::Aligned,
     };
     let n_frames = info.n_frames_expected;
-    let mut scores = vec![f32::NAN; n_frames];
+    let mut object_logits = vec![f32::NAN; n_frames];
     let mut best = BestMasks::new(args.pictures, n_frames);
     let progress = Progress::new("predict", Unit::Each("frame"), n_frames as u64);
     let mut source = FrameSource::file(&args.video)?;
     model
         .score(&mut source, windowing, &asked, |frame| {
-            scores[frame.frame] = frame.score;
-            best.offer(frame.frame, frame.score, frame.mask, frame.side);
+            object_logits[frame.frame] = frame.object_logit;
+            best.offer(frame);
             progress.add(1);
         })
         .await?;
@@ -63,13 +69,13 @@ pub async fn run(args: cli::Predict) -> anyhow::Result<()> {
         "width": info.width,
         "height": info.height,
         "categories": asked,
-        "frames": scores.iter().enumerate().map(|(frame, score)| {
-            json!({ "frame": frame, "time": seconds(frame), "score": score })
+        "frames": object_logits.iter().enumerate().map(|(frame, object_logit)| {
+            json!({ "frame": frame, "time": seconds(frame), "score": object_logit })
         }).collect::<Vec<_>>(),
     });
     let plot = ScorePlot {
         title: format!("{}: {}", file_name(&args.video), asked.join(", ")),
-        scores,
+        scores: object_logits,
         fps: info.fps,
         y_label: "object score (logit)".into(),
         width: 960.0,
@@ -111,8 +117,8 @@ struct BestMasks {
 /// One mask to draw.
 struct ChosenMask {
     frame: usize,
-    score: f32,
-    mask: Vec<f32>,
+    object_logit: f32,
+    mask_logits: Vec<f32>,
     side: usize,
 }
 
@@ -126,22 +132,22 @@ impl BestMasks {
         }
     }
 
-    fn offer(&mut self, frame: usize, score: f32, mask: &[f32], side: usize) {
-        let bin = &mut self.by_bin[frame / self.spacing];
-        if bin.as_ref().is_none_or(|best| score > best.score) {
-            let mask = mask.to_vec();
+    fn offer(&mut self, scored: ScoredFrame<'_>) {
+        let bin = &mut self.by_bin[scored.frame / self.spacing];
+        let is_better = |best: &ChosenMask| scored.object_logit > best.object_logit;
+        if bin.as_ref().is_none_or(is_better) {
             *bin = Some(ChosenMask {
-                frame,
-                score,
-                mask,
-                side,
+                frame: scored.frame,
+                object_logit: scored.object_logit,
+                mask_logits: scored.mask_logits.to_vec(),
+                side: scored.side,
             });
         }
     }
 
     fn chosen(self) -> Vec<ChosenMask> {
         let mut chosen: Vec<ChosenMask> = self.by_bin.into_iter().flatten().collect();
-        chosen.sort_by(|a, b| b.score.total_cmp(&a.score));
+        chosen.sort_by(|a, b| b.object_logit.total_cmp(&a.object_logit));
         chosen.truncate(self.n);
         chosen
     }
@@ -163,20 +169,13 @@ fn pictures(video: &Path, chosen: Vec<ChosenMask>) -> anyhow::Result<Vec<(String
         };
         let (width, height) = (frame.image.width, frame.image.height);
         let image = Image::from_rgb(width, height, frame.image.pixels);
-        let mask = mask_at(&best.mask, best.side, width, height);
+        let mask = mask_of_logits(&best.mask_logits, best.side, width, height);
         let style = MaskStyle::prediction();
         let picture = masked_frame(&image, &[(&mask, style)], PICTURE_PX, PICTURE_PX);
         let name = format!("frame-{:06}.png", best.frame);
         pictures.push((name, picture.png().into()));
     }
     Ok(pictures)
-}
-
-/// `[S, S]` logits as a mask of the frame's size, nearest.
-pub fn mask_at(logits: &[f32], side: usize, width: u32, height: u32) -> Vec<bool> {
-    let grid = [height as usize, width as usize];
-    let resized = super::eval::nearest(logits, side, grid);
-    resized.into_iter().map(|logit| logit > 0.0).collect()
 }
 
 /// Writes a file whole or not at all, by way of one beside it whose name nobody else uses.

@@ -7,6 +7,7 @@
 
 use std::{collections::BTreeMap, path::Path};
 
+use lavida_checkpoint::Checkpoint;
 use lavida_cluster::{
     control::{
         Generation,
@@ -19,7 +20,6 @@ use lavida_data::{
     manifest::Purpose,
     order::SampleOrder,
 };
-use lavida_dataflow::checkpoints::{self, Checkpoint};
 use lavida_store::Store;
 use lavida_train::{
     settings::Settings,
@@ -99,8 +99,8 @@ async fn settings(run: &Store) -> Settings {
 /// Every committed checkpoint, read whole; the ledger, where a coordinator kept one, says the same.
 async fn whole_checkpoints(run: &Store) -> Vec<Checkpoint> {
     let mut whole = Vec::new();
-    for step in checkpoints::committed(run).await.unwrap() {
-        let checkpoint = checkpoints::at_step(run, step).await.unwrap();
+    for step in lavida_checkpoint::committed(run).await.unwrap() {
+        let checkpoint = lavida_checkpoint::at_step(run, step).await.unwrap();
         for part in &checkpoint.manifest.parts {
             checkpoint.part(&part.name).await.unwrap(); // checks its size and hash
         }

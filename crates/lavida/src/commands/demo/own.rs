@@ -10,10 +10,10 @@ use std::{
 };
 
 use lavida_data::{Error, Result};
+use lavida_score::exported::{ExportedFile, SUMS};
 
 use crate::{
     commands::{export::STAGING, predict::write},
-    exported::{ExportedFile, SUMS},
     outputs::sha256,
 };
 

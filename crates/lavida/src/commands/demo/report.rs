@@ -9,16 +9,15 @@ use lavida_report::{
     flow::flow,
     plot::{LinePlot, Mark, ScorePlot, Series},
 };
-use lavida_train::{evaluation::VideoScores, step::StepRecord};
+use lavida_score::{
+    benchmark::{Benchmark, BenchmarkVideo},
+    model::ScoringModel,
+    scored::ScoredVideo,
+};
+use lavida_train::step::StepRecord;
 
 use super::DemoRun;
-use crate::{
-    commands::{
-        eval::{Benchmark, grid_of},
-        inspect::Draw,
-    },
-    scoring::Model,
-};
+use crate::commands::inspect::Draw;
 
 /// Training draws shown.
 const DRAWS_SHOWN: usize = 6;
@@ -30,10 +29,10 @@ pub async fn page(
     demo: &DemoRun,
     catalog: &Catalog,
     benchmark: &Benchmark,
-    model: &Model,
+    model: &ScoringModel,
     n_videos: usize,
 ) -> anyhow::Result<String> {
-    let e = &demo.evaluation;
+    let e = &demo.evaluation.report;
     let figure = |v: Option<f64>| v.map_or("–".to_owned(), |v| format!("{v:.3}"));
     let n_steps: usize = demo.steps.iter().map(Vec::len).sum();
     let seconds: f64 = demo.timings.iter().map(|t| t.seconds).sum();
@@ -204,11 +203,11 @@ async fn videos(
     n: usize,
 ) -> anyhow::Result<Vec<VideoResult>> {
     let mut results = Vec::new();
-    for ((video, scores), report) in benchmark
+    for ((video, scored), report) in benchmark
         .videos
         .iter()
-        .zip(&demo.scores)
-        .zip(&demo.evaluation.per_video)
+        .zip(&demo.evaluation.videos)
+        .zip(&demo.evaluation.report.per_video)
         .take(n)
     {
         let truth = benchmark.true_categories.get(&video.name);
@@ -220,16 +219,16 @@ async fn videos(
             frame_auc: report.frame_auc,
             plot: ScorePlot {
                 title: video.name.clone(),
-                scores: scores.frame_scores.clone(),
-                truth: scores.frame_labels.clone(),
-                control: scores
-                    .swapped_scores
+                scores: scored.object_logits.clone(),
+                truth: scored.frame_labels.clone(),
+                control: scored
+                    .swapped_object_logits
                     .clone()
                     .map(|s| ("true category left out".to_owned(), s)),
                 y_label: "object score (logit)".into(),
                 ..ScorePlot::default()
             },
-            frames: strip(benchmark, video, scores).await?,
+            frames: strip(benchmark, video, scored).await?,
         });
     }
     Ok(results)
@@ -238,10 +237,10 @@ async fn videos(
 /// A few frames with what is there and what was found.
 async fn strip(
     benchmark: &Benchmark,
-    video: &crate::commands::eval::BenchmarkVideo,
-    scores: &VideoScores,
+    video: &BenchmarkVideo,
+    scored: &ScoredVideo,
 ) -> anyhow::Result<Vec<StripFrame>> {
-    let [height, width] = grid_of(benchmark, video);
+    let [height, width] = benchmark.grid_of(video);
     let n_pixels = height * width;
     let mut frames = Vec::new();
     for i in 0..STRIP_FRAMES {
@@ -260,22 +259,22 @@ async fn strip(
         };
         let place = frame * n_pixels..(frame + 1) * n_pixels;
         let fits = (image.height as usize, image.width as usize) == (height, width);
-        let pixels = scores.pixels.as_ref().filter(|_| fits);
+        let pixels = scored.pixels.as_ref().filter(|_| fits);
         let truth = pixels.and_then(|pixels| pixels.labels.get(place.clone()));
-        let found = pixels.and_then(|pixels| pixels.scores.get(place));
+        let found = pixels.and_then(|pixels| pixels.mask_logits.get(place));
         let shown = |mask: Vec<bool>| mask.contains(&true).then_some(mask);
         frames.push(StripFrame {
             frame_idx: frame as u64,
             image: Image::from_rgb(image.width, image.height, image.pixels),
             truth: truth.and_then(|m| shown(m.to_vec())),
             prediction: found.and_then(|m| shown(m.iter().map(|s| *s > 0.0).collect())),
-            score: scores.frame_scores.get(frame).copied().unwrap_or(f32::NAN),
+            score: scored.object_logits.get(frame).copied().unwrap_or(f32::NAN),
         });
     }
     Ok(frames)
 }
 
-fn notes(model: &Model) -> Vec<String> {
+fn notes(model: &ScoringModel) -> Vec<String> {
     let keep = model.settings.compression.keep_ratio;
     vec![
         "The paper starts from pretrained Qwen2-VL, CLIP and SAM2. This run starts from random weights, so a grounding \

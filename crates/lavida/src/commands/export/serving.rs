@@ -8,10 +8,11 @@ use lavida_data::{
     tokenizer::SEG_TOKEN,
 };
 use lavida_model::{lavida::UNUSED_TENSORS, precision::Precision, weights::Tensors};
+use lavida_score::model::ScoringModel;
 use serde_json::{Value, json};
 
 use super::Packing;
-use crate::{cli, scoring::Model};
+use crate::cli;
 
 /// Names in a prompt of the training sets at most, where neither settings nor dataset say.
 const MAX_CATEGORIES: usize = 30;
@@ -20,7 +21,7 @@ const GATED: f32 = -1024.0;
 
 /// The whole document.
 pub fn document(
-    model: &Model,
+    model: &ScoringModel,
     carried: &Tensors,
     packing: Packing,
     weights: &[String],

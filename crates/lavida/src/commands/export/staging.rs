@@ -10,10 +10,9 @@ use std::{
 
 use bytes::Bytes;
 use lavida_data::{Error, Result};
+use lavida_score::exported::{ExportedFile, SUMS};
 use lavida_store::Store;
 use tempfile::TempDir;
-
-use crate::exported::{ExportedFile, SUMS};
 
 /// The folder inside the export's own; in a bucket a key that says what an export was about to write there.
 pub const STAGING: &str = ".lavida-export";

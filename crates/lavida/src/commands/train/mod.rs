@@ -14,12 +14,12 @@ mod view;
 use std::{path::Path, sync::Arc};
 
 use anyhow::Context;
+use lavida_checkpoint::Pretrained;
 use lavida_cluster::{control::Outcome, shell::Security, training::threads};
 use lavida_data::{Error, Result, tokenizer::Tokenizers};
 use lavida_dataflow::{
-    checkpoints,
     clock::SystemClock,
-    run::{Pretrained, Run, RunOutcome},
+    run::{Run, RunOutcome},
     telemetry::figures::Figures,
 };
 use lavida_store::Store;
@@ -29,7 +29,7 @@ pub use mixture::{described, open_catalog};
 pub use processes::WorkerFailed;
 
 pub use crate::stop::interrupted;
-use crate::{cli, config, exported::Exported, screen, stop::stopped_after};
+use crate::{cli, config, scoring::open_export, screen, stop::stopped_after};
 
 pub async fn run(args: cli::Train) -> anyhow::Result<()> {
     if let Some(address) = &args.join {
@@ -127,15 +127,15 @@ pub async fn initial(
     settings: &Settings,
     tokenizers: &Tokenizers,
 ) -> Result<Arc<dyn Pretrained>> {
-    Ok(match Exported::open(uri)? {
+    Ok(match open_export(uri)? {
         Some(exported) => Arc::new(exported.pretrained(settings, tokenizers)?),
-        None => Arc::new(checkpoints::open(uri).await?),
+        None => Arc::new(lavida_checkpoint::open(uri).await?),
     })
 }
 
 /// Whether the last step of a run is committed; that there is nothing to do is said.
 async fn is_complete(out: &str, steps: u64) -> Result<bool> {
-    let committed = checkpoints::committed(&Store::open(out)?).await?;
+    let committed = lavida_checkpoint::committed(&Store::open(out)?).await?;
     let newest = committed.last().copied().filter(|step| *step >= steps);
     if let Some(step) = newest {
         screen::line(&format!(

@@ -4,26 +4,14 @@
 //! checkpoint any more, and its step can be committed again. That happens only once an older one is known to be whole, so
 //! a run whose every checkpoint is damaged is never begun anew by mistake.
 
-use std::{collections::BTreeMap, fmt};
+use std::fmt;
 
-use bytes::Bytes;
 use lavida_store::{Error, Result, Store};
 
-use super::{CheckpointManifest, MANIFEST, at_step, committed, place};
-
-/// What the name of a damaged manifest begins with.
-const SET_ASIDE: &str = "damaged-";
-
-/// Every part of a checkpoint, read and checked.
-#[derive(Clone, Debug)]
-pub struct LoadedCheckpoint {
-    /// What it says of itself.
-    pub manifest: CheckpointManifest,
-    /// Where it is.
-    pub uri: String,
-    /// The parts, by name.
-    pub parts: BTreeMap<String, Bytes>,
-}
+use crate::{
+    layout::{MANIFEST, SET_ASIDE, committed, place},
+    read::{LoadedCheckpoint, at_step},
+};
 
 /// A committed checkpoint that is not what its manifest says, or whose manifest is none.
 #[derive(Debug)]
@@ -32,30 +20,6 @@ pub struct Damaged {
     pub step: u64,
     /// The file, what was expected and found.
     pub error: Error,
-}
-
-impl LoadedCheckpoint {
-    /// The bytes of a part.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`] when the checkpoint has none of that name.
-    pub fn part(&self, name: &str) -> Result<Bytes> {
-        let part = self.parts.get(name).cloned();
-        part.ok_or_else(|| {
-            let has: Vec<&str> = self.parts.keys().map(String::as_str).collect();
-            Error::invalid(&self.uri, format!("a part {name}"), has.join(", "))
-        })
-    }
-
-    /// The settings the run was started with, as TOML.
-    ///
-    /// # Errors
-    /// As [`LoadedCheckpoint::part`]; [`Error::Corrupt`] when they are no text.
-    pub fn settings_toml(&self) -> Result<String> {
-        let bytes = self.part(lavida_train::checkpoint::SETTINGS)?;
-        String::from_utf8(bytes.to_vec())
-            .map_err(|e| Error::corrupt(&self.uri, "settings in UTF-8", e))
-    }
 }
 
 impl fmt::Display for Damaged {
@@ -80,6 +44,7 @@ pub struct Newest {
 /// Reads the newest checkpoint of a run that is whole.
 ///
 /// # Errors
+///
 /// [`Error::Corrupt`] when the run has checkpoints and none is whole, with what is wrong with each; what the store fails
 /// with, which is no damage.
 pub async fn newest_whole(run: &Store) -> Result<Newest> {
@@ -103,6 +68,7 @@ pub async fn newest_whole(run: &Store) -> Result<Newest> {
 /// The newest step up to and including `last` whose checkpoint is whole; nothing of it is kept in memory.
 ///
 /// # Errors
+///
 /// As [`newest_whole`].
 pub async fn newest_whole_step(run: &Store, last: u64) -> Result<Option<u64>> {
     let mut search = Search::default();
@@ -153,6 +119,7 @@ impl Search {
 /// Makes the checkpoint of a step no checkpoint any more. Says where its manifest is now; none where there was none.
 ///
 /// # Errors
+///
 /// [`Error::Unavailable`] when the store fails.
 pub async fn set_aside(run: &Store, step: u64) -> Result<Option<String>> {
     let place = place(run, step);
@@ -173,15 +140,17 @@ pub async fn set_aside(run: &Store, step: u64) -> Result<Option<String>> {
 }
 
 /// Whether a file of this name is the manifest of a checkpoint that was set aside.
-pub(super) fn is_set_aside(name: &str) -> bool {
+pub(crate) fn is_set_aside(name: &str) -> bool {
     name.starts_with(SET_ASIDE)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{run, snapshot};
-    use super::super::{Retention, commit, newest};
     use super::*;
+    use crate::{
+        Retention, commit, newest,
+        testing::{run, snapshot},
+    };
 
     const WEIGHTS: &str = "g0-weights.safetensors";
 
@@ -295,7 +264,7 @@ mod tests {
             let (_folder, run) = checkpoints_of(&[2, 4]).await;
             damage(&run, 4, how).await;
             let read = async {
-                let opened = super::super::open(run.uri()).await?;
+                let opened = crate::open(run.uri()).await?;
                 opened.part("weights.safetensors").await
             };
             let error = read.await.unwrap_err();

@@ -1,24 +1,27 @@
 //! A folder that `lavida export` wrote, opened again: wherever a checkpoint is read, it is as good as one.
+//!
+//! It is one once `SHA256SUMS` is there, and every file is held against its sum before any is used.
 
 use std::path::{Path, PathBuf};
 
+use burn::tensor::Device;
 use bytes::Bytes;
 use futures::{FutureExt, future::BoxFuture};
+use lavida_checkpoint::{
+    Pretrained,
+    contents::{CLIP_TOKENIZER, SETTINGS, TOKENIZER},
+};
 use lavida_data::{Error, Result, tokenizer::Tokenizers};
-use lavida_dataflow::{device, run::Pretrained};
 use lavida_model::{
     lavida::Lavida,
     weights::{TensorFiles, Tensors, WeightError, write_safetensors},
 };
 use lavida_store::Store;
-use lavida_terminal::progress::{Progress, Unit};
-use lavida_train::{
-    checkpoint::{CLIP_TOKENIZER, SETTINGS, TOKENIZER},
-    scorer::undrawn,
-    settings::Settings,
-};
+use lavida_train::settings::Settings;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
+
+use crate::scorer::uninitialised;
 
 /// Written last: a folder without it is no export.
 pub const SUMS: &str = "SHA256SUMS";
@@ -35,17 +38,22 @@ pub struct Exported {
 /// A file of an export.
 #[derive(Clone, Debug)]
 pub struct ExportedFile {
+    /// Its name in the folder.
     pub name: String,
+    /// Size in bytes.
     pub bytes: u64,
+    /// SHA-256 of its content, hex.
     pub sha256: String,
 }
 
 impl Exported {
-    /// The export at `uri`; none where there is no `SHA256SUMS` or no local folder.
+    /// The export at `uri`; none where there is no `SHA256SUMS` or no local folder. `on_bytes` is told, while files are held
+    /// against their sums, how many bytes are done, and of how many.
     ///
     /// # Errors
+    ///
     /// [`Error::Corrupt`] naming a file that is missing or not what was written.
-    pub fn open(uri: &str) -> Result<Option<Self>> {
+    pub fn open(uri: &str, mut on_bytes: impl FnMut(u64, u64)) -> Result<Option<Self>> {
         let Some(folder) = Store::open(uri)?.local_path() else {
             return Ok(None);
         };
@@ -67,9 +75,14 @@ impl Exported {
             .iter()
             .filter_map(|(_, name)| this.folder.join(name).metadata().ok());
         let n_bytes = sizes.map(|about| about.len()).sum();
-        let progress = Progress::brief(&format!("checking {uri}"), Unit::Bytes, n_bytes);
+        let mut n_done = 0;
+        on_bytes(n_done, n_bytes);
         for (sum, name) in sums {
-            let found = ExportedFile::read_with(&this.folder, name, |n| progress.add(n))
+            let on_piece = |n| {
+                n_done += n;
+                on_bytes(n_done, n_bytes);
+            };
+            let found = ExportedFile::read_with(&this.folder, name, on_piece)
                 .map_err(|error| Error::corrupt(this.what(name), "a readable file", error))?;
             if found.sha256 != sum {
                 let expected = format!("content with SHA-256 {sum}");
@@ -91,11 +104,19 @@ impl Exported {
     }
 
     /// The settings it was exported with, as TOML.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Corrupt`] when there is no such file, as for all that an export holds.
     pub fn settings_toml(&self) -> Result<String> {
         self.text(SETTINGS)
     }
 
     /// Both vocabularies.
+    ///
+    /// # Errors
+    ///
+    /// As [`Exported::settings_toml`]; what [`Tokenizers::load`] refuses.
     pub fn tokenizers(&self) -> Result<Tokenizers> {
         Tokenizers::load(
             self.text(TOKENIZER)?.as_bytes(),
@@ -104,6 +125,10 @@ impl Exported {
     }
 
     /// Updates made when it was exported.
+    ///
+    /// # Errors
+    ///
+    /// As [`Exported::settings_toml`].
     pub fn step(&self) -> Result<u64> {
         let config: Value = serde_json::from_str(&self.text(CONFIG)?)
             .map_err(|error| Error::corrupt(self.what(CONFIG), "JSON", error))?;
@@ -113,17 +138,25 @@ impl Exported {
     }
 
     /// Its weights; `model` is one of its sizes.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Corrupt`] when they do not fit the model.
     pub fn weights(&self, model: &Lavida) -> Result<TensorFiles> {
         TensorFiles::open_exported(&self.folder, model).map_err(weight_error)
     }
 
     /// Its weights for a run with these settings to start from.
+    ///
+    /// # Errors
+    ///
+    /// As [`Exported::weights`].
     pub fn pretrained(
         &self,
         settings: &Settings,
         tokenizers: &Tokenizers,
     ) -> Result<impl Pretrained + use<>> {
-        let model = undrawn(settings, tokenizers, &device::named("cpu")?);
+        let model = uninitialised(settings, tokenizers, &Device::flex());
         Ok(ExportedWeights(self.weights(&model)?))
     }
 
@@ -139,11 +172,19 @@ impl Exported {
 
 impl ExportedFile {
     /// The file of this name in `folder`, read piece by piece.
+    ///
+    /// # Errors
+    ///
+    /// Those of reading it.
     pub fn read(folder: &Path, name: &str) -> std::io::Result<Self> {
         Self::read_with(folder, name, |_| {})
     }
 
     /// As [`Self::read`]; `on_bytes` is told how many bytes of each piece there are.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::read`].
     pub fn read_with(
         folder: &Path,
         name: &str,

@@ -2,16 +2,14 @@
 //!
 //! Weights carry the reference's parameter names, LoRA adapters beside the weights they adapt; the
 //! moments carry the same names. Position in the data, schedule and random streams are functions of
-//! [`TrainState`]'s few numbers, so nothing else is saved of them. Where the parts lie in the store
-//! and how they are committed is the dataflow's business (`docs/checkpoint-format.md`).
+//! [`TrainState`]'s few numbers, so nothing else is saved of them.
 
 use std::{collections::BTreeMap, ops::Range};
 
 use bytes::Bytes;
 use lavida_model::weights::CapturedFile;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-
-use crate::settings::Stage;
 
 /// Model weights, safetensors: f32; what is frozen in a run in bf16, bf16.
 pub const WEIGHTS: &str = "weights.safetensors";
@@ -25,6 +23,17 @@ pub const SETTINGS: &str = "settings.toml";
 pub const TOKENIZER: &str = "tokenizer.json";
 /// CLIP's vocabulary.
 pub const CLIP_TOKENIZER: &str = "clip_tokenizer.json";
+
+/// What is being learned.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    /// The paper's training on pseudo-anomalies.
+    #[default]
+    Anomaly,
+    /// A small stand-in for pretrained towers: words learn to attend to what they name.
+    Grounding,
+}
 
 /// The numbers a run resumes from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

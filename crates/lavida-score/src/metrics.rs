@@ -18,6 +18,7 @@ impl Ranking {
     /// Adds scored items.
     ///
     /// # Panics
+    ///
     /// When the lengths differ or a score is not a number: both are bugs of the caller.
     pub fn extend(&mut self, scores: &[f32], labels: &[bool]) {
         assert_eq!(scores.len(), labels.len(), "one label a score");

@@ -2,23 +2,26 @@
 
 use bytes::Bytes;
 use lavida_store::{Error, ObjectWriter, Result, Store};
-use lavida_train::checkpoint::Content;
 use tokio::sync::mpsc;
 
-use super::{Part, pieces::Piece, place};
+use crate::{
+    contents::Content,
+    layout::{CheckpointFile, file_key, place},
+    pieces::Piece,
+};
 
 /// Most bytes that go from the thread that makes them to the upload at once.
 const CHUNK_BYTES: usize = 8 << 20;
 /// Chunks that are made ahead of the upload.
 const CHUNKS_AHEAD: usize = 1;
 
-/// Writes one file of the checkpoint of `step`. Generations do not write over each other's files; a file counts when a
-/// manifest names it.
+/// Writes one file of the checkpoint of `step`. It counts when a manifest names it.
 ///
 /// Its bytes are made and hashed on the blocking pool as the upload takes them, so no more than a few chunks are held
 /// beside `content`.
 ///
 /// # Errors
+///
 /// [`Error::Unavailable`] when the store fails; the file is not there then.
 pub async fn put_piece(
     run: &Store,
@@ -26,9 +29,9 @@ pub async fn put_piece(
     generation: u64,
     piece: Piece,
     content: Content,
-) -> Result<Part> {
+) -> Result<CheckpointFile> {
     let Piece { name, range, .. } = piece;
-    let key = format!("g{generation}-{name}");
+    let key = file_key(generation, &name);
     let expected = range.end - range.start;
     let mut writer = place(run, step).writer(&key).await?;
     let (chunks, mut made) = mpsc::channel::<Bytes>(CHUNKS_AHEAD);
@@ -51,7 +54,7 @@ pub async fn put_piece(
     let blake3 = making.await;
     let blake3 = blake3.map_err(|e| Error::Internal(format!("the bytes of {name}: {e}")))?;
     let bytes = finish(writer, expected).await?;
-    Ok(Part {
+    Ok(CheckpointFile {
         name,
         key,
         bytes,

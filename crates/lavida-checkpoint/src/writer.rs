@@ -3,11 +3,12 @@
 //! It lies right at its URI, not below a run's `checkpoints/`, and counts once its manifest is committed.
 
 use bytes::Bytes;
-use lavida_store::{Error, Result, Store, manifest};
-use lavida_terminal::screen;
-use lavida_train::checkpoint::TrainState;
+use lavida_store::{Error, Removed, Result, Store, manifest};
 
-use crate::checkpoints::{CheckpointManifest, MANIFEST, Part, committed};
+use crate::{
+    contents::TrainState,
+    layout::{CheckpointFile, CheckpointManifest, MANIFEST, committed, file_key},
+};
 
 /// A checkpoint that is not committed yet.
 #[derive(Debug)]
@@ -15,13 +16,15 @@ use crate::checkpoints::{CheckpointManifest, MANIFEST, Part, committed};
 pub struct CheckpointWriter {
     place: Store,
     state: TrainState,
-    parts: Vec<Part>,
+    parts: Vec<CheckpointFile>,
+    removed: Removed,
 }
 
 impl CheckpointWriter {
     /// Begins a checkpoint at `uri`. Nothing is written yet; what one that was killed had half written there goes.
     ///
     /// # Errors
+    ///
     /// [`Error::Exists`] when there is a checkpoint or a run; those of a store that cannot be read.
     pub async fn create(uri: &str, state: TrainState) -> Result<Self> {
         let place = Store::open(uri)?;
@@ -30,19 +33,19 @@ impl CheckpointWriter {
             let what = place.uri().to_owned();
             return Err(Error::Exists { what });
         }
-        let part = format!("g{}-", state.generation);
+        let part = file_key(state.generation, "");
         let removed = place.remove_unfinished(|key| key.starts_with(&part) || key == MANIFEST);
-        let removed = removed.await?;
-        if removed.n_files > 0 {
-            screen::line(&format!(
-                "{uri}: of an interrupted command: {removed} removed"
-            ));
-        }
         Ok(Self {
+            removed: removed.await?,
             place,
             state,
             parts: Vec::new(),
         })
+    }
+
+    /// What one that was killed had half written there and is gone now.
+    pub fn removed(&self) -> Removed {
+        self.removed
     }
 
     /// Writes a part that is at hand.
@@ -53,13 +56,14 @@ impl CheckpointWriter {
     /// Writes a part as its pieces come; its hash is taken on the way.
     ///
     /// # Errors
+    ///
     /// The first error of `pieces`; the part is not there then.
     pub async fn stream(
         &mut self,
         name: &str,
         pieces: impl IntoIterator<Item = Result<Bytes>>,
     ) -> Result<()> {
-        let key = format!("g{}-{name}", self.state.generation);
+        let key = file_key(self.state.generation, name);
         let mut writer = self.place.writer(&key).await?;
         let mut hasher = blake3::Hasher::new();
         for piece in pieces {
@@ -67,7 +71,7 @@ impl CheckpointWriter {
             hasher.update(&piece);
             writer.write(piece).await?;
         }
-        self.parts.push(Part {
+        self.parts.push(CheckpointFile {
             name: name.to_owned(),
             key,
             bytes: writer.finish().await?,
@@ -79,6 +83,7 @@ impl CheckpointWriter {
     /// Makes the checkpoint count. Says where it is.
     ///
     /// # Errors
+    ///
     /// [`Error::Exists`] when somebody else committed one there.
     pub async fn commit(mut self) -> Result<String> {
         self.parts.sort_by(|a, b| a.name.cmp(&b.name));
@@ -93,10 +98,8 @@ impl CheckpointWriter {
 
 #[cfg(test)]
 mod tests {
-    use lavida_train::settings::Stage;
-
     use super::*;
-    use crate::checkpoints;
+    use crate::contents::Stage;
 
     fn state() -> TrainState {
         TrainState {
@@ -119,9 +122,9 @@ mod tests {
         let pieces = [&b"one"[..], b"", b" and two"].map(|piece| Ok(Bytes::from_static(piece)));
         writer.stream("weights.safetensors", pieces).await.unwrap();
         writer.put("settings.toml", "seed = 1").await.unwrap();
-        assert!(checkpoints::open(uri).await.is_err(), "not committed yet");
+        assert!(crate::open(uri).await.is_err(), "not committed yet");
         writer.commit().await.unwrap();
-        let opened = checkpoints::open(uri).await.unwrap();
+        let opened = crate::open(uri).await.unwrap();
         assert_eq!(
             opened.part("weights.safetensors").await.unwrap(),
             "one and two"
@@ -138,7 +141,8 @@ mod tests {
             std::fs::write(folder.path().join(name), "half").unwrap();
         }
         let uri = folder.path().to_str().unwrap();
-        let _writer = CheckpointWriter::create(uri, state()).await.unwrap();
+        let writer = CheckpointWriter::create(uri, state()).await.unwrap();
+        assert_eq!((writer.removed().n_files, writer.removed().n_bytes), (2, 8));
         let left = std::fs::read_dir(folder.path()).unwrap();
         let left: Vec<_> = left.map(|e| e.unwrap().file_name()).collect();
         assert_eq!(left, ["mine#1"]);

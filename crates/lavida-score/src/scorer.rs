@@ -1,14 +1,15 @@
-//! A trained model that scores frames: what evaluation and prediction share.
+//! A trained model that scores the frames of a batch.
+//!
+//! Shapes: `N` frames of the batch's clips, `S` side of the model's masks in px.
 
 use burn::tensor::Device;
+use lavida_checkpoint::contents;
 use lavida_data::{Error, Result, batch::HostBatch, tokenizer::Tokenizers};
 use lavida_model::{
     lavida::{Lavida, Mode},
     weights::{self, Tensors, WeightError},
 };
-
-use crate::{
-    checkpoint,
+use lavida_train::{
     model_input::model_input,
     settings::Settings,
     trainer::{model_error, special_tokens},
@@ -22,14 +23,14 @@ pub struct Scorer {
     side: usize,
 }
 
-/// What the model says of a batch's `N` frames.
+/// What the model says of a batch's frames.
 #[derive(Clone, Debug, PartialEq)]
-pub struct FrameScores {
-    /// `[N]` ŷ^f: object-score logits.
-    pub frame_scores: Vec<f32>,
-    /// `[N]` times `[S, S]` ŷ^p: mask logits, row by row.
-    pub pixel_scores: Vec<Vec<f32>>,
-    /// `S`, side of the masks in px.
+pub struct ScoredBatch {
+    /// `[N]` ŷ^f
+    pub object_logits: Vec<f32>,
+    /// `[N]` times `[S, S]` ŷ^p, row by row.
+    pub mask_logits: Vec<Vec<f32>>,
+    /// `S`
     pub side: usize,
 }
 
@@ -37,6 +38,7 @@ impl Scorer {
     /// The model of a checkpoint.
     ///
     /// # Errors
+    ///
     /// [`Error::Corrupt`] when the weights do not fit the settings.
     pub fn new(
         settings: &Settings,
@@ -51,6 +53,7 @@ impl Scorer {
     /// The model with these weights under the reference's names, of any float format.
     ///
     /// # Errors
+    ///
     /// [`Error::Corrupt`] when the weights do not fit the settings.
     pub fn with_tensors(
         settings: &Settings,
@@ -77,32 +80,33 @@ impl Scorer {
     /// Scores the frames of a batch.
     ///
     /// # Errors
+    ///
     /// A prompt that does not fit its clip; scores that are not numbers.
-    pub fn score(&self, batch: &HostBatch) -> Result<FrameScores> {
+    pub fn score(&self, batch: &HostBatch) -> Result<ScoredBatch> {
         let input = model_input(batch, &self.device);
         let output = self.model.forward(&input, self.mode).map_err(model_error)?;
         let values =
             |data: burn::tensor::TensorData| data.try_into_vec::<f32>().expect("scores are f32");
-        let frame_scores = values(output.object_logits.into_data());
-        if let Some(frame) = frame_scores.iter().position(|s| !s.is_finite()) {
+        let object_logits = values(output.object_logits.into_data());
+        if let Some(frame) = object_logits.iter().position(|s| !s.is_finite()) {
             return Err(Error::Internal(format!(
                 "frame {frame} of clips {} scores {}",
                 batch.clip_ids.join(", "),
-                frame_scores[frame]
+                object_logits[frame]
             )));
         }
         let masks = values(output.mask_logits.into_data());
         let area = self.side * self.side;
-        Ok(FrameScores {
-            frame_scores,
-            pixel_scores: masks.chunks_exact(area).map(<[f32]>::to_vec).collect(),
+        Ok(ScoredBatch {
+            object_logits,
+            mask_logits: masks.chunks_exact(area).map(<[f32]>::to_vec).collect(),
             side: self.side,
         })
     }
 }
 
-/// A model of the settings' sizes whose values are not drawn.
-pub fn undrawn(settings: &Settings, tokenizers: &Tokenizers, device: &Device) -> Lavida {
+/// A model of the settings' sizes whose values are not initialised.
+pub fn uninitialised(settings: &Settings, tokenizers: &Tokenizers, device: &Device) -> Lavida {
     let compression = settings.compression.config();
     let special = special_tokens(tokenizers);
     Lavida::undrawn(&settings.model.config(), &compression, special, device)
@@ -116,18 +120,19 @@ fn load_model(
     tensors: Tensors,
     device: &Device,
 ) -> Result<Lavida> {
-    let model = undrawn(settings, tokenizers, device);
+    let model = uninitialised(settings, tokenizers, device);
     let has_adapters = tensors.keys().any(|name| name.contains(".lora_A."));
-    let model = match has_adapters {
-        true => model
+    let model = if has_adapters {
+        model
             .with_policies(&settings.policies(), settings.seed)
-            .map_err(model_error)?,
-        false => model,
+            .map_err(model_error)?
+    } else {
+        model
     };
     let model = weights::load(model, tensors).map_err(unfit)?;
     Ok(burn::module::Module::valid(&model))
 }
 
 fn unfit(error: WeightError) -> Error {
-    Error::corrupt(checkpoint::WEIGHTS, "weights that fit the model", error)
+    Error::corrupt(contents::WEIGHTS, "weights that fit the model", error)
 }

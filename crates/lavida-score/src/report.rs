@@ -1,61 +1,20 @@
-//! Evaluation protocols: from scores of frames and pixels to the figures a benchmark reports.
+//! The figures that a benchmark reports: from scored videos to rankings, and from these to one document.
 //!
-//! Frame AUC and average precision rank all frames of all videos together; video AUC is the mean over
-//! the videos that have both labels; pixel AUC ranks all pixels of all frames on one grid. Nothing is
-//! smoothed. Where a benchmark labels frames only, or does so for some videos, pixel figures are over the videos whose
-//! pixels are labelled, and the report says how many these are. The reference pads every ranking with two artificial points and scores pixels on a grid
-//! of 158 × 238; the padding is a setting here, the grid is the same wherever frames are that large.
+//! Frame AUC and average precision rank all frames of all videos together; video AUC is the mean over the videos that have both
+//! labels; pixel AUC ranks all pixels of all frames, each video on its own grid ([`pixels`](crate::pixels)). Where a benchmark
+//! labels frames only, or does so for some videos, pixel figures are over the videos whose pixels are labelled, and the report
+//! says how many these are. The reference pads every ranking of frames with two artificial points
+//! ([`Metric::ReferencePadded`]).
 
 use serde::{Deserialize, Serialize};
 
-use crate::metrics::{Ranking, auc, padded};
-
-/// The reference's grid for pixel scores: height, width.
-pub const PIXEL_GRID: [u32; 2] = [158, 238];
-
-/// One scored video.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct VideoScores {
-    /// Its name in the benchmark.
-    pub video: String,
-    /// ŷ^f by frame: object-score logits.
-    pub frame_scores: Vec<f32>,
-    /// y^f by frame.
-    pub frame_labels: Vec<bool>,
-    /// Scores of the same frames with the video's true category swapped for an absent one.
-    pub swapped_scores: Option<Vec<f32>>,
-    /// Its pixels; `None` where only its frames are labelled.
-    pub pixels: Option<PixelScores>,
-}
-
-/// The pixels of a video, frame after frame on one grid, each vector as long as the others.
-#[derive(Clone, Debug, PartialEq)]
-pub struct PixelScores {
-    /// Pixels of a frame.
-    pub n_pixels: usize,
-    /// Whether a mask says where an anomaly is; without one the video is normal throughout.
-    pub has_masks: bool,
-    /// ŷ^p.
-    pub scores: Vec<f32>,
-    /// y^p.
-    pub labels: Vec<bool>,
-    /// Where other annotated objects are; `None` where the video has none.
-    pub other_objects: Option<Vec<bool>>,
-}
-
-impl PixelScores {
-    /// Scores of the pixels of annotated objects, and whether each is the anomaly's; `None` without other objects.
-    fn on_objects(&self) -> Option<(Vec<f32>, Vec<bool>)> {
-        let others = self.other_objects.as_ref()?;
-        let pixels = self.scores.iter().zip(&self.labels).zip(others);
-        let on_objects = pixels.filter(|((_, label), other)| **label || **other);
-        Some(
-            on_objects
-                .map(|((score, label), _)| (*score, *label))
-                .unzip(),
-        )
-    }
-}
+use crate::{
+    evaluation::EvaluationPlan,
+    metrics::{Ranking, auc, padded},
+    protocols::Metric,
+    scored::ScoredVideo,
+    windows::Tail,
+};
 
 /// What `lavida eval --json` prints.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -121,28 +80,43 @@ pub struct EvaluationSettings {
     pub keep_ratio: f64,
 }
 
+impl EvaluationSettings {
+    /// How a plan scores, asking for these categories of a model that keeps this share of its visual tokens.
+    pub fn of(plan: &EvaluationPlan, categories: &[String], keep_ratio: f64) -> Self {
+        let protocol = plan.protocol;
+        Self {
+            categories: categories.to_vec(),
+            n_frames: plan.n_frames,
+            interval: protocol.interval,
+            reference_metrics: protocol.metric == Metric::ReferencePadded,
+            reference_windows: protocol.tail == Tail::Dropped,
+            keep_ratio,
+        }
+    }
+}
+
 impl EvaluationReport {
-    /// Scores a benchmark.
-    pub fn new(benchmark: String, settings: EvaluationSettings, videos: &[VideoScores]) -> Self {
+    /// The figures of a benchmark.
+    pub fn new(benchmark: String, settings: EvaluationSettings, videos: &[ScoredVideo]) -> Self {
         let pads = settings.reference_metrics;
-        let frames = pooled(videos, pads, |v| Some(&v.frame_scores));
+        let frames = pooled(videos, pads, |v| Some(&v.object_logits));
         let per_video: Vec<_> = videos.iter().map(|v| VideoReport::new(v, pads)).collect();
         let aucs: Vec<f64> = per_video.iter().filter_map(|v| v.frame_auc).collect();
-        let swapped = pooled(videos, pads, |v| v.swapped_scores.as_deref());
+        let swapped = pooled(videos, pads, |v| v.swapped_object_logits.as_deref());
         let mut pixels = Ranking::default();
         let mut objects = Ranking::default();
         let (mut pixel_videos, mut mask_videos) = (0, 0);
         for video in videos.iter().filter_map(|video| video.pixels.as_ref()) {
             pixel_videos += 1;
             mask_videos += usize::from(video.has_masks);
-            pixels.extend(&video.scores, &video.labels);
+            pixels.extend(&video.mask_logits, &video.labels);
             if let Some((scores, labels)) = video.on_objects() {
                 objects.extend(&scores, &labels);
             }
         }
         Self {
             benchmark,
-            frames: videos.iter().map(|v| v.frame_scores.len()).sum(),
+            frames: videos.iter().map(|v| v.object_logits.len()).sum(),
             videos: videos.len(),
             frame_auc: frames.auc(),
             frame_ap: frames.average_precision(),
@@ -159,7 +133,7 @@ impl EvaluationReport {
 }
 
 /// The frames of all videos that have such scores, in one ranking; padded once, over the concatenation.
-fn pooled(videos: &[VideoScores], pads: bool, pick: fn(&VideoScores) -> Option<&[f32]>) -> Ranking {
+fn pooled(videos: &[ScoredVideo], pads: bool, pick: fn(&ScoredVideo) -> Option<&[f32]>) -> Ranking {
     let mut ranking = Ranking::default();
     for video in videos {
         if let Some(scores) = pick(video) {
@@ -173,12 +147,13 @@ fn pooled(videos: &[VideoScores], pads: bool, pick: fn(&VideoScores) -> Option<&
 }
 
 impl VideoReport {
-    fn new(video: &VideoScores, pads: bool) -> Self {
-        let n = video.frame_scores.len();
-        let sum: f64 = video.frame_scores.iter().map(|s| f64::from(*s)).sum();
-        let (scores, labels) = match pads {
-            true => padded(&video.frame_scores, &video.frame_labels),
-            false => (video.frame_scores.clone(), video.frame_labels.clone()),
+    fn new(video: &ScoredVideo, pads: bool) -> Self {
+        let n = video.object_logits.len();
+        let sum: f64 = video.object_logits.iter().map(|s| f64::from(*s)).sum();
+        let (scores, labels) = if pads {
+            padded(&video.object_logits, &video.frame_labels)
+        } else {
+            (video.object_logits.clone(), video.frame_labels.clone())
         };
         Self {
             video: video.video.clone(),
@@ -193,6 +168,7 @@ impl VideoReport {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::scored::ScoredPixels;
 
     fn settings() -> EvaluationSettings {
         EvaluationSettings {
@@ -207,23 +183,23 @@ mod tests {
 
     #[test]
     fn target_against_others_ignores_the_background() {
-        let video = VideoScores {
+        let video = ScoredVideo {
             video: "v".into(),
-            frame_scores: vec![1.0, -1.0],
+            object_logits: vec![1.0, -1.0],
             frame_labels: vec![true, false],
-            swapped_scores: Some(vec![0.0, 0.0]),
-            pixels: Some(PixelScores {
+            swapped_object_logits: Some(vec![0.0, 0.0]),
+            pixels: Some(ScoredPixels {
                 n_pixels: 2,
                 has_masks: true,
-                scores: vec![0.1, 0.2, 0.9, 0.3],
+                mask_logits: vec![0.1, 0.2, 0.9, 0.3],
                 labels: vec![true, false, false, false],
                 other_objects: Some(vec![false, true, false, false]),
             }),
         };
-        let labels_only = VideoScores {
-            frame_scores: vec![2.0],
+        let labels_only = ScoredVideo {
+            object_logits: vec![2.0],
             frame_labels: vec![true],
-            ..VideoScores::default()
+            ..ScoredVideo::default()
         };
         let report = EvaluationReport::new("b".into(), settings(), &[video, labels_only]);
         assert_eq!((report.videos, report.pixel_videos), (2, 1));
@@ -235,10 +211,10 @@ mod tests {
 
     #[test]
     fn a_benchmark_without_anomalies_has_no_auc_but_a_report() {
-        let video = VideoScores {
-            frame_scores: vec![0.5],
+        let video = ScoredVideo {
+            object_logits: vec![0.5],
             frame_labels: vec![false],
-            ..VideoScores::default()
+            ..ScoredVideo::default()
         };
         let report = EvaluationReport::new("b".into(), settings(), &[video]);
         assert_eq!((report.frame_auc, report.pixel_auc), (None, None));
