@@ -28,7 +28,11 @@ const ARROWS: &[(&str, &[&str])] = &[
             "lavida-terminal",
         ],
     ),
-    ("lavida-cluster", &["lavida-dataflow", "lavida-store"]),
+    ("lavida-control", &[]),
+    (
+        "lavida-cluster",
+        &["lavida-control", "lavida-dataflow", "lavida-store"],
+    ),
     (
         "lavida-dataset-builder",
         &[
@@ -50,6 +54,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "lavida-train",
             "lavida-dataflow",
             "lavida-dataset-builder",
+            "lavida-control",
             "lavida-cluster",
         ],
     ),
@@ -61,7 +66,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "lavida-model",
             "lavida-train",
             "lavida-dataset-builder",
-            "lavida-cluster",
+            "lavida-control",
         ],
     ),
     ("lavida-tests", &[]), // uses every crate, as dev-dependencies

@@ -23,7 +23,7 @@ pub use entries::{Entries, MemoryEntries};
 
 use std::{collections::BTreeSet, ops::Range, sync::Arc, time::Duration};
 
-use crate::control::{Engine, slice};
+use lavida_control::{Engine, slice};
 
 /// The engines that this build has and this machine can run: what a worker offers when it joins.
 pub fn engines() -> BTreeSet<Engine> {

@@ -2,6 +2,10 @@
 
 use std::{net::SocketAddr, time::Duration};
 
+use lavida_control::{
+    Action, Answer, Coordinator, CoordinatorSettings, Ended, Event, Generation, MemberFrame,
+    MemberId, Notice, Outcome, Pace, decode, encode,
+};
 use lavida_store::{Error, Result, Store};
 use tokio::{
     sync::{mpsc, watch},
@@ -14,10 +18,6 @@ use super::{
     gate::{bind, listen},
     node::{Arrival, MAX_WAITING, Node},
     record::Record,
-};
-use crate::control::{
-    Action, Answer, Coordinator, CoordinatorSettings, Ended, Event, Generation, MemberFrame,
-    MemberId, Notice, Outcome, Pace, decode, encode,
 };
 
 const TICK: Duration = Duration::from_millis(200);

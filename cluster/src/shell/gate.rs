@@ -19,6 +19,7 @@ use std::{
     time::Duration,
 };
 
+use lavida_control::PROTOCOL_VERSION;
 use lavida_store::{Error, Result};
 use ractor::ActorRef;
 use ractor_cluster::{NetworkStream, NodeServerMessage};
@@ -34,7 +35,6 @@ use tokio_rustls::{
 };
 
 use super::Security;
-use crate::control::PROTOCOL_VERSION;
 
 /// Deadline of everything before the session.
 const HANDSHAKE: Duration = Duration::from_secs(5);

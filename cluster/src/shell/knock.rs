@@ -1,5 +1,6 @@
 //! Whether a worker would be let in, found without being one.
 
+use lavida_control::MemberId;
 use lavida_store::{Error, Result};
 use tokio::time::timeout;
 
@@ -9,7 +10,6 @@ use super::{
     node::{Arrival, Node, PROOF},
     random_id,
 };
-use crate::control::MemberId;
 
 /// Goes through everything that stands before a run at the coordinator at `host:port`, and away again: TLS and certificates,
 /// the protocol's version, and both sides' proof that they know the same cookie. The coordinator hears of no member.

@@ -2,6 +2,10 @@
 
 use std::time::Duration;
 
+use lavida_control::{
+    CoordinatorFrame, FromMember, Generation, Join, Member, MemberAction, MemberEvent, MemberId,
+    Pace, Written, decode, encode,
+};
 use lavida_store::{Error, Result};
 use tokio::{
     sync::{mpsc, watch},
@@ -13,10 +17,6 @@ use super::{
     Security,
     gate::dial,
     node::{Arrival, MAX_WAITING, Node},
-};
-use crate::control::{
-    CoordinatorFrame, FromMember, Generation, Join, Member, MemberAction, MemberEvent, MemberId,
-    Pace, Written, decode, encode,
 };
 
 const TICK: Duration = Duration::from_millis(100);

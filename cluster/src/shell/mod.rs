@@ -1,4 +1,4 @@
-//! The control plane on real sockets: [`control`](crate::control)'s state machines inside a ractor_cluster node.
+//! The control plane on real sockets: [`lavida_control`]'s state machines inside a ractor_cluster node.
 //!
 //! ```text
 //!  coordinate()                                        join()

@@ -13,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use lavida_control::{MAX_MESSAGE_BYTES, MemberId};
 use lavida_store::{Error, Result};
 use ractor::{Actor, ActorProcessingErr, ActorRef, pg};
 use ractor_cluster::{
@@ -23,7 +24,6 @@ use ractor_cluster::{
 use tokio::sync::mpsc;
 
 use super::{Security, gate::Refusals};
-use crate::control::{MAX_MESSAGE_BYTES, MemberId};
 
 /// A frame of ractor_cluster around a message: names of variant and actor, and the lists a session begins with.
 const FRAME_OVERHEAD: u64 = 64 * 1024;

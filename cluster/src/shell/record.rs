@@ -9,19 +9,24 @@
 //! the ledger has set its step aside.
 
 use futures::{StreamExt, TryStreamExt, stream};
-use lavida_dataflow::checkpoints::{self, CheckpointManifest};
-use lavida_store::{Error, Result, Store, Versioned, manifest};
-
-use crate::control::{
+use lavida_control::{
     Answer, Examined, MAX_WORDS_BYTES,
     ledger::{Entry, Fact},
 };
+use lavida_dataflow::checkpoints::{self, CheckpointManifest};
+use lavida_store::{Error, Result, Store, Versioned, manifest};
+use serde::{Deserialize, Serialize};
 
 const LEDGER: &str = "ledger";
 /// A coordinator that starts again reads the whole ledger: the reads wait for the network together.
 const READS_AT_ONCE: usize = 32;
 
-impl Versioned for Entry {
+/// An [`Entry`] as the store has it. The crate of the entries knows no store, so the trait cannot be theirs.
+#[derive(Serialize, Deserialize)]
+#[serde(transparent)]
+struct StoredEntry(Entry);
+
+impl Versioned for StoredEntry {
     const FORMAT: &'static str = "lavida/ledger";
     const VERSION: u64 = 1;
 }
@@ -61,7 +66,7 @@ impl Record {
         let entries = stream::iter(0..n_entries)
             .map(|index| async move {
                 let key = entry_key(index);
-                let entry = manifest::read(&self.run, &key).await?;
+                let entry = self.entry(index).await?;
                 let gap = || Error::corrupt(self.run.full(&key), "an entry of the ledger", "a gap");
                 entry.ok_or_else(gap)
             })
@@ -77,7 +82,8 @@ impl Record {
     /// # Errors
     /// As [`Record::read`].
     pub async fn entry(&self, index: u64) -> Result<Option<Entry>> {
-        manifest::read(&self.run, &entry_key(index)).await
+        let stored = manifest::read(&self.run, &entry_key(index)).await?;
+        Ok(stored.map(|StoredEntry(entry)| entry))
     }
 
     /// Writes an entry, once.
@@ -85,7 +91,8 @@ impl Record {
     /// # Errors
     /// [`Error::Corrupt`] when the entry that is there is damaged.
     pub async fn append(&self, index: u64, entry: &Entry) -> Result<Answer> {
-        match manifest::commit(&self.run, &entry_key(index), entry).await {
+        let stored = StoredEntry(entry.clone());
+        match manifest::commit(&self.run, &entry_key(index), &stored).await {
             Err(Error::Exists { .. }) => match self.entry(index).await {
                 Ok(Some(found)) => Ok(Answer::Taken(Box::new(found))),
                 Ok(None) => Ok(Answer::Unavailable),
@@ -193,7 +200,7 @@ fn unknown(error: Error) -> Result<Answer> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::{CoordinatorId, Generation, Part};
+    use lavida_control::{CoordinatorId, Generation, Part};
 
     fn entry(coordinator: u64, fact: Fact) -> Entry {
         Entry {

@@ -20,6 +20,7 @@ use std::{
 };
 
 use futures::future::BoxFuture;
+use lavida_control::{Generation, MemberAction, Outcome, Part, Refusal, World, Written, writers};
 use lavida_dataflow::{
     checkpoints::{self, Piece, Retention},
     parts::{Snapshot, StepRecord},
@@ -36,7 +37,6 @@ use tokio::{
 use super::{EngineReducer, cuda_device, insist::insist, last_steps::LastSteps};
 use crate::{
     collective::{Collective, CollectiveError, Connection, Entries, connect, require},
-    control::{Generation, MemberAction, Outcome, Part, Refusal, World, Written, writers},
     shell::{MemberHandle, Teller},
 };
 

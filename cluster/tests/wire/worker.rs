@@ -6,11 +6,9 @@ use std::{
     time::Duration,
 };
 
-use lavida_cluster::{
-    control::{
-        Engine, Generation, Join, MemberAction, MemberId, Pace, Part, RunId, World, Written,
-    },
-    shell::{Certificates, MemberHandle, Security, join, random_id},
+use lavida_cluster::shell::{Certificates, MemberHandle, Security, join, random_id};
+use lavida_control::{
+    Engine, Generation, Join, MemberAction, MemberId, Pace, Part, RunId, World, Written,
 };
 
 pub const RUN: RunId = RunId([5; 32]);

@@ -3,7 +3,7 @@
 use std::io::Cursor;
 
 use bytes::Bytes;
-use lavida_cluster::control::{
+use lavida_control::{
     CoordinatorFrame, CoordinatorId, Engine, FromMember, Generation, Join, MemberFrame, MemberId,
     Peer, RunId, Status, ToMember, View, World, Written, encode,
 };
@@ -366,7 +366,7 @@ fn up(message: FromMember) -> Message {
 }
 
 fn status() -> Message {
-    let part = lavida_cluster::control::Part {
+    let part = lavida_control::Part {
         name: "weights".to_owned(),
         key: "checkpoints/3/weights".to_owned(),
         bytes: 1000,

@@ -7,10 +7,10 @@ use std::{
 
 use lavida_cluster::{
     collective::engines,
-    control::{Join, MemberAction, MemberId, Outcome},
     shell::{self, MemberHandle, host_and_port, random_id},
     training,
 };
+use lavida_control::{Join, MemberAction, MemberId, Outcome};
 use lavida_data::{Error, Result};
 use lavida_dataflow::telemetry::figures::Figures;
 

@@ -14,7 +14,8 @@ mod view;
 use std::{path::Path, sync::Arc};
 
 use anyhow::Context;
-use lavida_cluster::{control::Outcome, shell::Security, training::threads};
+use lavida_cluster::{shell::Security, training::threads};
+use lavida_control::Outcome;
 use lavida_data::{Error, Result, tokenizer::Tokenizers};
 use lavida_dataflow::{
     checkpoints,

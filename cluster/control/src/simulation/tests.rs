@@ -100,7 +100,7 @@ fn every_history_keeps_every_law_and_ends() {
             }
             Err((seed, law)) => panic!(
                 "seed {seed}: {law}\n\
-                 LAVIDA_SIMULATION_SEED={seed} cargo test -p lavida-cluster every_history -- --nocapture"
+                 LAVIDA_SIMULATION_SEED={seed} cargo test -p lavida-control every_history -- --nocapture"
             ),
         }
     }

@@ -4,7 +4,7 @@ use super::{
     plan::{Fault, Link, MS},
     run::{Simulation, What},
 };
-use crate::control::MemberEvent;
+use crate::MemberEvent;
 
 impl Simulation {
     pub(super) fn fault(&mut self, fault: Fault) -> Result<(), String> {

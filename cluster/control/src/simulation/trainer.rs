@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::control::{MemberId, World, slice, writers};
+use crate::{MemberId, World, slice, writers};
 
 /// Parts of each checkpoint, with made-up sizes.
 pub const PARTS: [(&str, u64); 3] = [("weights", 900), ("optimizer", 1500), ("settings", 10)];

@@ -98,7 +98,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::control::{
+    use crate::{
         Activity, CoordinatorFrame, CoordinatorId, Engine, FromMember, Generation, Join,
         MemberFrame, MemberId, Pace, Part, Peer, Refusal, RunId, Status, ToMember, View, World,
         Written,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{super::*, Coordinator, Examination, Pending, Phase};
-use crate::control::settings::RETRY;
+use crate::settings::RETRY;
 
 impl Coordinator {
     pub(super) fn retry(&mut self, now: Duration) {

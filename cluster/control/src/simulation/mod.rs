@@ -5,7 +5,7 @@
 //! lost, doubled and reordered; links between members and coordinators, and between ranks, are cut; processes crash,
 //! start again as other members, and are suspended; a second coordinator is started beside the first; the store is slow,
 //! does not answer, writes what it said it could not, or damages a checkpoint. After the last fault everything is whole again and the run must
-//! end. See `README.md` of this crate for how to play one seed again.
+//! end. See `cluster/README.md` for how to play one seed again.
 
 mod faults;
 mod laws;

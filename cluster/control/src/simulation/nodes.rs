@@ -7,7 +7,7 @@ use super::{
     run::{Simulation, What},
     trainer::{PARTS, Round, Trainer, hash, learn},
 };
-use crate::control::{
+use crate::{
     Engine, FromMember, Generation, Join, Member, MemberAction, MemberEvent, MemberFrame, MemberId,
     Pace, Part, RunId, World, Written, decode, encode,
 };

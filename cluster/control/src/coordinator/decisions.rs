@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{super::*, Coordinator, Known, Pending, Phase, Progress};
-use crate::control::{
+use crate::{
     ledger::{Entry, Fact},
     settings::{LEASE, PROBE, RETRY},
 };
@@ -321,7 +321,7 @@ fn whole_checkpoint(reports: &[&Written], is_end: bool, every: u64) -> Option<Ve
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::{CoordinatorId, Engine, RunId};
+    use crate::{CoordinatorId, Engine, RunId};
 
     fn coordinator(stall: Duration) -> Coordinator {
         Coordinator::new(CoordinatorSettings {

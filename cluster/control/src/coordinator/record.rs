@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{super::*, Coordinator, Examination, Gathering, Known, Pending, Phase, Progress};
-use crate::control::ledger::{Entry, Fact, Remembered};
+use crate::ledger::{Entry, Fact, Remembered};
 
 impl Coordinator {
     pub(super) fn ledger_read(&mut self, entries: &[Entry], published: Option<u64>, now: Duration) {

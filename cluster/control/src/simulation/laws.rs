@@ -15,7 +15,7 @@ use super::{
     run::Simulation,
     trainer::{PARTS, hash},
 };
-use crate::control::ledger::{Entry, Fact};
+use crate::ledger::{Entry, Fact};
 
 impl Simulation {
     pub(super) fn laws_hold(&self) -> Result<(), String> {
@@ -72,7 +72,7 @@ impl Simulation {
             ));
         }
         let world = self.worlds.get(&entry.generation);
-        if world.map(crate::control::World::size) != Some(*world_size as usize) {
+        if world.map(crate::World::size) != Some(*world_size as usize) {
             return Err(format!(
                 "the checkpoint of step {step} names another world size"
             ));

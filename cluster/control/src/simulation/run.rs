@@ -10,7 +10,7 @@ use super::{
     store::Store,
     trainer::{Round, expected_models, hash},
 };
-use crate::control::{
+use crate::{
     Action, Answer, Coordinator, CoordinatorId, CoordinatorSettings, Engine, Event, Examined,
     Generation, MemberEvent, MemberFrame, MemberId, Outcome, RunId, World, decode, encode,
     ledger::{Entry, Fact},

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::control::{
+use crate::{
     Answer, Examined, Generation,
     ledger::{Entry, Fact, Remembered},
 };

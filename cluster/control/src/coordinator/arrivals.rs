@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{super::*, Coordinator, Examination, Gathering, Known, MAX_LEFT, Phase};
-use crate::control::{message::Activity, types::MAX_MEMBERS};
+use crate::{message::Activity, types::MAX_MEMBERS};
 
 impl Coordinator {
     pub(super) fn message(&mut self, frame: MemberFrame, now: Duration) {
