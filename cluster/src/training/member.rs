@@ -36,7 +36,8 @@ use tokio::{
 
 use super::{EngineReducer, cuda_device, insist::insist, last_steps::LastSteps};
 use crate::{
-    collective::{Collective, CollectiveError, Connection, Entries, connect, require},
+    collective::{Collective, CollectiveError, Entries},
+    engine::{self, Connection},
     shell::{MemberHandle, Teller},
 };
 
@@ -137,7 +138,7 @@ pub async fn train(
 /// Why a worker is not let in, and where that is a missing engine, what to do about it.
 pub fn refused(refusal: &Refusal) -> Error {
     let remedy = match refusal {
-        Refusal::NoEngine { needed } => require(*needed).err(),
+        Refusal::NoEngine { needed } => engine::require(*needed).err(),
         _ => None,
     };
     match remedy {
@@ -378,7 +379,7 @@ fn connect_rank(
         entries,
         timeout,
     };
-    connect(world.engine, connection).map_err(|error| match error {
+    engine::connect(world.engine, connection).map_err(|error| match error {
         CollectiveError::Mismatch {
             what,
             expected,

@@ -6,7 +6,7 @@ use std::{
 };
 
 use lavida_cluster::{
-    collective::engines,
+    engine,
     shell::{self, MemberHandle, host_and_port, random_id},
     training,
 };
@@ -74,7 +74,7 @@ pub async fn run(
         node: node_name(),
         slot: slot()?,
         address: reachable,
-        engines: engines(),
+        engines: engine::available(),
     };
     member.teller().join(asks).await;
     let steps = run.settings.train.steps;

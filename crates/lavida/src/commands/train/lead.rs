@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, path::Path};
 
 use lavida_cluster::{
-    collective::{is_built, require},
+    engine::{is_built, require},
     shell::{CoordinatorHandle, Security, coordinate, random_cookie, random_id},
     training::{coordinator_settings, cuda_device},
 };
