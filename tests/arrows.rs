@@ -29,9 +29,15 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     ("lavida-control", &[]),
+    ("lavida-collective", &[]),
     (
         "lavida-cluster",
-        &["lavida-control", "lavida-dataflow", "lavida-store"],
+        &[
+            "lavida-control",
+            "lavida-collective",
+            "lavida-dataflow",
+            "lavida-store",
+        ],
     ),
     (
         "lavida-dataset-builder",

@@ -5,13 +5,12 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use lavida_control::Engine;
-
 #[cfg(feature = "gloo")]
-use crate::collective::gloo;
+use lavida_collective::gloo;
 #[cfg(feature = "cuda")]
-use crate::collective::nccl;
-use crate::collective::{Collective, CollectiveError, Entries, Result, local::Local};
+use lavida_collective::nccl;
+use lavida_collective::{Collective, CollectiveError, Entries, Result, local::Local};
+use lavida_control::Engine;
 
 /// The engines that this build has and this machine can run: what a worker offers when it joins.
 pub fn available() -> BTreeSet<Engine> {

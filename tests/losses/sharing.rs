@@ -11,7 +11,8 @@ use burn::{
     module::{Module, Param},
     tensor::{Device, Tensor, TensorData},
 };
-use lavida_cluster::{collective::local::Local, training::EngineReducer};
+use lavida_cluster::training::EngineReducer;
+use lavida_collective::local::Local;
 use lavida_model::weights::{self, CapturedFile};
 use lavida_train::{
     checkpoint::Content,

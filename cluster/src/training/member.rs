@@ -20,6 +20,7 @@ use std::{
 };
 
 use futures::future::BoxFuture;
+use lavida_collective::{Collective, CollectiveError, Entries};
 use lavida_control::{Generation, MemberAction, Outcome, Part, Refusal, World, Written, writers};
 use lavida_dataflow::{
     checkpoints::{self, Piece, Retention},
@@ -36,7 +37,6 @@ use tokio::{
 
 use super::{EngineReducer, cuda_device, insist::insist, last_steps::LastSteps};
 use crate::{
-    collective::{Collective, CollectiveError, Entries},
     engine::{self, Connection},
     shell::{MemberHandle, Teller},
 };

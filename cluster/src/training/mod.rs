@@ -1,4 +1,4 @@
-//! A run of training by several workers: what joins [`lavida_dataflow`]'s pipe to collectives.
+//! A run of training by several workers: what joins [`lavida_dataflow`]'s pipe to [`lavida_collective`]'s engines.
 //!
 //! Every worker executes the same [`Run`](lavida_dataflow::run::Run) in its own place: its slice of each batch, its rank
 //! of the engine. [`threads`] are workers of one process, which live and die together and need no coordinator; a process of

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use futures::{StreamExt, stream::FuturesUnordered};
+use lavida_collective::local::Local;
 use lavida_dataflow::{
     run::{Run, RunOutcome},
     worker::Worker,
@@ -11,7 +12,6 @@ use lavida_store::{Error, Result};
 use tokio::sync::watch;
 
 use super::EngineReducer;
-use crate::collective::local::Local;
 
 /// Trains with `n` workers in this process, until the last step or until `stop` resolves. One of them logs and commits.
 ///

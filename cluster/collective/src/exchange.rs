@@ -8,8 +8,7 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::{Collective, Operation, Result, check_own, check_root, own_range};
-use crate::collective::CollectiveError;
+use super::{Collective, CollectiveError, Operation, Result, check_own, check_root, own_range};
 
 /// A part of a buffer for each rank: where it begins and how long it is, in values.
 pub type Layout = Vec<(usize, usize)>;

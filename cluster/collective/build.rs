@@ -10,7 +10,7 @@ fn main() {
 fn gloo() {
     use std::path::PathBuf;
 
-    const SHIM: &str = "src/collective/gloo_shim.cc";
+    const SHIM: &str = "src/gloo_shim.cc";
     const HEADER: &str = "gloo/rendezvous/context.h";
     println!("cargo::rerun-if-changed={SHIM}");
     println!("cargo::rerun-if-env-changed=LAVIDA_GLOO_PREFIX");

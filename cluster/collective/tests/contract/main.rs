@@ -1,12 +1,16 @@
 //! One contract, every engine that this build has.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
+#![cfg_attr(
+    feature = "cuda",
+    expect(clippy::print_stdout, reason = "what is skipped is said")
+)]
 
-mod contract;
+mod claims;
 
 use std::sync::Arc;
 
-use lavida_cluster::collective::{Collective, local::Local};
+use lavida_collective::{Collective, local::Local};
 use proptest::prelude::*;
 
 type World = Vec<Arc<dyn Collective>>;
@@ -31,7 +35,7 @@ fn at_once<E: Collective + 'static>(n: usize, connect: impl Fn(usize) -> E + Syn
 
 #[cfg(feature = "gloo")]
 fn gloo(n: usize) -> Option<World> {
-    use lavida_cluster::collective::{
+    use lavida_collective::{
         MemoryEntries,
         gloo::{Gloo, GlooSettings},
     };
@@ -48,7 +52,7 @@ fn gloo(n: usize) -> Option<World> {
 
 #[cfg(feature = "cuda")]
 fn nccl(n: usize) -> Option<World> {
-    use lavida_cluster::collective::{
+    use lavida_collective::{
         MemoryEntries,
         nccl::{Nccl, NcclSettings, n_devices, require},
     };
@@ -85,43 +89,43 @@ macro_rules! engine_keeps_the_contract {
 
                 #[test]
                 fn sums_are_taken_in_the_order_of_ranks(seed: u64, n in 1usize..6, len in 0usize..3000) {
-                    contract::sums_are_taken_in_the_order_of_ranks(super::$engine, seed, n, len);
+                    claims::sums_are_taken_in_the_order_of_ranks(super::$engine, seed, n, len);
                 }
 
                 #[test]
                 fn scattered_and_gathered_is_all_reduced(seed: u64, n in 1usize..6, len in 0usize..3000) {
-                    contract::scattered_and_gathered_is_all_reduced(super::$engine, seed, n, len);
+                    claims::scattered_and_gathered_is_all_reduced(super::$engine, seed, n, len);
                 }
 
                 #[test]
                 fn everybody_has_what_the_root_had(seed: u64, n in 1usize..6, len in 0usize..3000) {
-                    contract::everybody_has_what_the_root_had(super::$engine, seed, n, len);
+                    claims::everybody_has_what_the_root_had(super::$engine, seed, n, len);
                 }
             }
 
             #[test]
             fn many_operations_follow_each_other() {
-                contract::many_operations_follow_each_other(super::$engine);
+                claims::many_operations_follow_each_other(super::$engine);
             }
 
             #[test]
             fn a_rank_that_never_arrives_is_ended_by_an_abort() {
-                contract::a_rank_that_never_arrives_is_ended_by_an_abort(super::$engine);
+                claims::a_rank_that_never_arrives_is_ended_by_an_abort(super::$engine);
             }
 
             #[test]
             fn a_rank_that_dies_is_noticed() {
-                contract::a_rank_that_dies_is_noticed(super::$engine);
+                claims::a_rank_that_dies_is_noticed(super::$engine);
             }
 
             #[test]
             fn ranks_that_disagree_are_told() {
-                contract::ranks_that_disagree_are_told(super::$engine);
+                claims::ranks_that_disagree_are_told(super::$engine);
             }
 
             #[test]
             fn an_argument_that_does_not_fit_is_refused_at_once() {
-                contract::an_argument_that_does_not_fit_is_refused_at_once(super::$engine);
+                claims::an_argument_that_does_not_fit_is_refused_at_once(super::$engine);
             }
         }
     };

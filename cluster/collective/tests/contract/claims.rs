@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, thread, time::Duration};
 
-use lavida_cluster::collective::{Collective, CollectiveError, own_range};
+use lavida_collective::{Collective, CollectiveError, own_range};
 
 /// Connects the ranks of a world of so many; says so and gives none where this machine cannot have such a world.
 pub type Connect = fn(usize) -> Option<Vec<Arc<dyn Collective>>>;

@@ -380,7 +380,7 @@ fn words(error: DriverError) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collective::MemoryEntries;
+    use crate::MemoryEntries;
 
     fn connect_alone() -> Result<Nccl> {
         let settings = NcclSettings {
