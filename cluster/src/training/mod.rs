@@ -4,6 +4,8 @@
 //! of the engine. [`threads`] are workers of one process, which live and die together and need no coordinator; a process of
 //! its own is a worker by [`train`], which does what a coordinator says, and lives on when others die.
 
+mod committer;
+mod entries;
 mod insist;
 mod last_steps;
 mod lead;
