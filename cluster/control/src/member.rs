@@ -180,15 +180,18 @@ pub struct Member {
     committed: u64,
     end: u64,
     snapshot: u64,
-    heard: Option<Duration>,
-    said: Option<Duration>,
-    asked: Option<Duration>,
+    /// When the coordinator last sent anything.
+    last_heard: Option<Duration>,
+    last_status: Option<Duration>,
+    last_asked: Option<Duration>,
     offers: BTreeMap<String, Vec<u8>>,
     needs: BTreeSet<String>,
     outcome: Option<Outcome>,
     refused: bool,
-    told: bool,
-    news: bool,
+    /// Whether the outcome was handed on.
+    is_announced: bool,
+    /// Whether the status changed in a way that does not wait for the next heartbeat.
+    has_news: bool,
     actions: Vec<MemberAction>,
 }
 
@@ -211,15 +214,15 @@ impl Member {
             committed: 0,
             end: u64::MAX,
             snapshot: 0,
-            heard: None,
-            said: None,
-            asked: None,
+            last_heard: None,
+            last_status: None,
+            last_asked: None,
             offers: BTreeMap::new(),
             needs: BTreeSet::new(),
             outcome: None,
             refused: false,
-            told: false,
-            news: false,
+            is_announced: false,
+            has_news: false,
             actions: Vec::new(),
         }
     }
@@ -270,12 +273,12 @@ impl Member {
                     self.status.written.clear();
                     self.offers.clear();
                     self.needs.clear();
-                    self.news = true;
+                    self.has_news = true;
                 }
             }
             MemberEvent::Join(join) => {
                 self.join = Some(join);
-                self.asked = None;
+                self.last_asked = None;
             }
             MemberEvent::Leave => {
                 self.send(FromMember::Leave);
@@ -299,7 +302,7 @@ impl Member {
                 debug_assert!(self.status.written.len() < MAX_UNCOMMITTED);
                 if written.step > self.committed && self.status.written.len() < MAX_UNCOMMITTED {
                     self.status.written.push(written);
-                    self.news = true;
+                    self.has_news = true;
                 }
             }
             MemberEvent::Damaged {
@@ -311,7 +314,7 @@ impl Member {
             }
             MemberEvent::Arrived { generation } if self.works(generation) => {
                 self.status.barrier += 1;
-                self.news = true;
+                self.has_news = true;
             }
             MemberEvent::Offer {
                 generation,
@@ -372,7 +375,7 @@ impl Member {
         if *self.coordinator.get_or_insert(frame.coordinator) != frame.coordinator {
             return;
         }
-        self.heard = Some(now);
+        self.last_heard = Some(now);
         match frame.message {
             ToMember::View(view) => self.view(view),
             ToMember::Entry {
@@ -401,7 +404,7 @@ impl Member {
         }
         let first = self.view_seq == 0;
         self.view_seq = view.seq;
-        self.news |= first; // Now it knows us: it has to know our state.
+        self.has_news |= first; // Now it knows us: it has to know our state.
         self.end = self.end.min(view.end);
         if view.committed > self.committed {
             self.committed = view.committed;
@@ -461,7 +464,7 @@ impl Member {
             damaged: None,
             pace: Pace::default(),
         };
-        self.news = true;
+        self.has_news = true;
         self.actions.push(MemberAction::Begin(world.clone()));
         self.world = Some(world);
     }
@@ -470,7 +473,7 @@ impl Member {
     fn demand(&mut self) {
         self.status.demand = self.status.step + self.window;
         if self.lease < self.end && self.in_flight() <= self.window / 2 {
-            self.news = true;
+            self.has_news = true;
         }
     }
 
@@ -499,7 +502,7 @@ impl Member {
     fn lose_coordinator(&mut self) {
         self.abort();
         self.coordinator = None;
-        self.heard = None;
+        self.last_heard = None;
         self.view_seq = 0;
         self.end = u64::MAX;
     }
@@ -508,34 +511,36 @@ impl Member {
         if self.refused {
             return;
         }
-        if let (Some(outcome), Work::Standing, false) = (&self.outcome, self.work, self.told) {
-            self.told = true;
+        if let (Some(outcome), Work::Standing, false) =
+            (&self.outcome, self.work, self.is_announced)
+        {
+            self.is_announced = true;
             let outcome = outcome.clone();
             self.actions.push(MemberAction::End(outcome));
         }
         if self.outcome.is_some() {
             return;
         }
-        if self.heard.is_some_and(|heard| now > heard + LEASE) {
+        if self.last_heard.is_some_and(|last| now > last + LEASE) {
             self.lose_coordinator();
         }
-        if self.heard.is_none() {
+        if self.last_heard.is_none() {
             let asks = match &self.join {
                 Some(join) => Some(FromMember::Join(join.clone())),
                 None => self.job.is_none().then_some(FromMember::Ask),
             };
             if let Some(asks) = asks
-                && self.asked.is_none_or(|asked| now >= asked + RETRY)
+                && self.last_asked.is_none_or(|last| now >= last + RETRY)
             {
-                self.asked = Some(now);
+                self.last_asked = Some(now);
                 self.send(asks);
             }
             return;
         }
-        if self.news || self.said.is_none_or(|said| now >= said + HEARTBEAT) {
-            let heartbeat = !self.news;
-            self.news = false;
-            self.said = Some(now);
+        if self.has_news || self.last_status.is_none_or(|last| now >= last + HEARTBEAT) {
+            let heartbeat = !self.has_news;
+            self.has_news = false;
+            self.last_status = Some(now);
             self.status.seq += 1;
             self.send(FromMember::Status(self.status.clone()));
             if heartbeat {

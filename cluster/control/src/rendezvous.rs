@@ -47,11 +47,11 @@ impl Rendezvous {
             self.bytes += bytes;
             self.entries.insert(key.clone(), value);
         }
-        let mut told = self.waiting.remove(&key).unwrap_or_default();
-        told.insert(member);
+        let mut recipients = self.waiting.remove(&key).unwrap_or_default();
+        recipients.insert(member);
         let value = self.entries[&key].clone();
         let entry = |to| (to, self.entry(&key, &value));
-        told.into_iter().map(entry).collect()
+        recipients.into_iter().map(entry).collect()
     }
 
     /// Answers with the entry, now or when it comes.

@@ -135,8 +135,8 @@ pub async fn coordinate(
     let gate = listen(listener, acceptor, node.server.clone(), refusals.clone());
     let gate = tokio::spawn(gate);
     let (events, from_outside) = mpsc::channel(MAX_WAITING);
-    let (tell, status) = watch::channel(RunStatus::default());
-    let (tell_members, members) = watch::channel(Vec::new());
+    let (status_sender, status) = watch::channel(RunStatus::default());
+    let (members_sender, members) = watch::channel(Vec::new());
     let shell = Shell {
         machine: Coordinator::new(settings),
         node,
@@ -144,8 +144,8 @@ pub async fn coordinate(
         events: events.clone(),
         reading: None,
         began: Instant::now(),
-        status: tell,
-        members: tell_members,
+        status: status_sender,
+        members: members_sender,
         n_commits: 0,
         n_lost_generations: 0,
         malformed: 0,
@@ -216,9 +216,9 @@ impl Shell {
                     };
                 }
             }
-            self.tell();
+            self.publish_status();
             if ticked {
-                self.tell_of_members();
+                self.publish_members();
             }
         }
     }
@@ -325,7 +325,7 @@ impl Shell {
         None
     }
 
-    fn tell_of_members(&self) {
+    fn publish_members(&self) {
         let world = self.machine.world();
         let members = self.machine.members().map(|(member, join, status)| {
             let rank = world.and_then(|world| world.rank_of(member));
@@ -350,7 +350,7 @@ impl Shell {
         });
     }
 
-    fn tell(&self) {
+    fn publish_status(&self) {
         let world = self.machine.world();
         let in_world = |id| world.is_some_and(|world| world.rank_of(id).is_some());
         let steps = self.machine.members().filter(|(id, ..)| in_world(*id));

@@ -30,7 +30,7 @@ pub use coordinator::{CoordinatorHandle, MemberStatus, RunStatus, Stopper, coord
 pub use gate::{Refusals, can_listen, host_and_port};
 pub use inspection::{Inspected, inspect};
 pub use knock::knock;
-pub use member::{MemberHandle, Teller, join};
+pub use member::{MemberHandle, Notifier, join};
 
 use std::{
     hash::{BuildHasher, Hasher, RandomState},

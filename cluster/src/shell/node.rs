@@ -121,7 +121,7 @@ struct Watch {
 }
 
 impl Watch {
-    fn tell(&self, arrival: Arrival) {
+    fn forward(&self, arrival: Arrival) {
         // A full queue: silence says the same, later.
         let _ = self.inside.try_send(arrival);
     }
@@ -148,7 +148,7 @@ impl NodeEventSubscription for Watch {
     }
 
     fn node_session_ready(&self, _: NodeServerSessionInformation) {
-        self.tell(Arrival::PeerReady);
+        self.forward(Arrival::PeerReady);
     }
 
     fn node_session_disconnected(&self, info: NodeServerSessionInformation) {
@@ -163,14 +163,14 @@ impl NodeEventSubscription for Watch {
         if doubled {
             tracing::debug!("one of two sessions with {name:?} ended");
         } else if let Some(name) = proved {
-            self.tell(Arrival::PeerGone(name));
+            self.forward(Arrival::PeerGone(name));
         } else if info.is_server {
             let peer = info.peer_addr.parse::<SocketAddr>();
             let peer = peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.ip());
             self.refusals
                 .add(peer, "it did not prove that it knows the cookie");
         } else {
-            self.tell(Arrival::TurnedAway);
+            self.forward(Arrival::TurnedAway);
         }
     }
 }

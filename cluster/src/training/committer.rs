@@ -19,8 +19,8 @@ use lavida_dataflow::{
 use lavida_store::{Error, Result, Store};
 use tokio::sync::watch;
 
-use super::{insist::insist, member::ended};
-use crate::shell::Teller;
+use super::{member::ended, retry::retry};
+use crate::shell::Notifier;
 
 /// Writes this rank's parts of each checkpoint; the coordinator commits them.
 pub(super) struct RankCommitter {
@@ -33,7 +33,7 @@ pub(super) struct RankCommitter {
     pub rank: usize,
     pub n_ranks: usize,
     pub generation: Generation,
-    pub teller: Teller,
+    pub notifier: Notifier,
     pub committed: watch::Receiver<u64>,
 }
 
@@ -49,7 +49,7 @@ impl RankCommitter {
         let generation = self.generation.0;
         let puts = mine.into_iter().filter_map(|piece| {
             let content = parts.remove(&piece.part)?;
-            Some(insist(self.patience, move || {
+            Some(retry(self.patience, move || {
                 let (piece, content) = (piece.clone(), content.clone());
                 checkpoints::put_piece(&self.run, step, generation, piece, content)
             }))
@@ -57,7 +57,7 @@ impl RankCommitter {
         let puts: Vec<_> = puts.collect();
         drop(parts); // the others write them
         let puts = futures::future::try_join_all(puts);
-        let log = insist(self.patience, || log.put());
+        let log = retry(self.patience, || log.put());
         let written = futures::future::try_join(log, puts).await;
         let ((), parts) = written.inspect_err(|_| self.gave_up.store(true, Ordering::Relaxed))?;
         let parts = parts.into_iter().map(|part| {
@@ -76,14 +76,14 @@ impl RankCommitter {
             n_parts,
             parts: parts.collect::<Result<_>>()?,
         };
-        self.teller.wrote(self.generation, written).await;
+        self.notifier.wrote(self.generation, written).await;
         let mut committed = self.committed.clone();
         let waited = committed.wait_for(|committed| *committed >= step).await;
         waited.map_err(|_| ended(self.generation))?;
         match self.rank {
             0 => {
                 let retire = || checkpoints::retire_outdated(&self.run, self.retention);
-                insist(self.patience, retire).await
+                retry(self.patience, retire).await
             }
             _ => Ok(()),
         }

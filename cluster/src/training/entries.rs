@@ -9,14 +9,14 @@ use std::{
 use lavida_collective::Entries;
 use lavida_control::Generation;
 
-use crate::shell::Teller;
+use crate::shell::Notifier;
 
 /// How long an engine waits for another rank's entry.
 const ENTRY_PATIENCE: Duration = Duration::from_secs(30);
 
 /// The entries of one generation, as the coordinator keeps them.
 pub(super) struct RendezvousEntries {
-    teller: Teller,
+    notifier: Notifier,
     generation: Generation,
     runtime: tokio::runtime::Handle,
     state: Mutex<Table>,
@@ -30,9 +30,9 @@ struct Table {
 }
 
 impl RendezvousEntries {
-    pub fn new(teller: Teller, generation: Generation) -> Self {
+    pub fn new(notifier: Notifier, generation: Generation) -> Self {
         Self {
-            teller,
+            notifier,
             generation,
             runtime: tokio::runtime::Handle::current(),
             state: Mutex::default(),
@@ -57,12 +57,12 @@ impl Entries for RendezvousEntries {
     fn set(&self, key: &str, value: &[u8]) -> Result<(), String> {
         let (key, value) = (key.to_owned(), value.to_vec());
         self.runtime
-            .block_on(self.teller.offer(self.generation, key, value));
+            .block_on(self.notifier.offer(self.generation, key, value));
         Ok(())
     }
 
     fn get(&self, key: &str) -> Result<Vec<u8>, String> {
-        let need = self.teller.need(self.generation, key.to_owned());
+        let need = self.notifier.need(self.generation, key.to_owned());
         self.runtime.block_on(need);
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let waited = self

@@ -38,7 +38,7 @@ use super::{
 };
 use crate::{
     engine::{self, Connection},
-    shell::{MemberHandle, Teller},
+    shell::{MemberHandle, Notifier},
 };
 
 /// Trains as a member of a run until it has ended, or until `stop` resolves: then it leaves.
@@ -105,12 +105,12 @@ pub async fn train(
                 }
                 let rank = world.rank_of(member.id);
                 let rank = rank.ok_or_else(|| Error::Internal("a world without us".into()))?;
-                work = Some(Work::begin(&run, world, rank, member.teller()));
+                work = Some(Work::begin(&run, world, rank, member.notifier()));
             }
             Some(MemberAction::Abort { generation }) => match work.take() {
                 Some(work) if work.is_complete() => work.finish().await,
                 Some(work) => work.end().await,
-                None => member.teller().stopped(generation).await,
+                None => member.notifier().stopped(generation).await,
             },
             Some(MemberAction::End(outcome)) => {
                 if let Some(work) = work.take() {
@@ -121,7 +121,7 @@ pub async fn train(
             Some(MemberAction::Refused(refusal)) => return Err(refused(&refusal)),
             Some(action) => {
                 if let Some(work) = &work {
-                    work.hear(action);
+                    work.apply(action);
                 }
             }
             None => {
@@ -151,7 +151,7 @@ pub fn refused(refusal: &Refusal) -> Error {
 /// The work of one generation.
 struct Work {
     world: World,
-    teller: Teller,
+    notifier: Notifier,
     orders: watch::Sender<Orders>,
     committed: watch::Sender<u64>,
     entries: Arc<RendezvousEntries>,
@@ -161,11 +161,12 @@ struct Work {
     /// Whether the store did not take a checkpoint for too long.
     gave_up: Arc<AtomicBool>,
     run: Option<JoinHandle<Result<RunOutcome>>>,
-    told: JoinHandle<()>,
+    /// Hands on which steps were learned, and how fast.
+    progress_reporter: JoinHandle<()>,
 }
 
 impl Work {
-    fn begin(run: &Run, world: World, rank: usize, teller: Teller) -> Self {
+    fn begin(run: &Run, world: World, rank: usize, notifier: Notifier) -> Self {
         let generation = world.generation;
         // Nothing is learned before it is leased.
         let (orders, ordered) = watch::channel(Orders {
@@ -174,17 +175,17 @@ impl Work {
         });
         let (committed, is_committed) = watch::channel(world.resume_from);
         let (learned, mut learns) = mpsc::unbounded_channel::<StepRecord>();
-        let told = tokio::spawn({
-            let teller = teller.clone();
+        let progress_reporter = tokio::spawn({
+            let notifier = notifier.clone();
             async move {
                 let mut last = LastSteps::default();
                 while let Some(record) = learns.recv().await {
                     let step = record.step;
-                    teller.learned(generation, step, last.add(record)).await;
+                    notifier.learned(generation, step, last.add(record)).await;
                 }
             }
         });
-        let entries = Arc::new(RendezvousEntries::new(teller.clone(), generation));
+        let entries = Arc::new(RendezvousEntries::new(notifier.clone(), generation));
         let engine = Arc::new(Mutex::new(None));
         let gave_up = Arc::new(AtomicBool::new(false));
         let stall = Duration::from_secs(run.settings.cluster.stall_s);
@@ -196,11 +197,11 @@ impl Work {
             rank,
             n_ranks: world.size(),
             generation,
-            teller: teller.clone(),
+            notifier: notifier.clone(),
             committed: is_committed,
         };
         let task = {
-            let (run, world, teller) = (run.clone(), world.clone(), teller.clone());
+            let (run, world, notifier) = (run.clone(), world.clone(), notifier.clone());
             let (entries, engine) = (entries.clone(), engine.clone());
             async move {
                 let node = &world.peers[rank].node;
@@ -209,7 +210,7 @@ impl Work {
                 let device = cuda_device(&run.settings.device);
                 let mut aborts = ordered.clone();
                 let prepared = async {
-                    let resume = load(&run.store, resume_from, generation, &teller).await?;
+                    let resume = load(&run.store, resume_from, generation, &notifier).await?;
                     let connecting = tokio::task::spawn_blocking(move || {
                         connect_rank(&world, rank, device, entries, stall)
                     });
@@ -242,7 +243,7 @@ impl Work {
         };
         Self {
             world,
-            teller,
+            notifier,
             orders,
             committed,
             entries,
@@ -250,7 +251,7 @@ impl Work {
             engine,
             gave_up,
             run: Some(tokio::spawn(task)),
-            told,
+            progress_reporter,
         }
     }
 
@@ -272,7 +273,7 @@ impl Work {
         self.gave_up.load(Ordering::Relaxed)
     }
 
-    fn hear(&self, action: MemberAction) {
+    fn apply(&self, action: MemberAction) {
         let ours = self.world.generation;
         match action {
             MemberAction::Leased { generation, until } if generation == ours => {
@@ -312,8 +313,8 @@ impl Work {
         {
             tracing::debug!("generation {}: {error}", self.world.generation);
         }
-        self.told.abort();
-        self.teller.stopped(self.world.generation).await;
+        self.progress_reporter.abort();
+        self.notifier.stopped(self.world.generation).await;
     }
 
     /// Whether the last step of the run is committed.
@@ -330,12 +331,17 @@ impl Work {
         {
             tracing::warn!("{error}");
         }
-        self.teller.stopped(self.world.generation).await;
+        self.notifier.stopped(self.world.generation).await;
     }
 }
 
 /// Reads what a generation goes on from. When that is damaged, the coordinator is told, and the generation is over.
-async fn load(run: &Store, step: u64, generation: Generation, teller: &Teller) -> Result<Resume> {
+async fn load(
+    run: &Store,
+    step: u64,
+    generation: Generation,
+    notifier: &Notifier,
+) -> Result<Resume> {
     if step == 0 {
         return Ok(Resume::Fresh);
     }
@@ -343,7 +349,7 @@ async fn load(run: &Store, step: u64, generation: Generation, teller: &Teller) -
     match read.await {
         Ok(checkpoint) => Ok(Resume::From(Box::new(checkpoint))),
         Err(error @ Error::Corrupt { .. }) => {
-            teller.damaged(generation, error.to_string()).await;
+            notifier.damaged(generation, error.to_string()).await;
             Err(Error::Unavailable {
                 what: format!("the checkpoint of step {step}"),
                 reason: format!("it is damaged: {error}"),

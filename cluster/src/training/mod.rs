@@ -6,11 +6,11 @@
 
 mod committer;
 mod entries;
-mod insist;
 mod last_steps;
 mod lead;
 mod member;
 mod reducer;
+mod retry;
 pub mod threads;
 
 pub use lead::{coordinator_settings, cuda_device};

@@ -76,7 +76,7 @@ pub async fn work_if_told() {
 
 /// Pretends to train: every step that is leased is learned, every snapshot that is asked for is written.
 async fn work(mut member: MemberHandle) {
-    let teller = member.teller();
+    let notifier = member.notifier();
     let mut at: Option<(World, u64)> = None;
     while let Some(action) = member.next().await {
         match action {
@@ -90,7 +90,7 @@ async fn work(mut member: MemberHandle) {
                     while *step < until {
                         tokio::time::sleep(STEP).await;
                         *step += 1;
-                        teller
+                        notifier
                             .learned(world.generation, *step, Pace::default())
                             .await;
                     }
@@ -101,13 +101,13 @@ async fn work(mut member: MemberHandle) {
             } => {
                 let (world, _) = at.as_ref().unwrap();
                 let rank = world.rank_of(member.id).unwrap();
-                teller
+                notifier
                     .wrote(generation, written(generation, step, rank, world.size()))
                     .await;
             }
             MemberAction::Abort { generation } => {
                 at = None;
-                teller.stopped(generation).await;
+                notifier.stopped(generation).await;
             }
             MemberAction::End(_) | MemberAction::Refused(_) => return,
             _ => {}

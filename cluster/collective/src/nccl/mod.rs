@@ -233,7 +233,7 @@ impl Gpu {
             Link::Down(why) => return Err(why.clone()),
         };
         let (nccl, stream) = (self.nccl, self.stream.cu_stream().cast());
-        let told = |result: c_int| match result {
+        let check = |result: c_int| match result {
             SUCCESS | IN_PROGRESS => Ok(()),
             error => nccl
                 .check_in_detail(error)
@@ -243,17 +243,17 @@ impl Gpu {
         // SAFETY: the parts lie within the buffers (checked by the caller), which stay until the stream is done with them;
         // a group that was begun is ended.
         unsafe {
-            told((nccl.group_start)())?;
+            check((nccl.group_start)())?;
             let parts = || -> Result<()> {
                 for peer in peers() {
                     let ((at, len), (from_at, from_len)) = (to[peer], from[peer]);
                     if len > 0 {
                         let at = (sent + at as u64) as *const c_void;
-                        told((nccl.send)(at, len, BYTES, peer as c_int, comm, stream))?;
+                        check((nccl.send)(at, len, BYTES, peer as c_int, comm, stream))?;
                     }
                     if from_len > 0 {
                         let at = (received + from_at as u64) as *mut c_void;
-                        told((nccl.receive)(
+                        check((nccl.receive)(
                             at,
                             from_len,
                             BYTES,
@@ -266,7 +266,7 @@ impl Gpu {
                 Ok(())
             };
             let parts = parts();
-            told((nccl.group_end)())?;
+            check((nccl.group_end)())?;
             parts
         }
     }

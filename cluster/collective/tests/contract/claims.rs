@@ -167,8 +167,8 @@ pub fn ranks_that_disagree_are_told(connect: Connect) {
         let len = if engine.rank() == 1 { 7 } else { 8 };
         engine.all_reduce(&mut vec![1.0; len])
     }) {
-        let told = matches!(result, Err(CollectiveError::Mismatch { .. }));
-        assert!(told, "{result:?}");
+        let is_mismatch = matches!(result, Err(CollectiveError::Mismatch { .. }));
+        assert!(is_mismatch, "{result:?}");
     }
 }
 

@@ -178,7 +178,7 @@ impl Coordinator {
         self.phase = Phase::Ended {
             outcome,
             since: now,
-            told: false,
+            is_announced: false,
         };
     }
 }

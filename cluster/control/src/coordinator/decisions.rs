@@ -57,17 +57,17 @@ impl Coordinator {
             Phase::Ended {
                 outcome,
                 since,
-                told,
+                is_announced,
             } => {
                 let fenced = matches!(outcome, Outcome::Fenced { .. });
                 let everybody_knows = fenced || self.members.is_empty() || now > *since + LEASE;
-                if everybody_knows && !told {
+                if everybody_knows && !is_announced {
                     let outcome = outcome.clone();
                     self.actions.push(Action::End(outcome.clone()));
                     self.phase = Phase::Ended {
                         since: *since,
                         outcome,
-                        told: true,
+                        is_announced: true,
                     };
                 }
             }

@@ -190,7 +190,7 @@ enum Phase {
     Ended {
         outcome: Outcome,
         since: Duration,
-        told: bool,
+        is_announced: bool,
     },
 }
 

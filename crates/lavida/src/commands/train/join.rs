@@ -76,7 +76,7 @@ pub async fn run(
         address: reachable,
         engines: engine::available(),
     };
-    member.teller().join(asks).await;
+    member.notifier().join(asks).await;
     let steps = run.settings.train.steps;
     let outcome = training::train(run, member, stop).await?;
     match (&outcome, has_parent) {

@@ -7,23 +7,23 @@ use tokio::time::Instant;
 
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Repeats `attempt` while the store is unavailable, for at most `patience`. Said once.
+/// Repeats `attempt` while the store is unavailable, for at most `patience`. Logged once.
 ///
 /// # Errors
 /// The last [`Error::Unavailable`] once patience is over; any other error at once.
-pub(super) async fn insist<T, A: Future<Output = Result<T>>>(
+pub(super) async fn retry<T, A: Future<Output = Result<T>>>(
     patience: Duration,
     mut attempt: impl FnMut() -> A,
 ) -> Result<T> {
     let begun = Instant::now();
-    let mut said = false;
+    let mut is_logged = false;
     loop {
         match attempt().await {
             Err(error @ Error::Unavailable { .. }) if begun.elapsed() < patience => {
-                if !said {
+                if !is_logged {
                     let seconds = patience.as_secs();
                     tracing::warn!("{error}; trying again for at most {seconds} s");
-                    said = true;
+                    is_logged = true;
                 }
                 tokio::time::sleep(PAUSE).await;
             }
@@ -39,7 +39,7 @@ mod tests {
     /// Tries against a store that answers from its `n_failures + 1`-st attempt on.
     async fn check(n_failures: usize, patience_s: u64) -> (Result<()>, usize) {
         let mut n_tried = 0;
-        let tried = insist(Duration::from_secs(patience_s), || {
+        let tried = retry(Duration::from_secs(patience_s), || {
             n_tried += 1;
             std::future::ready(match n_tried > n_failures {
                 true => Ok(()),
@@ -60,7 +60,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_longer_one_is_told_as_it_is() {
+    async fn a_longer_one_is_returned_as_it_is() {
         let (ended, n_tried) = check(usize::MAX, 1).await;
         assert_eq!(ended.unwrap_err().exit_code(), 4);
         assert!(n_tried >= 2);
@@ -69,7 +69,7 @@ mod tests {
     #[tokio::test]
     async fn what_no_waiting_mends_is_not_waited_for() {
         let mut n_tried = 0;
-        let damaged = insist(Duration::from_secs(30), || {
+        let damaged = retry(Duration::from_secs(30), || {
             n_tried += 1;
             std::future::ready(Err::<(), _>(Error::corrupt("part", "bytes", "none")))
         });
