@@ -11,7 +11,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use super::{Collective, CollectiveError, Operation, Result, check_own, check_root, own_range};
 
 /// A part of a buffer for each rank: where it begins and how long it is, in values.
-pub type Layout = Vec<(usize, usize)>;
+pub type RankRanges = Vec<(usize, usize)>;
 
 /// Values that are their bytes and nothing else.
 ///
@@ -40,9 +40,9 @@ pub trait Exchange: Send + Sync {
     fn exchange<T: Plain>(
         &self,
         input: &[T],
-        to: &Layout,
+        to: &RankRanges,
         output: &mut [T],
-        from: &Layout,
+        from: &RankRanges,
     ) -> Result<()>;
 
     /// Ends the exchange under way and all that follow; from any thread.
@@ -91,7 +91,7 @@ impl<E: Exchange> ByExchange<E> {
         }
     }
 
-    fn ranges(&self, len: usize) -> Layout {
+    fn ranges(&self, len: usize) -> RankRanges {
         let range = |rank| own_range(len, rank, self.size());
         (0..self.size())
             .map(|rank| (range(rank).start, range(rank).len()))

@@ -22,7 +22,7 @@ use std::{
 
 use super::{
     CollectiveError, Entries, Result,
-    exchange::{ByExchange, Exchange, Layout, Plain},
+    exchange::{ByExchange, Exchange, Plain, RankRanges},
 };
 
 /// Settings of a connection.
@@ -237,14 +237,14 @@ impl Exchange for Mesh {
     fn exchange<T: Plain>(
         &self,
         input: &[T],
-        to: &Layout,
+        to: &RankRanges,
         output: &mut [T],
-        from: &Layout,
+        from: &RankRanges,
     ) -> Result<()> {
         assert!(to.iter().all(|(at, len)| at + len <= input.len()));
         assert!(from.iter().all(|(at, len)| at + len <= output.len()));
-        let in_bytes = |of: fn(&(usize, usize)) -> usize, layout: &Layout| -> Vec<usize> {
-            layout
+        let in_bytes = |of: fn(&(usize, usize)) -> usize, ranges: &RankRanges| -> Vec<usize> {
+            ranges
                 .iter()
                 .map(|part| of(part) * size_of::<T>())
                 .collect()

@@ -100,18 +100,18 @@ mod tests {
     use super::*;
     use crate::{
         Activity, CoordinatorFrame, CoordinatorId, Engine, FromMember, Generation, Join,
-        MemberFrame, MemberId, Pace, Part, Peer, Refusal, RunId, Status, ToMember, View, World,
-        Written,
+        MemberFrame, MemberId, MemberView, Pace, Peer, Refusal, RunId, Status, ToMember, World,
+        Written, WrittenPart,
     };
 
-    fn part() -> impl Strategy<Value = Part> {
+    fn part() -> impl Strategy<Value = WrittenPart> {
         (
             "[a-z.]{0,40}",
             "[a-z0-9-]{0,40}",
             any::<u64>(),
             any::<[u8; 32]>(),
         )
-            .prop_map(|(name, key, bytes, blake3)| Part {
+            .prop_map(|(name, key, bytes, blake3)| WrittenPart {
                 name,
                 key,
                 bytes,
@@ -199,7 +199,7 @@ mod tests {
                 address: node.clone(),
                 node,
             });
-            ToMember::View(View {
+            ToMember::View(MemberView {
                 seq: n[0],
                 generation: Generation(n[1]),
                 working: true,
@@ -212,7 +212,7 @@ mod tests {
                 }),
                 lease: n[4],
                 end: n[5],
-                ..View::default()
+                ..MemberView::default()
             })
         });
         let message = prop_oneof![

@@ -13,7 +13,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{CoordinatorId, Generation, Part};
+use super::{CoordinatorId, Generation, WrittenPart};
 
 /// One remembered fact.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,7 +51,7 @@ pub enum Fact {
         /// The training state in the checkpoint's own words.
         state: Vec<u8>,
         /// Every part, by name.
-        parts: Vec<Part>,
+        parts: Vec<WrittenPart>,
     },
     /// Checkpoints after `back_to`, up to `step`, are damaged: none of them counts any more.
     SetAside {

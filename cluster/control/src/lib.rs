@@ -25,10 +25,12 @@ mod types;
 pub use coordinator::{Action, Answer, Coordinator, Event, Examined};
 pub use envelope::{MAX_MESSAGE_BYTES, Malformed, PROTOCOL_VERSION, decode, encode};
 pub use member::{Member, MemberAction, MemberEvent};
-pub use message::{Activity, CoordinatorFrame, FromMember, MemberFrame, Status, ToMember, View};
+pub use message::{
+    Activity, CoordinatorFrame, FromMember, MemberFrame, MemberView, Status, ToMember,
+};
 pub use pace::Pace;
-pub use settings::{CoordinatorSettings, Ended, Notice};
+pub use settings::{CoordinatorSettings, EndReason, Notice};
 pub use types::{
     CoordinatorId, Engine, Generation, Join, MAX_JOB_BYTES, MAX_UNCOMMITTED, MAX_WORDS_BYTES,
-    MemberId, Outcome, Part, Peer, Refusal, RunId, World, Written, slice, writers,
+    MemberId, Outcome, Peer, Refusal, RunId, World, Written, WrittenPart, slice, writers,
 };

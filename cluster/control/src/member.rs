@@ -24,8 +24,8 @@ use std::{
 };
 
 use super::{
-    CoordinatorFrame, CoordinatorId, FromMember, Generation, Join, MemberFrame, MemberId, Outcome,
-    Pace, Refusal, Status, ToMember, View, World, Written,
+    CoordinatorFrame, CoordinatorId, FromMember, Generation, Join, MemberFrame, MemberId,
+    MemberView, Outcome, Pace, Refusal, Status, ToMember, World, Written,
     message::Activity,
     settings::{HEARTBEAT, LEASE, RETRY},
     types::{MAX_UNCOMMITTED, MAX_WORDS_BYTES},
@@ -398,7 +398,7 @@ impl Member {
         }
     }
 
-    fn view(&mut self, view: View) {
+    fn view(&mut self, view: MemberView) {
         if view.seq <= self.view_seq {
             return;
         }

@@ -1,9 +1,9 @@
 //! What members and the coordinator say to each other.
 //!
-//! Both sides repeat their whole state instead of sending changes ([`Status`] up, [`View`] down, newest number wins), so
-//! a lost, doubled or late message costs at most one heartbeat and never a wrong state. Every number that counts
-//! (steps, demand, barriers) only rises within a generation. The few one-off messages (joining, leaving, rendezvous
-//! entries) are repeated by the member until they are answered.
+//! Both sides repeat their whole state instead of sending changes ([`Status`] up, [`MemberView`] down, newest number
+//! wins), so a lost, doubled or late message costs at most one heartbeat and never a wrong state. Every number that
+//! counts (steps, demand, barriers) only rises within a generation. The few one-off messages (joining, leaving,
+//! rendezvous entries) are repeated by the member until they are answered.
 
 use serde::{Deserialize, Serialize};
 
@@ -29,9 +29,9 @@ pub struct MemberFrame {
 pub enum FromMember {
     /// Asks what the run is, to be able to take part; answered by a [`ToMember::Job`].
     Ask,
-    /// Asks to take part; answered by a [`View`] or a [`Refusal`].
+    /// Asks to take part; answered by a [`MemberView`] or a [`Refusal`].
     Join(Join),
-    /// Heartbeat and everything the coordinator has to know; answered by a [`View`].
+    /// Heartbeat and everything the coordinator has to know; answered by a [`MemberView`].
     Status(Status),
     /// A rendezvous entry of this generation; the first value of a key stays.
     Put {
@@ -103,7 +103,7 @@ pub enum ToMember {
     /// What the run is, in the words of whoever started it.
     Job(Vec<u8>),
     /// Everything this member has to know.
-    View(View),
+    View(MemberView),
     /// It may not take part.
     Refused(Refusal),
     /// A rendezvous entry.
@@ -119,7 +119,7 @@ pub enum ToMember {
 
 /// The run as one member has to see it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct View {
+pub struct MemberView {
     /// Rises with every view sent to this member.
     pub seq: u64,
     /// The newest generation.

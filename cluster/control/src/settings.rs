@@ -61,7 +61,7 @@ impl CoordinatorSettings {
 
 /// Why a generation ended before the run did.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Ended {
+pub enum EndReason {
     /// A member's process or connection is gone.
     Disconnected(MemberId),
     /// A member was silent for a whole lease.
@@ -90,7 +90,7 @@ pub enum Ended {
     Grown,
 }
 
-impl std::fmt::Display for Ended {
+impl std::fmt::Display for EndReason {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Disconnected(member) => write!(f, "member {member} is gone"),
@@ -142,7 +142,7 @@ pub enum Notice {
         /// Its number.
         generation: Generation,
         /// Why.
-        why: Ended,
+        why: EndReason,
     },
     /// A checkpoint counts.
     Committed {

@@ -178,7 +178,7 @@ pub fn writers(part_bytes: &[u64], n_ranks: usize) -> Vec<usize> {
 
 /// One file of a checkpoint as its writer reports it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Part {
+pub struct WrittenPart {
     /// What it is, for example `weights.safetensors`.
     pub name: String,
     /// Where it is, relative to the manifest.
@@ -199,7 +199,7 @@ pub struct Written {
     /// Number of parts that make this checkpoint whole, over all ranks; the same from every rank.
     pub n_parts: u32,
     /// The parts that this rank wrote; may be none.
-    pub parts: Vec<Part>,
+    pub parts: Vec<WrittenPart>,
 }
 
 /// How a run ended.

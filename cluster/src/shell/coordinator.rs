@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use lavida_control::{
-    Action, Answer, Coordinator, CoordinatorSettings, Ended, Event, Generation, MemberFrame,
+    Action, Answer, Coordinator, CoordinatorSettings, EndReason, Event, Generation, MemberFrame,
     MemberId, Notice, Outcome, Pace, decode, encode,
 };
 use lavida_store::{Error, Result, Store};
@@ -313,7 +313,7 @@ impl Shell {
             Action::Log(notice) => {
                 match &notice {
                     Notice::Committed { .. } => self.n_commits += 1,
-                    Notice::GenerationEnded { why, .. } if *why != Ended::Grown => {
+                    Notice::GenerationEnded { why, .. } if *why != EndReason::Grown => {
                         self.n_lost_generations += 1;
                     }
                     _ => {}

@@ -200,7 +200,7 @@ fn unknown(error: Error) -> Result<Answer> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use lavida_control::{CoordinatorId, Generation, Part};
+    use lavida_control::{CoordinatorId, Generation, WrittenPart};
 
     fn entry(coordinator: u64, fact: Fact) -> Entry {
         Entry {
@@ -216,7 +216,7 @@ mod tests {
             world_size: 2,
             state: br#"{"stage": "anomaly", "step": 20, "position": 320, "seed": 1, "data": "", "world_size": 2, "generation": 1}"#
                 .to_vec(),
-            parts: vec![Part {
+            parts: vec![WrittenPart {
                 name: "weights".to_owned(),
                 key: "g1-weights".to_owned(),
                 bytes,

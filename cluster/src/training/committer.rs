@@ -9,7 +9,7 @@ use std::{
 };
 
 use futures::future::BoxFuture;
-use lavida_control::{Generation, Part, Written, writers};
+use lavida_control::{Generation, Written, WrittenPart, writers};
 use lavida_dataflow::{
     checkpoints::{self, Piece, Retention},
     parts::Snapshot,
@@ -63,7 +63,7 @@ impl RankCommitter {
         let parts = parts.into_iter().map(|part| {
             let hash = blake3::Hash::from_hex(&part.blake3)
                 .map_err(|e| Error::Internal(format!("a hash of our own: {e}")))?;
-            Ok(Part {
+            Ok(WrittenPart {
                 name: part.name,
                 key: part.key,
                 bytes: part.bytes,

@@ -8,7 +8,7 @@ use std::{
 
 use lavida_cluster::shell::{Certificates, MemberHandle, Security, join, random_id};
 use lavida_control::{
-    Engine, Generation, Join, MemberAction, MemberId, Pace, Part, RunId, World, Written,
+    Engine, Generation, Join, MemberAction, MemberId, Pace, RunId, World, Written, WrittenPart,
 };
 
 pub const RUN: RunId = RunId([5; 32]);
@@ -124,7 +124,7 @@ fn written(generation: Generation, step: u64, rank: usize, n_ranks: usize) -> Wr
         )
         .into_bytes(),
         n_parts: n_ranks as u32,
-        parts: vec![Part {
+        parts: vec![WrittenPart {
             name: format!("part-{rank}"),
             key: format!("g{generation}-part-{rank}"),
             bytes: 1,

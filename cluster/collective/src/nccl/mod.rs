@@ -26,7 +26,7 @@ use tokio::time::Instant;
 use self::library::{BYTES, Config, IN_PROGRESS, Library, RawComm, SUCCESS, UniqueId};
 use super::{
     CollectiveError, Entries, Result,
-    exchange::{ByExchange, Exchange, Layout, Plain},
+    exchange::{ByExchange, Exchange, Plain, RankRanges},
 };
 
 /// Key of the id.
@@ -226,7 +226,7 @@ impl Gpu {
     }
 
     /// Sends and receives between the buffers, as far as they are there.
-    fn launch(&self, sent: u64, to: &Layout, received: u64, from: &Layout) -> Result<()> {
+    fn launch(&self, sent: u64, to: &RankRanges, received: u64, from: &RankRanges) -> Result<()> {
         let link = self.link();
         let comm = match &*link {
             Link::Up(comm) => *comm,
@@ -297,13 +297,13 @@ impl Exchange for Gpu {
     fn exchange<T: Plain>(
         &self,
         input: &[T],
-        to: &Layout,
+        to: &RankRanges,
         output: &mut [T],
-        from: &Layout,
+        from: &RankRanges,
     ) -> Result<()> {
-        let in_bytes = |layout: &Layout| -> Layout {
+        let in_bytes = |ranges: &RankRanges| -> RankRanges {
             let size = size_of::<T>();
-            layout
+            ranges
                 .iter()
                 .map(|(at, len)| (at * size, len * size))
                 .collect()

@@ -22,7 +22,7 @@ impl Coordinator {
                     self.left.pop_front();
                 }
                 self.left.push_back(id);
-                self.remove(id, Ended::Left(id), now);
+                self.remove(id, EndReason::Left(id), now);
             }
             message => {
                 let Some(known) = self.members.get_mut(&id) else {
@@ -104,7 +104,7 @@ impl Coordinator {
             return;
         };
         if stopped && generation == world.generation && world.rank_of(id).is_some() {
-            self.end_generation(Ended::Stopped(id), now);
+            self.end_generation(EndReason::Stopped(id), now);
         }
     }
 
@@ -122,7 +122,7 @@ impl Coordinator {
         self.examine = Some(Examination::of(step));
         let member = id;
         self.end_generation(
-            Ended::Damaged {
+            EndReason::Damaged {
                 member,
                 step,
                 words,
@@ -131,13 +131,13 @@ impl Coordinator {
         );
     }
 
-    pub(super) fn remove(&mut self, id: MemberId, why: Ended, now: Duration) {
+    pub(super) fn remove(&mut self, id: MemberId, why: EndReason, now: Duration) {
         if self.members.remove(&id).is_none() {
             return;
         }
         self.dirty.remove(&id);
         let ended = matches!(self.phase, Phase::Ended { .. });
-        if !ended && matches!(why, Ended::Disconnected(_) | Ended::Silent(_)) {
+        if !ended && matches!(why, EndReason::Disconnected(_) | EndReason::Silent(_)) {
             self.lost += 1;
         }
         if self
@@ -148,11 +148,11 @@ impl Coordinator {
         }
     }
 
-    pub(super) fn end_generation(&mut self, why: Ended, now: Duration) {
+    pub(super) fn end_generation(&mut self, why: EndReason, now: Duration) {
         let Phase::Working { world, .. } = &self.phase else {
             return;
         };
-        let after_loss = why != Ended::Grown;
+        let after_loss = why != EndReason::Grown;
         let generation = world.generation;
         self.dirty
             .extend(world.peers.iter().map(|peer| peer.member));

@@ -20,7 +20,7 @@ impl Coordinator {
             .map(|(&id, _)| id)
             .collect();
         for id in silent {
-            self.remove(id, Ended::Silent(id), now);
+            self.remove(id, EndReason::Silent(id), now);
         }
         match &self.phase {
             Phase::Reading => {
@@ -271,7 +271,7 @@ impl Coordinator {
             whole
         };
         let Some(parts) = whole else {
-            return self.end_generation(Ended::Disagreement { step }, now);
+            return self.end_generation(EndReason::Disagreement { step }, now);
         };
         self.append = Some(Pending::new(Entry {
             coordinator: self.settings.id,
@@ -298,20 +298,20 @@ impl Coordinator {
         if seen != progress.seen || self.append.is_some() || self.publish.is_some() {
             *progress = Progress { seen, at: now };
         } else if now > progress.at + self.settings.stall {
-            self.end_generation(Ended::Stalled, now);
+            self.end_generation(EndReason::Stalled, now);
         }
     }
 }
 
 /// The parts of a checkpoint when the ranks' reports make one: all agree on state and number, no name is missing or
 /// written twice, and the step is one at which a checkpoint is due.
-fn whole_checkpoint(reports: &[&Written], is_end: bool, every: u64) -> Option<Vec<Part>> {
+fn whole_checkpoint(reports: &[&Written], is_end: bool, every: u64) -> Option<Vec<WrittenPart>> {
     let first = reports.first()?;
     let agree = reports
         .iter()
         .all(|w| w.state == first.state && w.n_parts == first.n_parts && w.step == first.step);
     let due = is_end || first.step.is_multiple_of(every.max(1));
-    let mut parts: Vec<Part> = reports.iter().flat_map(|w| w.parts.clone()).collect();
+    let mut parts: Vec<WrittenPart> = reports.iter().flat_map(|w| w.parts.clone()).collect();
     parts.sort();
     let n = parts.len();
     let names: BTreeSet<&str> = parts.iter().map(|part| part.name.as_str()).collect();

@@ -43,7 +43,7 @@ use super::{
     ledger::{Entry, Remembered},
     message::Activity,
     rendezvous::Rendezvous,
-    settings::{ASLEEP, CoordinatorSettings, Ended, Notice},
+    settings::{ASLEEP, CoordinatorSettings, EndReason, Notice},
 };
 
 /// Members whose leaving is remembered, so that a late message does not bring them back.
@@ -340,7 +340,9 @@ impl Coordinator {
         match event {
             Event::Tick => {}
             Event::Message(frame) => self.message(frame, now),
-            Event::Disconnected(member) => self.remove(member, Ended::Disconnected(member), now),
+            Event::Disconnected(member) => {
+                self.remove(member, EndReason::Disconnected(member), now)
+            }
             Event::LedgerRead { entries, published } => self.ledger_read(&entries, published, now),
             Event::Appended { index, answer } => self.appended(index, answer, now),
             Event::Probed { index, found } => self.probed(index, found, now),

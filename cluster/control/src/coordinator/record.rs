@@ -230,7 +230,7 @@ impl Coordinator {
             |(id, known): &(&MemberId, &Known)| known.stands() || world.rank_of(**id).is_some();
         let n = self.members.iter().filter(ready).count();
         if self.committed < self.end && self.settings.world_size(n) > Some(size) {
-            self.end_generation(Ended::Grown, now);
+            self.end_generation(EndReason::Grown, now);
         }
     }
 }

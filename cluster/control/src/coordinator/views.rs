@@ -48,14 +48,14 @@ impl Coordinator {
         }
     }
 
-    pub(super) fn view(&mut self, id: MemberId) -> Option<View> {
+    pub(super) fn view(&mut self, id: MemberId) -> Option<MemberView> {
         let known = self.members.get(&id)?;
-        let mut view = View {
+        let mut view = MemberView {
             seq: known.view_seq + 1,
             generation: self.remembered.generation,
             committed: self.committed,
             end: self.end,
-            ..View::default()
+            ..MemberView::default()
         };
         match &self.phase {
             Phase::Working { world, .. } if world.rank_of(id).is_some() => {

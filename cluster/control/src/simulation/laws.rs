@@ -4,7 +4,7 @@
 //! |---|---|
 //! | In flight ≤ demand granted | [`Simulation::laws_hold`] |
 //! | A checkpoint exists when its manifest does, and is whole | [`Simulation::checkpoint_is_whole`], `Simulation::load` |
-//! | A stale generation never commits | `Store::append` (the ledger's own law), `Store::publish`, and the parts' generation |
+//! | A stale generation never commits | `SimulatedStore::append` (the ledger's own law), `SimulatedStore::publish`, and the parts' generation |
 //! | A gradient is averaged over exactly the ranks of its step | `Round::reduce` |
 //! | What is damaged is not resumed from, and a checkpoint that is whole is not given up | `Simulation::loaded`, `Simulation::coordinator_ends` |
 //! | Every sample exactly once | the model in every checkpoint is the one of undisturbed training |

@@ -3,13 +3,13 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use super::{
-    plan::{Link, MS, Plan, SECOND},
+    plan::{HistoryPlan, Link, MS, SECOND},
     run::{Simulation, What},
-    trainer::{PARTS, Round, Trainer, hash, learn},
+    trainer::{PARTS, Round, SimulatedTrainer, hash, learn},
 };
 use crate::{
     Engine, FromMember, Generation, Join, Member, MemberAction, MemberEvent, MemberFrame, MemberId,
-    Pace, Part, RunId, World, Written, decode, encode,
+    Pace, RunId, World, Written, WrittenPart, decode, encode,
 };
 
 /// When an engine gives up on a peer that does not answer.
@@ -24,7 +24,7 @@ pub(super) struct Node {
     pub suspended_until: u64,
     pub id: MemberId,
     pub member: Member,
-    pub trainer: Option<Trainer>,
+    pub trainer: Option<SimulatedTrainer>,
     /// The coordinator that it has a connection to.
     pub connection: Option<usize>,
     /// It was told how the run ended.
@@ -33,7 +33,7 @@ pub(super) struct Node {
 
 impl Node {
     /// A machine on which nothing runs yet.
-    pub fn new(plan: &Plan) -> Self {
+    pub fn new(plan: &HistoryPlan) -> Self {
         Self {
             life: 0,
             alive: false,
@@ -183,7 +183,7 @@ impl Simulation {
 
     // The trainer -------------------------------------------------------------------------------------------------
 
-    fn working(&mut self, life: Life, generation: Generation) -> Option<&mut Trainer> {
+    fn working(&mut self, life: Life, generation: Generation) -> Option<&mut SimulatedTrainer> {
         if !self.lives(life) {
             return None;
         }
@@ -201,7 +201,7 @@ impl Simulation {
         if node.trainer.is_some() {
             return Err("a world began beside the work of another".to_owned());
         }
-        node.trainer = Some(Trainer::new(world, node.id));
+        node.trainer = Some(SimulatedTrainer::new(world, node.id));
         let delay = self.dice.between(5 * MS, 500 * MS);
         self.queue.after(delay, What::Loaded(life, generation));
         Ok(())
@@ -400,7 +400,7 @@ impl Simulation {
             self.store.parts.insert(at, (generation, digest));
             let mut blake3 = [0; 32];
             blake3[..8].copy_from_slice(&digest.to_le_bytes());
-            parts.push(Part {
+            parts.push(WrittenPart {
                 name: name.to_owned(),
                 key,
                 bytes,

@@ -52,7 +52,7 @@ pub enum Fault {
 
 /// Everything that a seed decides.
 #[derive(Debug)]
-pub struct Plan {
+pub struct HistoryPlan {
     pub n_nodes: usize,
     pub min_ranks: usize,
     pub max_ranks: usize,
@@ -80,7 +80,7 @@ pub struct Plan {
     pub stop: Option<u64>,
 }
 
-impl Plan {
+impl HistoryPlan {
     pub fn draw(dice: &mut Dice) -> Self {
         let n_nodes = dice.between(1, 5) as usize;
         let max_ranks = dice.between(1, n_nodes as u64 + 1) as usize;

@@ -6,8 +6,8 @@ use super::{
     Mutation,
     network::{Cuts, Queue},
     nodes::{Life, Node},
-    plan::{Dice, Fault, Link, MS, Plan, SECOND},
-    store::Store,
+    plan::{Dice, Fault, HistoryPlan, Link, MS, SECOND},
+    store::SimulatedStore,
     trainer::{Round, expected_models, hash},
 };
 use crate::{
@@ -79,11 +79,11 @@ pub struct Report {
 }
 
 pub struct Simulation {
-    pub(super) plan: Plan,
+    pub(super) plan: HistoryPlan,
     pub(super) dice: Dice,
     pub(super) queue: Queue<What>,
     pub(super) cuts: Cuts,
-    pub(super) store: Store,
+    pub(super) store: SimulatedStore,
     pub(super) store_cut_until: u64,
     pub(super) coordinators: Vec<CoordinatorProcess>,
     pub(super) nodes: Vec<Node>,
@@ -102,7 +102,7 @@ pub struct Simulation {
 impl Simulation {
     pub fn new(seed: u64, mutation: Option<Mutation>, trace: bool) -> Self {
         let mut dice = Dice::new(seed);
-        let plan = Plan::draw(&mut dice);
+        let plan = HistoryPlan::draw(&mut dice);
         let mut queue = Queue::default();
         queue.at(0, What::StartCoordinator);
         for (node, at) in plan.starts.iter().enumerate() {
@@ -121,7 +121,7 @@ impl Simulation {
             dice,
             queue,
             cuts: Cuts::default(),
-            store: Store::default(),
+            store: SimulatedStore::default(),
             store_cut_until: 0,
             coordinators: Vec::new(),
             rounds: BTreeMap::new(),

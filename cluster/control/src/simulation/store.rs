@@ -8,7 +8,7 @@ use crate::{
 };
 
 #[derive(Default)]
-pub struct Store {
+pub struct SimulatedStore {
     pub ledger: Vec<Entry>,
     pub remembered: Remembered,
     pub manifests: BTreeMap<u64, Entry>,
@@ -18,7 +18,7 @@ pub struct Store {
     pub damaged: BTreeSet<(u64, Generation)>,
 }
 
-impl Store {
+impl SimulatedStore {
     /// Put-if-absent of entry `index`. The law of the ledger is checked on what was really written.
     pub fn append(&mut self, index: u64, entry: &Entry) -> Result<Answer, String> {
         if let Some(there) = self.ledger.get(index as usize) {

@@ -38,7 +38,7 @@ pub fn learn(model: u64, positions: impl IntoIterator<Item = u64>) -> u64 {
 }
 
 /// One worker's model in one generation.
-pub struct Trainer {
+pub struct SimulatedTrainer {
     pub world: World,
     pub rank: usize,
     pub model: u64,
@@ -49,7 +49,7 @@ pub struct Trainer {
     pub stopped: bool,
 }
 
-impl Trainer {
+impl SimulatedTrainer {
     pub fn new(world: World, member: MemberId) -> Self {
         let rank = world.rank_of(member).expect("a member of its world");
         Self {
