@@ -48,6 +48,7 @@ pub struct Connection {
 /// Connects a rank of a world of processes; blocks until every connection stands. A world of one needs no engine.
 ///
 /// # Errors
+///
 /// [`CollectiveError::Unavailable`] when this build lacks the engine or a peer does not come;
 /// [`CollectiveError::Mismatch`] for an engine that does not reach beyond a process.
 pub fn connect(engine: Engine, to: Connection) -> Result<Arc<dyn Collective>> {
@@ -88,6 +89,7 @@ pub fn connect(engine: Engine, to: Connection) -> Result<Arc<dyn Collective>> {
 /// Says what to do about an engine that this build or this machine lacks.
 ///
 /// # Errors
+///
 /// [`CollectiveError::Unavailable`] with what to install and how to build.
 pub fn require(engine: Engine) -> Result<()> {
     let remedy = match engine {

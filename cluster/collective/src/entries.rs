@@ -11,12 +11,14 @@ pub trait Entries: Send + Sync {
     /// Offers an entry to the others.
     ///
     /// # Errors
+    ///
     /// Why it could not be offered.
     fn set(&self, key: &str, value: &[u8]) -> Result<(), String>;
 
     /// Waits for an entry.
     ///
     /// # Errors
+    ///
     /// Why it did not come.
     fn get(&self, key: &str) -> Result<Vec<u8>, String>;
 }

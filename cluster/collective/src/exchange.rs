@@ -36,6 +36,7 @@ pub trait Exchange: Send + Sync {
     /// touched. Every rank calls it at once, with parts that fit those of its peers.
     ///
     /// # Errors
+    ///
     /// [`CollectiveError::PeerLost`], [`CollectiveError::Aborted`].
     fn exchange<T: Plain>(
         &self,

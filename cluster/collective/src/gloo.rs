@@ -176,6 +176,7 @@ impl Gloo {
     /// Connects this rank to all others; returns when every connection stands.
     ///
     /// # Errors
+    ///
     /// [`CollectiveError::Unavailable`] with Gloo's words when a peer or an entry does not come in time or the host is
     /// not this machine's.
     pub fn connect(

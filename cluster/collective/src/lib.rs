@@ -74,30 +74,35 @@ pub trait Collective: Send + Sync {
     /// Replaces the bucket by the sum over all ranks.
     ///
     /// # Errors
+    ///
     /// [`CollectiveError`]; the bucket's content is then unspecified.
     fn all_reduce(&self, bucket: &mut [f32]) -> Result<()>;
 
     /// Writes the sum over all ranks of this rank's range of the bucket to `own`.
     ///
     /// # Errors
+    ///
     /// [`CollectiveError`]; [`CollectiveError::Mismatch`] when `own` is not as long as [`own_range`].
     fn reduce_scatter(&self, bucket: &[f32], own: &mut [f32]) -> Result<()>;
 
     /// Writes every rank's range to its place in the bucket.
     ///
     /// # Errors
+    ///
     /// [`CollectiveError`]; [`CollectiveError::Mismatch`] when `own` is not as long as [`own_range`].
     fn all_gather(&self, own: &[f32], bucket: &mut [f32]) -> Result<()>;
 
     /// Replaces the bucket by that of rank `root`.
     ///
     /// # Errors
+    ///
     /// [`CollectiveError`]; [`CollectiveError::Mismatch`] when there is no such rank.
     fn broadcast(&self, bucket: &mut [f32], root: usize) -> Result<()>;
 
     /// Returns when every rank has called it.
     ///
     /// # Errors
+    ///
     /// [`CollectiveError`].
     fn barrier(&self) -> Result<()>;
 

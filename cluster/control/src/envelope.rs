@@ -47,6 +47,7 @@ fn configuration() -> Configuration<LittleEndian, Varint, Limit<MAX_MESSAGE_BYTE
 /// The bytes of `frame`.
 ///
 /// # Errors
+///
 /// [`Malformed::TooLarge`] or [`Malformed::Body`] when it exceeds a bound: then it is not sent.
 pub fn encode<T: Serialize + Bounded>(frame: &T) -> Result<Vec<u8>, Malformed> {
     if let Some(excess) = frame.excess() {
@@ -66,6 +67,7 @@ pub fn encode<T: Serialize + Bounded>(frame: &T) -> Result<Vec<u8>, Malformed> {
 /// The frame in `bytes`.
 ///
 /// # Errors
+///
 /// [`Malformed`] for anything that is not exactly one frame of this version within its bounds.
 pub fn decode<T: DeserializeOwned + Bounded>(bytes: &[u8]) -> Result<T, Malformed> {
     if bytes.len() > MAX_MESSAGE_BYTES {

@@ -87,6 +87,7 @@ impl Remembered {
     /// Takes one more entry into account.
     ///
     /// # Errors
+    ///
     /// What contradicts the entries before, in words: a ledger is only ever written in order.
     pub fn add(&mut self, entry: &Entry) -> Result<(), String> {
         let index = self.next_index;
@@ -146,6 +147,7 @@ impl Remembered {
     /// Adds up a ledger.
     ///
     /// # Errors
+    ///
     /// As [`Remembered::add`].
     pub fn of(entries: &[Entry]) -> Result<Self, String> {
         let mut remembered = Self::default();

@@ -98,6 +98,7 @@ impl CoordinatorHandle {
     /// Waits for the end of the run.
     ///
     /// # Errors
+    ///
     /// [`Error::Fenced`] when another coordinator owns the run, [`Error::Corrupt`] when the ledger is damaged,
     /// [`Error::Unavailable`] when the store stayed away, [`Error::Internal`] for a bug.
     pub async fn outcome(mut self) -> Result<Outcome> {
@@ -116,6 +117,7 @@ impl Drop for CoordinatorHandle {
 /// Listens for members and coordinates the run whose store this is.
 ///
 /// # Errors
+///
 /// [`Error::Invalid`] for an address off loopback without certificates, or one that cannot be listened at.
 pub async fn coordinate(
     settings: CoordinatorSettings,

@@ -248,6 +248,7 @@ fn tls_refusal(error: &io::Error) -> String {
 /// Whether a coordinator could listen there: the address may be listened at and is free.
 ///
 /// # Errors
+///
 /// As [`coordinate`](super::coordinate).
 pub async fn can_listen(at: SocketAddr, security: &Security) -> Result<()> {
     bind(at, security).await.map(drop)
@@ -262,6 +263,7 @@ pub(super) async fn bind(at: SocketAddr, security: &Security) -> Result<TcpListe
 /// Connects the node to the one at `host:port`.
 ///
 /// # Errors
+///
 /// [`Undialled`] says what kind.
 pub(super) async fn dial(
     address: &str,
@@ -304,6 +306,7 @@ impl Undialled {
 /// Host and port of a coordinator's address. Whether the name is known is another question, which time may answer.
 ///
 /// # Errors
+///
 /// [`Error::Invalid`] for a text that is no `HOST:PORT`.
 pub fn host_and_port(address: &str) -> Result<(&str, u16)> {
     let parts = address.rsplit_once(':');

@@ -15,6 +15,7 @@ use super::{
 /// the protocol's version, and both sides' proof that they know the same cookie. The coordinator hears of no member.
 ///
 /// # Errors
+///
 /// [`Error::Unavailable`] when nobody answers, or somebody else; [`Error::Invalid`] when one side does not take the other's
 /// certificate or cookie, and for an address off loopback without certificates.
 pub async fn knock(address: &str, security: &Security) -> Result<()> {

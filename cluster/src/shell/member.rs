@@ -128,6 +128,7 @@ impl MemberHandle {
     /// Leaves the run for good and waits until that is said.
     ///
     /// # Errors
+    ///
     /// [`Error::Internal`] for a bug.
     pub async fn leave(mut self) -> Result<()> {
         let _ = self.events.send(MemberEvent::Leave).await;
@@ -146,6 +147,7 @@ impl Drop for MemberHandle {
 /// the trainer says so. Returns at once; the member goes on trying to reach it. `window` is the number of steps of work that there is room for.
 ///
 /// # Errors
+///
 /// [`Error::Internal`] when the node cannot start.
 pub async fn join(
     id: MemberId,

@@ -52,6 +52,7 @@ impl Security {
     /// What `lavida cluster certs` wrote for this machine.
     ///
     /// # Errors
+    ///
     /// [`lavida_store::Error::Invalid`] naming the file that is missing or is not what it should be.
     pub fn read(folder: &Path) -> Result<Self> {
         Ok(Self {

@@ -55,6 +55,7 @@ impl Record {
     /// All entries, and the newest step with a manifest.
     ///
     /// # Errors
+    ///
     /// [`Error::Corrupt`] when an entry is missing or damaged, [`Error::Unavailable`] when the store does not answer.
     pub async fn read(&self) -> Result<(Vec<Entry>, Option<u64>)> {
         let listed = self.run.list(LEDGER).await?;
@@ -80,6 +81,7 @@ impl Record {
     /// The entry at `index`, if there is one.
     ///
     /// # Errors
+    ///
     /// As [`Record::read`].
     pub async fn entry(&self, index: u64) -> Result<Option<Entry>> {
         let stored = manifest::read(&self.run, &entry_key(index)).await?;
@@ -89,6 +91,7 @@ impl Record {
     /// Writes an entry, once.
     ///
     /// # Errors
+    ///
     /// [`Error::Corrupt`] when the entry that is there is damaged.
     pub async fn append(&self, index: u64, entry: &Entry) -> Result<Answer> {
         let stored = StoredEntry(entry.clone());
@@ -105,6 +108,7 @@ impl Record {
     /// The newest step up to `step` whose checkpoint is whole.
     ///
     /// # Errors
+    ///
     /// What is neither damage nor a store that does not answer, for example a manifest of another version.
     pub async fn examine(&self, step: u64) -> Result<Examined> {
         match checkpoints::newest_whole_step(&self.run, step).await {
@@ -127,6 +131,7 @@ impl Record {
     /// already is success; or gives those of checkpoints that were set aside other names.
     ///
     /// # Errors
+    ///
     /// [`Error::Internal`] for an entry that is no checkpoint or whose state is no [training state](lavida_dataflow::checkpoints::CheckpointManifest::state): ranks wrote nonsense.
     /// [`Error::Corrupt`] when the manifest that is there is damaged.
     pub async fn publish(&self, entry: &Entry) -> Result<Answer> {

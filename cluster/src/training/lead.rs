@@ -24,6 +24,7 @@ pub fn cuda_device(name: &str) -> Option<usize> {
 /// Settings of the coordinator of a run, which is what `job` says.
 ///
 /// # Errors
+///
 /// [`Error::Invalid`] when no world of the wanted size can share a step evenly, or the job is too long.
 pub fn coordinator_settings(
     id: CoordinatorId,

@@ -44,6 +44,7 @@ use crate::{
 /// Trains as a member of a run until it has ended, or until `stop` resolves: then it leaves.
 ///
 /// # Errors
+///
 /// [`Error::Invalid`] when the coordinator refuses this worker; [`Error::Unavailable`] when it is silent for `cluster.stall_s`;
 /// what a run fails with that no other generation can mend.
 pub async fn train(

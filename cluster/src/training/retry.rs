@@ -10,6 +10,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// Repeats `attempt` while the store is unavailable, for at most `patience`. Logged once.
 ///
 /// # Errors
+///
 /// The last [`Error::Unavailable`] once patience is over; any other error at once.
 pub(super) async fn retry<T, A: Future<Output = Result<T>>>(
     patience: Duration,
@@ -41,12 +42,13 @@ mod tests {
         let mut n_tried = 0;
         let tried = retry(Duration::from_secs(patience_s), || {
             n_tried += 1;
-            std::future::ready(match n_tried > n_failures {
-                true => Ok(()),
-                false => Err(Error::Unavailable {
+            std::future::ready(if n_tried > n_failures {
+                Ok(())
+            } else {
+                Err(Error::Unavailable {
                     what: "part".into(),
                     reason: "503".into(),
-                }),
+                })
             })
         });
         (tried.await, n_tried)

@@ -16,6 +16,7 @@ use super::EngineReducer;
 /// Trains with `n` workers in this process, until the last step or until `stop` resolves. One of them logs and commits.
 ///
 /// # Errors
+///
 /// [`Error::Invalid`] when the microbatches of a step cannot be shared evenly among `n`; as [`Run::execute`]: the first
 /// of their errors: the others only say that a worker is lost.
 pub async fn train(

@@ -83,6 +83,7 @@ impl Library {
     /// The library of this machine.
     ///
     /// # Errors
+    ///
     /// What was looked for, why it is not there, and what to install.
     pub fn get() -> Result<&'static Self, String> {
         static LOADED: OnceLock<Result<Library, String>> = OnceLock::new();
@@ -145,17 +146,19 @@ impl Library {
         let mut found = 0;
         // SAFETY: writes the number it is given room for.
         loaded.check(unsafe { version(&mut found) })?;
-        match found >= OLDEST {
-            true => Ok(loaded),
-            false => Err(format!(
+        if found >= OLDEST {
+            Ok(loaded)
+        } else {
+            Err(format!(
                 "NCCL is of version {found}: install 2.14 ({OLDEST}) or newer"
-            )),
+            ))
         }
     }
 
     /// A new id, for rank 0 of a world to hand out. Needs no device.
     ///
     /// # Errors
+    ///
     /// NCCL's words.
     pub fn unique_id(&self) -> Result<UniqueId, String> {
         let mut id = UniqueId([0; 128]);
@@ -167,6 +170,7 @@ impl Library {
     /// NCCL's words for a result that is no success.
     ///
     /// # Errors
+    ///
     /// Those.
     pub fn check(&self, result: c_int) -> Result<(), String> {
         match result {
@@ -179,6 +183,7 @@ impl Library {
     /// As [`Library::check`], with what happened last, in more words.
     ///
     /// # Errors
+    ///
     /// Those.
     pub fn check_in_detail(&self, result: c_int) -> Result<(), String> {
         self.check(result).map_err(|error| {

@@ -80,6 +80,7 @@ struct Buffers {
 /// Says what is missing, if NCCL cannot be used on this machine.
 ///
 /// # Errors
+///
 /// [`CollectiveError::Unavailable`]: which part, and what to install.
 pub fn require() -> Result<()> {
     Library::get().map_err(CollectiveError::Unavailable)?;
@@ -89,6 +90,7 @@ pub fn require() -> Result<()> {
 /// GPUs that this process may use; not none.
 ///
 /// # Errors
+///
 /// [`CollectiveError::Unavailable`]: no driver, or no device.
 pub fn n_devices() -> Result<usize> {
     let unavailable = |reason: String| {
@@ -111,6 +113,7 @@ impl Nccl {
     /// Connects this rank to all others; returns when every connection stands.
     ///
     /// # Errors
+    ///
     /// [`CollectiveError::Unavailable`] when a part of NCCL is missing on this machine, the device is not there or is another
     /// rank's too, or a peer does not come in time; [`CollectiveError::Mismatch`] for a rank outside of the world.
     pub fn connect(

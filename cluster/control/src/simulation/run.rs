@@ -254,9 +254,10 @@ impl Simulation {
                 Ok(())
             }
             What::Examine(c, step) => {
-                let found = match self.store_cut_until <= self.queue.now {
-                    true => self.store.examine(step),
-                    false => Examined::Unavailable,
+                let found = if self.store_cut_until <= self.queue.now {
+                    self.store.examine(step)
+                } else {
+                    Examined::Unavailable
                 };
                 let event = Box::new(Event::Examined { step, found });
                 let delay = self.dice.between(MS, 900 * MS);
