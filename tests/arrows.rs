@@ -43,9 +43,17 @@ const ARROWS: &[(&str, &[&str])] = &[
             "lavida-terminal",
         ],
     ),
+    ("lavida-control", &[]),
+    ("lavida-collective", &[]),
     (
         "lavida-cluster",
-        &["lavida-checkpoint", "lavida-dataflow", "lavida-store"],
+        &[
+            "lavida-checkpoint",
+            "lavida-control",
+            "lavida-collective",
+            "lavida-dataflow",
+            "lavida-store",
+        ],
     ),
     (
         "lavida-dataset-builder",
@@ -70,6 +78,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "lavida-score",
             "lavida-dataflow",
             "lavida-dataset-builder",
+            "lavida-control",
             "lavida-cluster",
         ],
     ),
@@ -81,7 +90,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "lavida-model",
             "lavida-train",
             "lavida-dataset-builder",
-            "lavida-cluster",
+            "lavida-control",
         ],
     ),
     ("lavida-tests", &[]), // uses every crate, as dev-dependencies

@@ -1,12 +1,11 @@
 //! MORE THAN ONE MACHINE: who takes part in a run, in which generation, what each may do, and which commit counts.
 //!
-//! [`control`] holds the decisions as state machines without IO, [`shell`] puts them on sockets
-//! and stores, [`collective`] carries gradients between ranks, and [`training`] runs the pipe under all of it.
+//! [`lavida_control`] holds the decisions as state machines without IO, [`shell`] puts them on sockets and stores,
+//! [`lavida_collective`] carries gradients between ranks by the [`engine`] of the run, and [`training`] runs the pipe under all of
+//! it.
 
-pub mod collective;
-pub mod control;
+#![forbid(unsafe_code)]
+
+pub mod engine;
 pub mod shell;
 pub mod training;
-
-#[cfg(test)]
-mod simulation;

@@ -24,7 +24,8 @@ use std::{
 
 use burn::tensor::Device;
 use lavida_checkpoint::contents::TrainState;
-use lavida_cluster::{collective::local::Local, training::EngineReducer};
+use lavida_cluster::training::EngineReducer;
+use lavida_collective::local::Local;
 use lavida_data::{Result, tokenizer::Tokenizers};
 use lavida_train::{
     reduce::{GradientReducer, StepShare},

@@ -12,7 +12,8 @@ use burn::{
     tensor::{Device, Tensor, TensorData},
 };
 use lavida_checkpoint::contents::Content;
-use lavida_cluster::{collective::local::Local, training::EngineReducer};
+use lavida_cluster::training::EngineReducer;
+use lavida_collective::local::Local;
 use lavida_model::weights::{self, CapturedFile};
 use lavida_train::{
     optimizer::{AdamW, FlatGradients, TrainableParameter},

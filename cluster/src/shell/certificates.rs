@@ -88,6 +88,7 @@ fn dates(now: std::time::Duration, days: u32) -> Result<(OffsetDateTime, OffsetD
 /// 256 random bits as text: a run's shared secret.
 ///
 /// # Errors
+///
 /// [`Error::Internal`] when the system has no randomness.
 pub fn random_cookie() -> Result<String> {
     let mut bytes = [0; 32];
@@ -122,6 +123,7 @@ impl Authority {
     /// A new authority, whose certificates count from `now` (since the Unix epoch) for so many days.
     ///
     /// # Errors
+    ///
     /// [`Error::Invalid`] for a span that has no dates.
     pub fn new(now: std::time::Duration, days: u32) -> Result<Self> {
         let (from, own_end) = dates(now, days.max(AUTHORITY_DAYS))?;
@@ -142,6 +144,7 @@ impl Authority {
     /// The authority that [`Authority::write`] wrote, for further certificates that count from `now` for so many days.
     ///
     /// # Errors
+    ///
     /// [`Error::Invalid`] naming the file that is missing or is not what it should be.
     pub fn read(folder: &Path, now: std::time::Duration, days: u32) -> Result<Self> {
         let (from, until) = dates(now, days)?;
@@ -170,6 +173,7 @@ impl Authority {
     /// are there are left alone.
     ///
     /// # Errors
+    ///
     /// As [`CertificateFiles::write`].
     pub fn write(&self, folder: &Path) -> Result<()> {
         write_all(
@@ -185,6 +189,7 @@ impl Authority {
     /// The same authority for certificates of other dates.
     ///
     /// # Errors
+    ///
     /// As [`Authority::new`].
     pub fn with_dates(self, now: std::time::Duration, days: u32) -> Result<Self> {
         let (from, until) = dates(now, days)?;
@@ -198,6 +203,7 @@ impl Authority {
     /// A certificate for the machine that its peers reach under these names and addresses.
     ///
     /// # Errors
+    ///
     /// [`Error::Invalid`] for a name that is none.
     pub fn certify(&self, names: &[String]) -> Result<CertificateFiles> {
         for name in names {
@@ -232,6 +238,7 @@ impl CertificateFiles {
     /// Files that are there are left alone.
     ///
     /// # Errors
+    ///
     /// [`Error::Exists`] when one is there, [`Error::Unavailable`] when the folder cannot be written.
     pub fn write(&self, folder: &Path) -> Result<()> {
         write_all(
@@ -297,6 +304,7 @@ impl Certificates {
     /// Reads what [`CertificateFiles::write`] wrote.
     ///
     /// # Errors
+    ///
     /// [`Error::Invalid`] naming the file that is missing or is not what it should be.
     pub fn read(folder: &Path) -> Result<Self> {
         Self::from_files(&CertificateFiles {
@@ -311,6 +319,7 @@ impl Certificates {
     /// From PEM texts.
     ///
     /// # Errors
+    ///
     /// [`Error::Invalid`] naming the text that is not what it should be.
     pub fn from_files(files: &CertificateFiles) -> Result<Self> {
         let certificates = |name: &str, text: &str| -> Result<Vec<CertificateDer<'static>>> {

@@ -2,6 +2,10 @@
 
 use std::{net::SocketAddr, time::Duration};
 
+use lavida_control::{
+    Action, Answer, Coordinator, CoordinatorSettings, EndReason, Event, Generation, MemberFrame,
+    MemberId, Notice, Outcome, Pace, decode, encode,
+};
 use lavida_store::{Error, Result, Store};
 use tokio::{
     sync::{mpsc, watch},
@@ -14,10 +18,6 @@ use super::{
     gate::{bind, listen},
     node::{Arrival, MAX_WAITING, Node},
     record::Record,
-};
-use crate::control::{
-    Action, Answer, Coordinator, CoordinatorSettings, Ended, Event, Generation, MemberFrame,
-    MemberId, Notice, Outcome, Pace, decode, encode,
 };
 
 const TICK: Duration = Duration::from_millis(200);
@@ -98,6 +98,7 @@ impl CoordinatorHandle {
     /// Waits for the end of the run.
     ///
     /// # Errors
+    ///
     /// [`Error::Fenced`] when another coordinator owns the run, [`Error::Corrupt`] when the ledger is damaged,
     /// [`Error::Unavailable`] when the store stayed away, [`Error::Internal`] for a bug.
     pub async fn outcome(mut self) -> Result<Outcome> {
@@ -116,6 +117,7 @@ impl Drop for CoordinatorHandle {
 /// Listens for members and coordinates the run whose store this is.
 ///
 /// # Errors
+///
 /// [`Error::Invalid`] for an address off loopback without certificates, or one that cannot be listened at.
 pub async fn coordinate(
     settings: CoordinatorSettings,
@@ -135,8 +137,8 @@ pub async fn coordinate(
     let gate = listen(listener, acceptor, node.server.clone(), refusals.clone());
     let gate = tokio::spawn(gate);
     let (events, from_outside) = mpsc::channel(MAX_WAITING);
-    let (tell, status) = watch::channel(RunStatus::default());
-    let (tell_members, members) = watch::channel(Vec::new());
+    let (status_sender, status) = watch::channel(RunStatus::default());
+    let (members_sender, members) = watch::channel(Vec::new());
     let shell = Shell {
         machine: Coordinator::new(settings),
         node,
@@ -144,8 +146,8 @@ pub async fn coordinate(
         events: events.clone(),
         reading: None,
         began: Instant::now(),
-        status: tell,
-        members: tell_members,
+        status: status_sender,
+        members: members_sender,
         n_commits: 0,
         n_lost_generations: 0,
         malformed: 0,
@@ -216,9 +218,9 @@ impl Shell {
                     };
                 }
             }
-            self.tell();
+            self.publish_status();
             if ticked {
-                self.tell_of_members();
+                self.publish_members();
             }
         }
     }
@@ -313,7 +315,7 @@ impl Shell {
             Action::Log(notice) => {
                 match &notice {
                     Notice::Committed { .. } => self.n_commits += 1,
-                    Notice::GenerationEnded { why, .. } if *why != Ended::Grown => {
+                    Notice::GenerationEnded { why, .. } if *why != EndReason::Grown => {
                         self.n_lost_generations += 1;
                     }
                     _ => {}
@@ -325,7 +327,7 @@ impl Shell {
         None
     }
 
-    fn tell_of_members(&self) {
+    fn publish_members(&self) {
         let world = self.machine.world();
         let members = self.machine.members().map(|(member, join, status)| {
             let rank = world.and_then(|world| world.rank_of(member));
@@ -350,7 +352,7 @@ impl Shell {
         });
     }
 
-    fn tell(&self) {
+    fn publish_status(&self) {
         let world = self.machine.world();
         let in_world = |id| world.is_some_and(|world| world.rank_of(id).is_some());
         let steps = self.machine.members().filter(|(id, ..)| in_world(*id));

@@ -19,6 +19,7 @@ use std::{
     time::Duration,
 };
 
+use lavida_control::PROTOCOL_VERSION;
 use lavida_store::{Error, Result};
 use ractor::ActorRef;
 use ractor_cluster::{NetworkStream, NodeServerMessage};
@@ -34,7 +35,6 @@ use tokio_rustls::{
 };
 
 use super::Security;
-use crate::control::PROTOCOL_VERSION;
 
 /// Deadline of everything before the session.
 const HANDSHAKE: Duration = Duration::from_secs(5);
@@ -248,6 +248,7 @@ fn tls_refusal(error: &io::Error) -> String {
 /// Whether a coordinator could listen there: the address may be listened at and is free.
 ///
 /// # Errors
+///
 /// As [`coordinate`](super::coordinate).
 pub async fn can_listen(at: SocketAddr, security: &Security) -> Result<()> {
     bind(at, security).await.map(drop)
@@ -262,6 +263,7 @@ pub(super) async fn bind(at: SocketAddr, security: &Security) -> Result<TcpListe
 /// Connects the node to the one at `host:port`.
 ///
 /// # Errors
+///
 /// [`Undialled`] says what kind.
 pub(super) async fn dial(
     address: &str,
@@ -304,6 +306,7 @@ impl Undialled {
 /// Host and port of a coordinator's address. Whether the name is known is another question, which time may answer.
 ///
 /// # Errors
+///
 /// [`Error::Invalid`] for a text that is no `HOST:PORT`.
 pub fn host_and_port(address: &str) -> Result<(&str, u16)> {
     let parts = address.rsplit_once(':');

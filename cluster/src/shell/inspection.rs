@@ -34,6 +34,7 @@ pub struct Inspected {
 /// cookie.
 ///
 /// # Errors
+///
 /// [`Error::Invalid`] naming the file that will not do.
 pub fn inspect(folder: &Path, now: Duration) -> Result<Inspected> {
     let path = |name: &str| folder.join(name).display().to_string();

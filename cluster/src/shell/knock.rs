@@ -1,5 +1,6 @@
 //! Whether a worker would be let in, found without being one.
 
+use lavida_control::MemberId;
 use lavida_store::{Error, Result};
 use tokio::time::timeout;
 
@@ -9,12 +10,12 @@ use super::{
     node::{Arrival, Node, PROOF},
     random_id,
 };
-use crate::control::MemberId;
 
 /// Goes through everything that stands before a run at the coordinator at `host:port`, and away again: TLS and certificates,
 /// the protocol's version, and both sides' proof that they know the same cookie. The coordinator hears of no member.
 ///
 /// # Errors
+///
 /// [`Error::Unavailable`] when nobody answers, or somebody else; [`Error::Invalid`] when one side does not take the other's
 /// certificate or cookie, and for an address off loopback without certificates.
 pub async fn knock(address: &str, security: &Security) -> Result<()> {

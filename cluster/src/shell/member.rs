@@ -2,6 +2,10 @@
 
 use std::time::Duration;
 
+use lavida_control::{
+    CoordinatorFrame, FromMember, Generation, Join, Member, MemberAction, MemberEvent, MemberId,
+    Pace, Written, decode, encode,
+};
 use lavida_store::{Error, Result};
 use tokio::{
     sync::{mpsc, watch},
@@ -14,10 +18,6 @@ use super::{
     gate::dial,
     node::{Arrival, MAX_WAITING, Node},
 };
-use crate::control::{
-    CoordinatorFrame, FromMember, Generation, Join, Member, MemberAction, MemberEvent, MemberId,
-    Pace, Written, decode, encode,
-};
 
 const TICK: Duration = Duration::from_millis(100);
 /// A connection over which so many requests to join went unanswered is made anew.
@@ -29,24 +29,24 @@ pub struct MemberHandle {
     pub id: MemberId,
     work: mpsc::Receiver<MemberAction>,
     events: mpsc::Sender<MemberEvent>,
-    /// When the coordinator last said anything.
-    heard: watch::Receiver<Instant>,
+    /// When the coordinator last sent anything.
+    last_message: watch::Receiver<Instant>,
     task: JoinHandle<Result<()>>,
 }
 
-/// What a worker says from any thread; see [`MemberHandle::teller`].
+/// Tells the member what the trainer did, from any thread; see [`MemberHandle::notifier`].
 #[derive(Clone)]
-pub struct Teller(mpsc::Sender<MemberEvent>);
+pub struct Notifier(mpsc::Sender<MemberEvent>);
 
-impl Teller {
-    async fn tell(&self, event: MemberEvent) {
+impl Notifier {
+    async fn notify(&self, event: MemberEvent) {
         // An error means that the member has ended; the trainer learns it from its work.
         let _ = self.0.send(event).await;
     }
 
     /// Takes part, after [`MemberAction::Prepare`].
     pub async fn join(&self, join: Join) {
-        self.tell(MemberEvent::Join(join)).await;
+        self.notify(MemberEvent::Join(join)).await;
     }
 
     /// This step is learned, and so fast were the last ones.
@@ -56,7 +56,7 @@ impl Teller {
             step,
             pace,
         };
-        self.tell(event).await;
+        self.notify(event).await;
     }
 
     /// This rank's parts of a checkpoint are in the store.
@@ -65,22 +65,23 @@ impl Teller {
             generation,
             written,
         };
-        self.tell(event).await;
+        self.notify(event).await;
     }
 
     /// It waits at its next barrier, until [`MemberAction::Passed`].
     pub async fn arrived(&self, generation: Generation) {
-        self.tell(MemberEvent::Arrived { generation }).await;
+        self.notify(MemberEvent::Arrived { generation }).await;
     }
 
-    /// The checkpoint that this generation goes on from is damaged; to be said before [`Teller::stopped`].
+    /// The checkpoint that this generation goes on from is damaged; to be said before [`Notifier::stopped`].
     pub async fn damaged(&self, generation: Generation, words: String) {
-        self.tell(MemberEvent::Damaged { generation, words }).await;
+        self.notify(MemberEvent::Damaged { generation, words })
+            .await;
     }
 
     /// Nothing of this generation works here any more: asked to end it, or unable to go on.
     pub async fn stopped(&self, generation: Generation) {
-        self.tell(MemberEvent::Stopped { generation }).await;
+        self.notify(MemberEvent::Stopped { generation }).await;
     }
 
     /// An entry by which the other ranks' engines find this one.
@@ -90,12 +91,12 @@ impl Teller {
             key,
             value,
         };
-        self.tell(event).await;
+        self.notify(event).await;
     }
 
     /// Asks for another rank's entry, which comes as [`MemberAction::Found`].
     pub async fn need(&self, generation: Generation, key: String) {
-        self.tell(MemberEvent::Need { generation, key }).await;
+        self.notify(MemberEvent::Need { generation, key }).await;
     }
 }
 
@@ -105,17 +106,17 @@ impl MemberHandle {
         self.work.recv().await
     }
 
-    /// For telling what was done.
-    pub fn teller(&self) -> Teller {
-        Teller(self.events.clone())
+    /// A handle for saying what was done, from any thread.
+    pub fn notifier(&self) -> Notifier {
+        Notifier(self.events.clone())
     }
 
     /// Resolves when the coordinator has said nothing for so long: the run may have ended without this worker.
     pub fn silence(&self, patience: Duration) -> impl Future<Output = ()> + use<> {
-        let heard = self.heard.clone();
+        let last_message = self.last_message.clone();
         async move {
             loop {
-                let until = *heard.borrow() + patience;
+                let until = *last_message.borrow() + patience;
                 if Instant::now() >= until {
                     return;
                 }
@@ -127,6 +128,7 @@ impl MemberHandle {
     /// Leaves the run for good and waits until that is said.
     ///
     /// # Errors
+    ///
     /// [`Error::Internal`] for a bug.
     pub async fn leave(mut self) -> Result<()> {
         let _ = self.events.send(MemberEvent::Leave).await;
@@ -145,6 +147,7 @@ impl Drop for MemberHandle {
 /// the trainer says so. Returns at once; the member goes on trying to reach it. `window` is the number of steps of work that there is room for.
 ///
 /// # Errors
+///
 /// [`Error::Internal`] when the node cannot start.
 pub async fn join(
     id: MemberId,
@@ -157,7 +160,7 @@ pub async fn join(
     let (events, from_trainer) = mpsc::channel(MAX_WAITING);
     let (work, to_do) = mpsc::channel(MAX_WAITING);
     let began = Instant::now();
-    let (hears, heard) = watch::channel(began);
+    let (last_message_sender, last_message) = watch::channel(began);
     let shell = Shell {
         machine: Member::new(id, join, window),
         node,
@@ -165,7 +168,7 @@ pub async fn join(
         security,
         work,
         began,
-        hears,
+        last_message: last_message_sender,
         dialling: None,
         unanswered: 0,
         complaint: None,
@@ -175,7 +178,7 @@ pub async fn join(
         id,
         work: to_do,
         events,
-        heard,
+        last_message,
         task,
     })
 }
@@ -187,7 +190,7 @@ struct Shell {
     security: Security,
     work: mpsc::Sender<MemberAction>,
     began: Instant,
-    hears: watch::Sender<Instant>,
+    last_message: watch::Sender<Instant>,
     dialling: Option<JoinHandle<Result<()>>>,
     unanswered: u32,
     /// The last reason for not reaching the coordinator: the same is not logged again.
@@ -211,9 +214,9 @@ impl Shell {
             self.dialled().await?;
             let Some(event) = event else { continue };
             let leaving = event == MemberEvent::Leave;
-            let told = matches!(event, MemberEvent::Message(_) | MemberEvent::Disconnected);
+            let from_outside = matches!(event, MemberEvent::Message(_) | MemberEvent::Disconnected);
             for action in self.machine.step(event, self.began.elapsed()) {
-                if !told && matches!(action, MemberAction::Abort { .. }) {
+                if !from_outside && matches!(action, MemberAction::Abort { .. }) {
                     self.complain("the coordinator is silent".to_owned());
                 }
                 let last = matches!(action, MemberAction::End(_) | MemberAction::Refused(_));
@@ -244,7 +247,7 @@ impl Shell {
                 Ok(frame) => {
                     self.unanswered = 0;
                     self.complaint = None;
-                    self.hears.send_replace(Instant::now());
+                    self.last_message.send_replace(Instant::now());
                     Some(MemberEvent::Message(frame))
                 }
                 Err(error) => {

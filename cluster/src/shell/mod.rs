@@ -1,4 +1,4 @@
-//! The control plane on real sockets: [`control`](crate::control)'s state machines inside a ractor_cluster node.
+//! The control plane on real sockets: [`lavida_control`]'s state machines inside a ractor_cluster node.
 //!
 //! ```text
 //!  coordinate()                                        join()
@@ -30,7 +30,7 @@ pub use coordinator::{CoordinatorHandle, MemberStatus, RunStatus, Stopper, coord
 pub use gate::{Refusals, can_listen, host_and_port};
 pub use inspection::{Inspected, inspect};
 pub use knock::knock;
-pub use member::{MemberHandle, Teller, join};
+pub use member::{MemberHandle, Notifier, join};
 
 use std::{
     hash::{BuildHasher, Hasher, RandomState},
@@ -52,6 +52,7 @@ impl Security {
     /// What `lavida cluster certs` wrote for this machine.
     ///
     /// # Errors
+    ///
     /// [`lavida_store::Error::Invalid`] naming the file that is missing or is not what it should be.
     pub fn read(folder: &Path) -> Result<Self> {
         Ok(Self {

@@ -13,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use lavida_control::{MAX_MESSAGE_BYTES, MemberId};
 use lavida_store::{Error, Result};
 use ractor::{Actor, ActorProcessingErr, ActorRef, pg};
 use ractor_cluster::{
@@ -23,7 +24,6 @@ use ractor_cluster::{
 use tokio::sync::mpsc;
 
 use super::{Security, gate::Refusals};
-use crate::control::{MAX_MESSAGE_BYTES, MemberId};
 
 /// A frame of ractor_cluster around a message: names of variant and actor, and the lists a session begins with.
 const FRAME_OVERHEAD: u64 = 64 * 1024;
@@ -121,7 +121,7 @@ struct Watch {
 }
 
 impl Watch {
-    fn tell(&self, arrival: Arrival) {
+    fn forward(&self, arrival: Arrival) {
         // A full queue: silence says the same, later.
         let _ = self.inside.try_send(arrival);
     }
@@ -148,7 +148,7 @@ impl NodeEventSubscription for Watch {
     }
 
     fn node_session_ready(&self, _: NodeServerSessionInformation) {
-        self.tell(Arrival::PeerReady);
+        self.forward(Arrival::PeerReady);
     }
 
     fn node_session_disconnected(&self, info: NodeServerSessionInformation) {
@@ -163,14 +163,14 @@ impl NodeEventSubscription for Watch {
         if doubled {
             tracing::debug!("one of two sessions with {name:?} ended");
         } else if let Some(name) = proved {
-            self.tell(Arrival::PeerGone(name));
+            self.forward(Arrival::PeerGone(name));
         } else if info.is_server {
             let peer = info.peer_addr.parse::<SocketAddr>();
             let peer = peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.ip());
             self.refusals
                 .add(peer, "it did not prove that it knows the cookie");
         } else {
-            self.tell(Arrival::TurnedAway);
+            self.forward(Arrival::TurnedAway);
         }
     }
 }

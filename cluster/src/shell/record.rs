@@ -10,18 +10,23 @@
 
 use futures::{StreamExt, TryStreamExt, stream};
 use lavida_checkpoint::{self as checkpoints, CheckpointManifest};
-use lavida_store::{Error, Result, Store, Versioned, manifest};
-
-use crate::control::{
+use lavida_control::{
     Answer, Examined, MAX_WORDS_BYTES,
     ledger::{Entry, Fact},
 };
+use lavida_store::{Error, Result, Store, Versioned, manifest};
+use serde::{Deserialize, Serialize};
 
 const LEDGER: &str = "ledger";
 /// A coordinator that starts again reads the whole ledger: the reads wait for the network together.
 const READS_AT_ONCE: usize = 32;
 
-impl Versioned for Entry {
+/// An [`Entry`] as the store has it. The crate of the entries knows no store, so the trait cannot be theirs.
+#[derive(Serialize, Deserialize)]
+#[serde(transparent)]
+struct StoredEntry(Entry);
+
+impl Versioned for StoredEntry {
     const FORMAT: &'static str = "lavida/ledger";
     const VERSION: u64 = 1;
 }
@@ -50,6 +55,7 @@ impl Record {
     /// All entries, and the newest step with a manifest.
     ///
     /// # Errors
+    ///
     /// [`Error::Corrupt`] when an entry is missing or damaged, [`Error::Unavailable`] when the store does not answer.
     pub async fn read(&self) -> Result<(Vec<Entry>, Option<u64>)> {
         let listed = self.run.list(LEDGER).await?;
@@ -61,7 +67,7 @@ impl Record {
         let entries = stream::iter(0..n_entries)
             .map(|index| async move {
                 let key = entry_key(index);
-                let entry = manifest::read(&self.run, &key).await?;
+                let entry = self.entry(index).await?;
                 let gap = || Error::corrupt(self.run.full(&key), "an entry of the ledger", "a gap");
                 entry.ok_or_else(gap)
             })
@@ -75,17 +81,21 @@ impl Record {
     /// The entry at `index`, if there is one.
     ///
     /// # Errors
+    ///
     /// As [`Record::read`].
     pub async fn entry(&self, index: u64) -> Result<Option<Entry>> {
-        manifest::read(&self.run, &entry_key(index)).await
+        let stored = manifest::read(&self.run, &entry_key(index)).await?;
+        Ok(stored.map(|StoredEntry(entry)| entry))
     }
 
     /// Writes an entry, once.
     ///
     /// # Errors
+    ///
     /// [`Error::Corrupt`] when the entry that is there is damaged.
     pub async fn append(&self, index: u64, entry: &Entry) -> Result<Answer> {
-        match manifest::commit(&self.run, &entry_key(index), entry).await {
+        let stored = StoredEntry(entry.clone());
+        match manifest::commit(&self.run, &entry_key(index), &stored).await {
             Err(Error::Exists { .. }) => match self.entry(index).await {
                 Ok(Some(found)) => Ok(Answer::Taken(Box::new(found))),
                 Ok(None) => Ok(Answer::Unavailable),
@@ -98,6 +108,7 @@ impl Record {
     /// The newest step up to `step` whose checkpoint is whole.
     ///
     /// # Errors
+    ///
     /// What is neither damage nor a store that does not answer, for example a manifest of another version.
     pub async fn examine(&self, step: u64) -> Result<Examined> {
         match checkpoints::newest_whole_step(&self.run, step).await {
@@ -120,6 +131,7 @@ impl Record {
     /// already is success; or gives those of checkpoints that were set aside other names.
     ///
     /// # Errors
+    ///
     /// [`Error::Internal`] for an entry that is no checkpoint or whose state is no [training state](CheckpointManifest::state): ranks wrote nonsense.
     /// [`Error::Corrupt`] when the manifest that is there is damaged.
     pub async fn publish(&self, entry: &Entry) -> Result<Answer> {
@@ -193,7 +205,7 @@ fn unknown(error: Error) -> Result<Answer> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::{CoordinatorId, Generation, Part};
+    use lavida_control::{CoordinatorId, Generation, WrittenPart};
 
     fn entry(coordinator: u64, fact: Fact) -> Entry {
         Entry {
@@ -209,7 +221,7 @@ mod tests {
             world_size: 2,
             state: br#"{"stage": "anomaly", "step": 20, "position": 320, "seed": 1, "data": "", "world_size": 2, "generation": 1}"#
                 .to_vec(),
-            parts: vec![Part {
+            parts: vec![WrittenPart {
                 name: "weights".to_owned(),
                 key: "g1-weights".to_owned(),
                 bytes,

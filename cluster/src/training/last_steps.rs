@@ -2,9 +2,8 @@
 
 use std::collections::VecDeque;
 
+use lavida_control::{Pace, pace::WINDOW};
 use lavida_dataflow::parts::StepRecord;
-
-use crate::control::{Pace, pace::WINDOW};
 
 /// Records of up to [`WINDOW`] steps.
 #[derive(Default)]

@@ -2,13 +2,12 @@
 
 use std::time::Duration;
 
+use lavida_control::{CoordinatorId, CoordinatorSettings, Engine, MAX_JOB_BYTES, RunId};
 use lavida_dataflow::{
     device::{DeviceName, Kind},
     parts::Settings,
 };
 use lavida_store::{Error, Result};
-
-use crate::control::{CoordinatorId, CoordinatorSettings, Engine, MAX_JOB_BYTES, RunId};
 
 /// After a loss those who live are there already: a world forms as soon as they have joined again.
 const PATIENCE_AFTER_LOSS: Duration = Duration::from_secs(2);
@@ -25,6 +24,7 @@ pub fn cuda_device(name: &str) -> Option<usize> {
 /// Settings of the coordinator of a run, which is what `job` says.
 ///
 /// # Errors
+///
 /// [`Error::Invalid`] when no world of the wanted size can share a step evenly, or the job is too long.
 pub fn coordinator_settings(
     id: CoordinatorId,

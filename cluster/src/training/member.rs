@@ -11,21 +11,20 @@
 //! ends the worker.
 
 use std::{
-    collections::BTreeMap,
     sync::{
-        Arc, Condvar, Mutex, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
-use futures::future::BoxFuture;
-use lavida_checkpoint::{self as checkpoints, Piece, Retention, contents::Snapshot};
+use lavida_checkpoint as checkpoints;
+use lavida_collective::{Collective, CollectiveError};
+use lavida_control::{Generation, MemberAction, Outcome, Refusal, World};
 use lavida_dataflow::{
     parts::StepRecord,
     run::{Run, RunOutcome},
-    telemetry::LogFiles,
-    worker::{Committer, Orders, Resume, Worker},
+    worker::{Orders, Resume, Worker},
 };
 use lavida_store::{Error, Result, Store};
 use tokio::{
@@ -33,19 +32,19 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::{EngineReducer, cuda_device, insist::insist, last_steps::LastSteps};
-use crate::{
-    collective::{Collective, CollectiveError, Connection, Entries, connect, require},
-    control::{Generation, MemberAction, Outcome, Part, Refusal, World, Written, writers},
-    shell::{MemberHandle, Teller},
+use super::{
+    EngineReducer, committer::RankCommitter, cuda_device, entries::RendezvousEntries,
+    last_steps::LastSteps,
 };
-
-/// How long an engine waits for another rank's entry.
-const ENTRY_PATIENCE: Duration = Duration::from_secs(30);
+use crate::{
+    engine::{self, Connection},
+    shell::{MemberHandle, Notifier},
+};
 
 /// Trains as a member of a run until it has ended, or until `stop` resolves: then it leaves.
 ///
 /// # Errors
+///
 /// [`Error::Invalid`] when the coordinator refuses this worker; [`Error::Unavailable`] when it is silent for `cluster.stall_s`;
 /// what a run fails with that no other generation can mend.
 pub async fn train(
@@ -107,12 +106,12 @@ pub async fn train(
                 }
                 let rank = world.rank_of(member.id);
                 let rank = rank.ok_or_else(|| Error::Internal("a world without us".into()))?;
-                work = Some(Work::begin(&run, world, rank, member.teller()));
+                work = Some(Work::begin(&run, world, rank, member.notifier()));
             }
             Some(MemberAction::Abort { generation }) => match work.take() {
                 Some(work) if work.is_complete() => work.finish().await,
                 Some(work) => work.end().await,
-                None => member.teller().stopped(generation).await,
+                None => member.notifier().stopped(generation).await,
             },
             Some(MemberAction::End(outcome)) => {
                 if let Some(work) = work.take() {
@@ -123,7 +122,7 @@ pub async fn train(
             Some(MemberAction::Refused(refusal)) => return Err(refused(&refusal)),
             Some(action) => {
                 if let Some(work) = &work {
-                    work.hear(action);
+                    work.apply(action);
                 }
             }
             None => {
@@ -137,7 +136,7 @@ pub async fn train(
 /// Why a worker is not let in, and where that is a missing engine, what to do about it.
 pub fn refused(refusal: &Refusal) -> Error {
     let remedy = match refusal {
-        Refusal::NoEngine { needed } => require(*needed).err(),
+        Refusal::NoEngine { needed } => engine::require(*needed).err(),
         _ => None,
     };
     match remedy {
@@ -153,7 +152,7 @@ pub fn refused(refusal: &Refusal) -> Error {
 /// The work of one generation.
 struct Work {
     world: World,
-    teller: Teller,
+    notifier: Notifier,
     orders: watch::Sender<Orders>,
     committed: watch::Sender<u64>,
     entries: Arc<RendezvousEntries>,
@@ -163,11 +162,12 @@ struct Work {
     /// Whether the store did not take a checkpoint for too long.
     gave_up: Arc<AtomicBool>,
     run: Option<JoinHandle<Result<RunOutcome>>>,
-    told: JoinHandle<()>,
+    /// Hands on which steps were learned, and how fast.
+    progress_reporter: JoinHandle<()>,
 }
 
 impl Work {
-    fn begin(run: &Run, world: World, rank: usize, teller: Teller) -> Self {
+    fn begin(run: &Run, world: World, rank: usize, notifier: Notifier) -> Self {
         let generation = world.generation;
         // Nothing is learned before it is leased.
         let (orders, ordered) = watch::channel(Orders {
@@ -176,17 +176,17 @@ impl Work {
         });
         let (committed, is_committed) = watch::channel(world.resume_from);
         let (learned, mut learns) = mpsc::unbounded_channel::<StepRecord>();
-        let told = tokio::spawn({
-            let teller = teller.clone();
+        let progress_reporter = tokio::spawn({
+            let notifier = notifier.clone();
             async move {
                 let mut last = LastSteps::default();
                 while let Some(record) = learns.recv().await {
                     let step = record.step;
-                    teller.learned(generation, step, last.add(record)).await;
+                    notifier.learned(generation, step, last.add(record)).await;
                 }
             }
         });
-        let entries = Arc::new(RendezvousEntries::new(teller.clone(), generation));
+        let entries = Arc::new(RendezvousEntries::new(notifier.clone(), generation));
         let engine = Arc::new(Mutex::new(None));
         let gave_up = Arc::new(AtomicBool::new(false));
         let stall = Duration::from_secs(run.settings.cluster.stall_s);
@@ -198,11 +198,11 @@ impl Work {
             rank,
             n_ranks: world.size(),
             generation,
-            teller: teller.clone(),
+            notifier: notifier.clone(),
             committed: is_committed,
         };
         let task = {
-            let (run, world, teller) = (run.clone(), world.clone(), teller.clone());
+            let (run, world, notifier) = (run.clone(), world.clone(), notifier.clone());
             let (entries, engine) = (entries.clone(), engine.clone());
             async move {
                 let node = &world.peers[rank].node;
@@ -211,7 +211,7 @@ impl Work {
                 let device = cuda_device(&run.settings.device);
                 let mut aborts = ordered.clone();
                 let prepared = async {
-                    let resume = load(&run.store, resume_from, generation, &teller).await?;
+                    let resume = load(&run.store, resume_from, generation, &notifier).await?;
                     let connecting = tokio::task::spawn_blocking(move || {
                         connect_rank(&world, rank, device, entries, stall)
                     });
@@ -244,7 +244,7 @@ impl Work {
         };
         Self {
             world,
-            teller,
+            notifier,
             orders,
             committed,
             entries,
@@ -252,7 +252,7 @@ impl Work {
             engine,
             gave_up,
             run: Some(tokio::spawn(task)),
-            told,
+            progress_reporter,
         }
     }
 
@@ -274,7 +274,7 @@ impl Work {
         self.gave_up.load(Ordering::Relaxed)
     }
 
-    fn hear(&self, action: MemberAction) {
+    fn apply(&self, action: MemberAction) {
         let ours = self.world.generation;
         match action {
             MemberAction::Leased { generation, until } if generation == ours => {
@@ -314,8 +314,8 @@ impl Work {
         {
             tracing::debug!("generation {}: {error}", self.world.generation);
         }
-        self.told.abort();
-        self.teller.stopped(self.world.generation).await;
+        self.progress_reporter.abort();
+        self.notifier.stopped(self.world.generation).await;
     }
 
     /// Whether the last step of the run is committed.
@@ -332,12 +332,17 @@ impl Work {
         {
             tracing::warn!("{error}");
         }
-        self.teller.stopped(self.world.generation).await;
+        self.notifier.stopped(self.world.generation).await;
     }
 }
 
 /// Reads what a generation goes on from. When that is damaged, the coordinator is told, and the generation is over.
-async fn load(run: &Store, step: u64, generation: Generation, teller: &Teller) -> Result<Resume> {
+async fn load(
+    run: &Store,
+    step: u64,
+    generation: Generation,
+    notifier: &Notifier,
+) -> Result<Resume> {
     if step == 0 {
         return Ok(Resume::Fresh);
     }
@@ -345,7 +350,7 @@ async fn load(run: &Store, step: u64, generation: Generation, teller: &Teller) -
     match read.await {
         Ok(checkpoint) => Ok(Resume::From(Box::new(checkpoint))),
         Err(error @ Error::Corrupt { .. }) => {
-            teller.damaged(generation, error.to_string()).await;
+            notifier.damaged(generation, error.to_string()).await;
             Err(Error::Unavailable {
                 what: format!("the checkpoint of step {step}"),
                 reason: format!("it is damaged: {error}"),
@@ -355,7 +360,8 @@ async fn load(run: &Store, step: u64, generation: Generation, teller: &Teller) -
     }
 }
 
-fn ended(generation: Generation) -> Error {
+/// What ends with a generation.
+pub(super) fn ended(generation: Generation) -> Error {
     Error::Unavailable {
         what: format!("generation {generation}"),
         reason: "it has ended".to_owned(),
@@ -378,7 +384,7 @@ fn connect_rank(
         entries,
         timeout,
     };
-    connect(world.engine, connection).map_err(|error| match error {
+    engine::connect(world.engine, connection).map_err(|error| match error {
         CollectiveError::Mismatch {
             what,
             expected,
@@ -389,204 +395,4 @@ fn connect_rank(
             reason: error.to_string(),
         },
     })
-}
-
-/// Writes this rank's parts of each checkpoint; the coordinator commits them.
-struct RankCommitter {
-    run: Store,
-    retention: Retention,
-    /// How long a part is tried again: less than the coordinator waits for progress, so that a store that stays away is
-    /// told as what it is and not as a stall.
-    patience: Duration,
-    gave_up: Arc<AtomicBool>,
-    rank: usize,
-    n_ranks: usize,
-    generation: Generation,
-    teller: Teller,
-    committed: watch::Receiver<u64>,
-}
-
-impl RankCommitter {
-    async fn write(&self, snapshot: Snapshot, log: LogFiles) -> Result<()> {
-        let step = snapshot.state.step;
-        let state = serde_json::to_vec(&snapshot.state)
-            .map_err(|e| Error::Internal(format!("the state does not serialise: {e}")))?;
-        let sizes = snapshot.parts.iter();
-        let sizes = sizes.map(|(name, content)| (name.as_str(), content.n_bytes()));
-        let (mine, n_parts) = share(sizes, self.rank, self.n_ranks);
-        let mut parts = snapshot.parts;
-        let generation = self.generation.0;
-        let puts = mine.into_iter().filter_map(|piece| {
-            let content = parts.remove(&piece.part)?;
-            Some(insist(self.patience, move || {
-                let (piece, content) = (piece.clone(), content.clone());
-                checkpoints::put_piece(&self.run, step, generation, piece, content)
-            }))
-        });
-        let puts: Vec<_> = puts.collect();
-        drop(parts); // the others write them
-        let puts = futures::future::try_join_all(puts);
-        let log = insist(self.patience, || log.put());
-        let written = futures::future::try_join(log, puts).await;
-        let ((), parts) = written.inspect_err(|_| self.gave_up.store(true, Ordering::Relaxed))?;
-        let parts = parts.into_iter().map(|part| {
-            let hash = blake3::Hash::from_hex(&part.blake3)
-                .map_err(|e| Error::Internal(format!("a hash of our own: {e}")))?;
-            Ok(Part {
-                name: part.name,
-                key: part.key,
-                bytes: part.bytes,
-                blake3: *hash.as_bytes(),
-            })
-        });
-        let written = Written {
-            step,
-            state,
-            n_parts,
-            parts: parts.collect::<Result<_>>()?,
-        };
-        self.teller.wrote(self.generation, written).await;
-        let mut committed = self.committed.clone();
-        let waited = committed.wait_for(|committed| *committed >= step).await;
-        waited.map_err(|_| ended(self.generation))?;
-        match self.rank {
-            0 => {
-                let retire = || checkpoints::retire_outdated(&self.run, self.retention);
-                insist(self.patience, retire).await
-            }
-            _ => Ok(()),
-        }
-    }
-}
-
-/// The files that `rank` writes of parts of these sizes, at most one of each part, and the number of files of all ranks. A
-/// long part has a piece for every rank; short ones go, the largest first, to whoever has least to do.
-fn share<'a>(
-    parts: impl Iterator<Item = (&'a str, u64)>,
-    rank: usize,
-    n_ranks: usize,
-) -> (Vec<Piece>, u32) {
-    let pieces = parts.flat_map(|(name, n_bytes)| checkpoints::cut(name, n_bytes, n_ranks));
-    let (cut, whole): (Vec<Piece>, Vec<Piece>) = pieces.partition(|piece| piece.index.is_some());
-    let n_files = (cut.len() + whole.len()) as u32;
-    let sizes: Vec<u64> = whole.iter().map(|piece| piece.range.end).collect();
-    let whole = whole.into_iter().zip(writers(&sizes, n_ranks));
-    let whole = whole.filter(|(_, writer)| *writer == rank);
-    let cut = cut.into_iter().filter(|piece| piece.index == Some(rank));
-    (cut.chain(whole.map(|(piece, _)| piece)).collect(), n_files)
-}
-
-impl Committer for RankCommitter {
-    fn commit(&self, snapshot: Snapshot, log: LogFiles) -> BoxFuture<'_, Result<()>> {
-        Box::pin(self.write(snapshot, log))
-    }
-}
-
-/// The coordinator's rendezvous as a blocking table: by it the engines of a generation find each other.
-struct RendezvousEntries {
-    teller: Teller,
-    generation: Generation,
-    runtime: tokio::runtime::Handle,
-    state: Mutex<Table>,
-    changed: Condvar,
-}
-
-#[derive(Default)]
-struct Table {
-    found: BTreeMap<String, Vec<u8>>,
-    given_up: bool,
-}
-
-impl RendezvousEntries {
-    fn new(teller: Teller, generation: Generation) -> Self {
-        Self {
-            teller,
-            generation,
-            runtime: tokio::runtime::Handle::current(),
-            state: Mutex::default(),
-            changed: Condvar::new(),
-        }
-    }
-
-    fn found(&self, key: String, value: Vec<u8>) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.found.insert(key, value);
-        self.changed.notify_all();
-    }
-
-    fn give_up(&self) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.given_up = true;
-        self.changed.notify_all();
-    }
-}
-
-impl Entries for RendezvousEntries {
-    fn set(&self, key: &str, value: &[u8]) -> Result<(), String> {
-        let (key, value) = (key.to_owned(), value.to_vec());
-        self.runtime
-            .block_on(self.teller.offer(self.generation, key, value));
-        Ok(())
-    }
-
-    fn get(&self, key: &str) -> Result<Vec<u8>, String> {
-        let need = self.teller.need(self.generation, key.to_owned());
-        self.runtime.block_on(need);
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let waited = self
-            .changed
-            .wait_timeout_while(state, ENTRY_PATIENCE, |state| {
-                !state.given_up && !state.found.contains_key(key)
-            });
-        let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        match state.found.get(key) {
-            Some(value) => Ok(value.clone()),
-            None if state.given_up => Err("the generation has ended".to_owned()),
-            None => Err(format!(
-                "no entry {key} after {} s",
-                ENTRY_PATIENCE.as_secs()
-            )),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::collections::BTreeSet;
-
-    use super::*;
-
-    #[test]
-    fn ranks_write_every_byte_once_and_equally_much() {
-        const MIB: u64 = 1 << 20;
-        let parts = [
-            ("carried.safetensors", 30 * MIB),
-            ("optimizer.safetensors", 200 * MIB + 1),
-            ("settings.toml", 2_000),
-            ("tokenizer.json", 11 * MIB),
-            ("weights.safetensors", 100 * MIB),
-        ];
-        for n_ranks in [1, 2, 3, 8] {
-            let shares: Vec<_> = (0..n_ranks)
-                .map(|rank| share(parts.into_iter(), rank, n_ranks))
-                .collect();
-            let mut names = BTreeSet::new();
-            let mut n_bytes: BTreeSet<u64> = BTreeSet::new();
-            for (mine, n_files) in &shares {
-                assert_eq!(
-                    *n_files as usize,
-                    shares.iter().map(|s| s.0.len()).sum::<usize>()
-                );
-                let of: BTreeSet<&str> = mine.iter().map(|piece| piece.part.as_str()).collect();
-                assert_eq!(of.len(), mine.len(), "two files of one part");
-                names.extend(mine.iter().map(|piece| piece.name.clone()));
-                let sizes = mine.iter().map(|piece| piece.range.end - piece.range.start);
-                n_bytes.insert(sizes.sum());
-            }
-            assert_eq!(names.len(), shares[0].1 as usize);
-            let (least, most) = (n_bytes.first().unwrap(), n_bytes.last().unwrap());
-            // What is not cut is the difference.
-            assert!(most - least <= 11 * MIB + 3, "{n_bytes:?}");
-        }
-    }
 }

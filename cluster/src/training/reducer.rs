@@ -2,10 +2,9 @@
 
 use std::{ops::Range, sync::Arc};
 
+use lavida_collective::{Collective, CollectiveError};
 use lavida_dataflow::parts::GradientReducer;
 use lavida_store::{Error, Result};
-
-use crate::collective::{self, Collective, CollectiveError};
 
 /// An engine as the trainer knows it. When it goes, the engine is aborted: the peers do not wait for a worker that ended.
 pub struct EngineReducer(pub Arc<dyn Collective>);
@@ -20,19 +19,19 @@ impl GradientReducer for EngineReducer {
     }
 
     fn all_reduce(&self, values: &mut [f32]) -> Result<()> {
-        self.told(self.0.all_reduce(values))
+        self.map_error(self.0.all_reduce(values))
     }
 
     fn own_range(&self, n_values: usize, rank: usize) -> Range<usize> {
-        collective::own_range(n_values, rank, self.size())
+        lavida_collective::own_range(n_values, rank, self.size())
     }
 
     fn reduce_scatter(&self, values: &[f32], own: &mut [f32]) -> Result<()> {
-        self.told(self.0.reduce_scatter(values, own))
+        self.map_error(self.0.reduce_scatter(values, own))
     }
 
     fn all_gather(&self, own: &[f32], values: &mut [f32]) -> Result<()> {
-        self.told(self.0.all_gather(own, values))
+        self.map_error(self.0.all_gather(own, values))
     }
 
     fn abort(&self) {
@@ -42,7 +41,7 @@ impl GradientReducer for EngineReducer {
 
 impl EngineReducer {
     /// The engine's errors in the trainer's terms.
-    fn told(&self, result: collective::Result<()>) -> Result<()> {
+    fn map_error(&self, result: lavida_collective::Result<()>) -> Result<()> {
         result.map_err(|error| match error {
             CollectiveError::Mismatch { .. } => Error::Internal(error.to_string()),
             _ => Error::Unavailable {

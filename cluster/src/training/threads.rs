@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use futures::{StreamExt, stream::FuturesUnordered};
+use lavida_collective::local::Local;
 use lavida_dataflow::{
     run::{Run, RunOutcome},
     worker::Worker,
@@ -11,11 +12,11 @@ use lavida_store::{Error, Result};
 use tokio::sync::watch;
 
 use super::EngineReducer;
-use crate::collective::local::Local;
 
 /// Trains with `n` workers in this process, until the last step or until `stop` resolves. One of them logs and commits.
 ///
 /// # Errors
+///
 /// [`Error::Invalid`] when the microbatches of a step cannot be shared evenly among `n`; as [`Run::execute`]: the first
 /// of their errors: the others only say that a worker is lost.
 pub async fn train(
@@ -26,11 +27,11 @@ pub async fn train(
     Worker::accumulation(&run.settings, n)?;
     // Once for all: it is read once, and one that is damaged is set aside once.
     let newest = run.newest().await?;
-    let (asks, asked) = watch::channel(false);
+    let (stop_sender, stop_requested) = watch::channel(false);
     let stopper = tokio::spawn(async move {
         stop.await;
-        let _ = asks.send(true); // nobody left to stop is fine
-        asks.closed().await;
+        let _ = stop_sender.send(true); // nobody left to stop is fine
+        stop_sender.closed().await;
     });
     let workers = Local::world(n)
         .into_iter()
@@ -45,16 +46,20 @@ pub async fn train(
                 resume: newest.clone().into(),
                 ..alone
             };
-            let mut asked = asked.clone();
+            let mut stop_requested = stop_requested.clone();
             let stop = async move {
-                if asked.wait_for(|asked| *asked).await.is_err() {
-                    std::future::pending::<()>().await; // whoever would have asked is gone
+                if stop_requested
+                    .wait_for(|requested| *requested)
+                    .await
+                    .is_err()
+                {
+                    std::future::pending::<()>().await; // whoever would have asked for it is gone
                 }
             };
             tokio::spawn(run.clone().execute_as(worker, stop))
         });
     let mut workers: FuturesUnordered<_> = workers.collect();
-    drop((asked, newest));
+    drop((stop_requested, newest));
     let mut ended = None;
     while let Some(joined) = workers.next().await {
         let outcome = joined.map_err(|e| Error::Internal(format!("a worker panicked: {e}")));

@@ -6,12 +6,10 @@ mod worker;
 
 use std::{net::SocketAddr, path::Path, time::Duration};
 
-use lavida_cluster::{
-    control::{CoordinatorId, CoordinatorSettings, Engine, Generation, Outcome},
-    shell::{
-        Authority, Certificates, CoordinatorHandle, Security, coordinate, random_id, record::Record,
-    },
+use lavida_cluster::shell::{
+    Authority, Certificates, CoordinatorHandle, Security, coordinate, random_id, record::Record,
 };
+use lavida_control::{CoordinatorId, CoordinatorSettings, Engine, Generation, Outcome};
 use lavida_store::Store;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},

@@ -6,11 +6,9 @@ use std::{
     time::Duration,
 };
 
-use lavida_cluster::{
-    control::{
-        Engine, Generation, Join, MemberAction, MemberId, Pace, Part, RunId, World, Written,
-    },
-    shell::{Certificates, MemberHandle, Security, join, random_id},
+use lavida_cluster::shell::{Certificates, MemberHandle, Security, join, random_id};
+use lavida_control::{
+    Engine, Generation, Join, MemberAction, MemberId, Pace, RunId, World, Written, WrittenPart,
 };
 
 pub const RUN: RunId = RunId([5; 32]);
@@ -78,7 +76,7 @@ pub async fn work_if_told() {
 
 /// Pretends to train: every step that is leased is learned, every snapshot that is asked for is written.
 async fn work(mut member: MemberHandle) {
-    let teller = member.teller();
+    let notifier = member.notifier();
     let mut at: Option<(World, u64)> = None;
     while let Some(action) = member.next().await {
         match action {
@@ -92,7 +90,7 @@ async fn work(mut member: MemberHandle) {
                     while *step < until {
                         tokio::time::sleep(STEP).await;
                         *step += 1;
-                        teller
+                        notifier
                             .learned(world.generation, *step, Pace::default())
                             .await;
                     }
@@ -103,13 +101,13 @@ async fn work(mut member: MemberHandle) {
             } => {
                 let (world, _) = at.as_ref().unwrap();
                 let rank = world.rank_of(member.id).unwrap();
-                teller
+                notifier
                     .wrote(generation, written(generation, step, rank, world.size()))
                     .await;
             }
             MemberAction::Abort { generation } => {
                 at = None;
-                teller.stopped(generation).await;
+                notifier.stopped(generation).await;
             }
             MemberAction::End(_) | MemberAction::Refused(_) => return,
             _ => {}
@@ -126,7 +124,7 @@ fn written(generation: Generation, step: u64, rank: usize, n_ranks: usize) -> Wr
         )
         .into_bytes(),
         n_parts: n_ranks as u32,
-        parts: vec![Part {
+        parts: vec![WrittenPart {
             name: format!("part-{rank}"),
             key: format!("g{generation}-part-{rank}"),
             bytes: 1,

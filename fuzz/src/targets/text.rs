@@ -1,6 +1,6 @@
 //! Settings and tokenizers, and what machines of a cluster say to each other.
 
-use lavida_cluster::control::{CoordinatorFrame, MemberFrame, PROTOCOL_VERSION, decode, encode};
+use lavida_control::{CoordinatorFrame, MemberFrame, PROTOCOL_VERSION, decode, encode};
 use lavida_data::tokenizer::Tokenizers;
 use lavida_train::settings::Settings;
 

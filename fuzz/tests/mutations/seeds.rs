@@ -3,9 +3,9 @@
 use std::io::Cursor;
 
 use bytes::Bytes;
-use lavida_cluster::control::{
+use lavida_control::{
     CoordinatorFrame, CoordinatorId, Engine, FromMember, Generation, Join, MemberFrame, MemberId,
-    Peer, RunId, Status, ToMember, View, World, Written, encode,
+    MemberView, Peer, RunId, Status, ToMember, World, Written, encode,
 };
 use lavida_data::clip::{Clip, EncodedFrame, ObjectTrack};
 use lavida_data::dataset::{Dataset, DatasetManifest};
@@ -366,7 +366,7 @@ fn up(message: FromMember) -> Message {
 }
 
 fn status() -> Message {
-    let part = lavida_cluster::control::Part {
+    let part = lavida_control::WrittenPart {
         name: "weights".to_owned(),
         key: "checkpoints/3/weights".to_owned(),
         bytes: 1000,
@@ -414,7 +414,7 @@ fn view() -> Message {
     Message::Down(CoordinatorFrame {
         coordinator: CoordinatorId(9),
         member: MemberId(7),
-        message: ToMember::View(View {
+        message: ToMember::View(MemberView {
             seq: 4,
             working: true,
             world: Some(World {
@@ -424,7 +424,7 @@ fn view() -> Message {
                 engine: Engine::Gloo,
                 peers: vec![peer(7), peer(8)],
             }),
-            ..View::default()
+            ..MemberView::default()
         }),
     })
 }

@@ -8,12 +8,10 @@
 use std::{collections::BTreeMap, path::Path};
 
 use lavida_checkpoint::Checkpoint;
-use lavida_cluster::{
-    control::{
-        Generation,
-        ledger::{Entry, Fact, Remembered},
-    },
-    shell::record::Record,
+use lavida_cluster::shell::record::Record;
+use lavida_control::{
+    Generation,
+    ledger::{Entry, Fact, Remembered},
 };
 use lavida_data::{
     catalog::{Catalog, DataSource},

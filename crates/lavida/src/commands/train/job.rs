@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use lavida_cluster::control::RunId;
+use lavida_control::RunId;
 use lavida_data::{Error, Result};
 use lavida_dataflow::{device::DeviceName, run::Run};
 use lavida_store::Store;

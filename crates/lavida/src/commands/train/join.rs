@@ -6,11 +6,11 @@ use std::{
 };
 
 use lavida_cluster::{
-    collective::engines,
-    control::{Join, MemberAction, MemberId, Outcome},
+    engine,
     shell::{self, MemberHandle, host_and_port, random_id},
     training,
 };
+use lavida_control::{Join, MemberAction, MemberId, Outcome};
 use lavida_data::{Error, Result};
 use lavida_dataflow::telemetry::figures::Figures;
 
@@ -74,9 +74,9 @@ pub async fn run(
         node: node_name(),
         slot: slot()?,
         address: reachable,
-        engines: engines(),
+        engines: engine::available(),
     };
-    member.teller().join(asks).await;
+    member.notifier().join(asks).await;
     let steps = run.settings.train.steps;
     let outcome = training::train(run, member, stop).await?;
     match (&outcome, has_parent) {

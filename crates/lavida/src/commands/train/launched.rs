@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use lavida_cluster::control::Outcome;
+use lavida_control::Outcome;
 use lavida_data::{Error, Result};
 use tokio::net::TcpStream;
 

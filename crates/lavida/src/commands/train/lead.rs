@@ -3,11 +3,11 @@
 use std::{net::SocketAddr, path::Path};
 
 use lavida_cluster::{
-    collective::{is_built, require},
-    control::{CoordinatorId, Engine, Outcome},
+    engine::{is_built, require},
     shell::{CoordinatorHandle, Security, coordinate, random_cookie, random_id},
     training::{coordinator_settings, cuda_device},
 };
+use lavida_control::{CoordinatorId, Engine, Outcome};
 use lavida_data::{Error, Result};
 use lavida_store::Store;
 use lavida_train::settings::Settings;

@@ -2,10 +2,8 @@
 
 use std::net::SocketAddr;
 
-use lavida_cluster::{
-    control::pace::STRAGGLES,
-    shell::{CoordinatorHandle, MemberStatus, RunStatus},
-};
+use lavida_cluster::shell::{CoordinatorHandle, MemberStatus, RunStatus};
+use lavida_control::pace::STRAGGLES;
 use lavida_data::Result;
 use lavida_dataflow::telemetry::{endpoint, figures};
 use prometheus_client::{

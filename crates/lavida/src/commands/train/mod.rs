@@ -15,7 +15,8 @@ use std::{path::Path, sync::Arc};
 
 use anyhow::Context;
 use lavida_checkpoint::Pretrained;
-use lavida_cluster::{control::Outcome, shell::Security, training::threads};
+use lavida_cluster::{shell::Security, training::threads};
+use lavida_control::Outcome;
 use lavida_data::{Error, Result, tokenizer::Tokenizers};
 use lavida_dataflow::{
     clock::SystemClock,

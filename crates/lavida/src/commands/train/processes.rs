@@ -10,10 +10,10 @@ use std::{
 };
 
 use lavida_cluster::{
-    control::Outcome,
     shell::{CoordinatorHandle, Security, random_cookie},
     training::cuda_device,
 };
+use lavida_control::Outcome;
 use lavida_data::Error;
 use lavida_dataflow::{device, worker::Worker};
 use lavida_train::settings::Settings;

@@ -4,10 +4,8 @@
 use std::{cmp::Reverse, time::Duration};
 
 use indicatif::ProgressBar;
-use lavida_cluster::{
-    control::pace::{STRAGGLES, slowness},
-    shell::{CoordinatorHandle, MemberStatus, RunStatus},
-};
+use lavida_cluster::shell::{CoordinatorHandle, MemberStatus, RunStatus};
+use lavida_control::pace::{STRAGGLES, slowness};
 use lavida_terminal::{
     progress::{minutes, one_line},
     screen,
@@ -200,7 +198,7 @@ fn count(n: usize, what: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use lavida_cluster::control::{Generation, MemberId, Pace};
+    use lavida_control::{Generation, MemberId, Pace};
 
     use super::*;
 

@@ -1,0 +1,184 @@
+//! What members say, and who comes and goes.
+
+use std::time::Duration;
+
+use super::{super::*, Coordinator, Examination, Gathering, Known, MAX_LEFT, Phase};
+use crate::{message::Activity, types::MAX_MEMBERS};
+
+impl Coordinator {
+    pub(super) fn message(&mut self, frame: MemberFrame, now: Duration) {
+        let id = frame.member;
+        if matches!(self.phase, Phase::Reading) {
+            return; // Nothing can be promised yet; it asks again.
+        }
+        match frame.message {
+            FromMember::Ask => {
+                let job = self.settings.job.clone();
+                self.send(id, ToMember::Job(job));
+            }
+            FromMember::Join(join) => self.join(id, join, now),
+            FromMember::Leave => {
+                if self.left.len() == MAX_LEFT {
+                    self.left.pop_front();
+                }
+                self.left.push_back(id);
+                self.remove(id, EndReason::Left(id), now);
+            }
+            message => {
+                let Some(known) = self.members.get_mut(&id) else {
+                    return self.refuse(id, Refusal::Unknown);
+                };
+                known.last_heard = now;
+                match message {
+                    FromMember::Status(status) => self.status(id, status, now),
+                    FromMember::Put {
+                        generation,
+                        key,
+                        value,
+                    } => {
+                        let answers = self.rendezvous.put(id, generation, key, value);
+                        self.answer(answers);
+                    }
+                    FromMember::Get { generation, key } => {
+                        let answers = self.rendezvous.get(id, generation, key);
+                        self.answer(answers);
+                    }
+                    FromMember::Ask | FromMember::Join(_) | FromMember::Leave => {
+                        unreachable!("handled above")
+                    }
+                }
+            }
+        }
+    }
+
+    pub(super) fn join(&mut self, id: MemberId, join: Join, now: Duration) {
+        let refusal = if join.run != self.settings.run {
+            Some(Refusal::OtherRun)
+        } else if !join.engines.contains(&self.settings.engine) {
+            let needed = self.settings.engine;
+            Some(Refusal::NoEngine { needed })
+        } else if self.left.contains(&id) {
+            Some(Refusal::Left)
+        } else if self.members.len() >= MAX_MEMBERS && !self.members.contains_key(&id) {
+            Some(Refusal::Full)
+        } else {
+            None
+        };
+        if let Some(refusal) = refusal {
+            return self.refuse(id, refusal);
+        }
+        self.dirty.insert(id);
+        if let Some(known) = self.members.get_mut(&id) {
+            known.last_heard = now;
+            return; // Said again because the answer was lost.
+        }
+        self.members.insert(
+            id,
+            Known {
+                join,
+                last_heard: now,
+                status: None,
+                view_seq: 0,
+                lease: 0,
+            },
+        );
+        self.log(Notice::Joined(id));
+    }
+
+    pub(super) fn status(&mut self, id: MemberId, status: Status, now: Duration) {
+        self.dirty.insert(id);
+        let Some(known) = self.members.get_mut(&id) else {
+            return;
+        };
+        let newest = known.status.as_ref().map_or(0, |status| status.seq);
+        if status.seq <= newest {
+            return;
+        }
+        let stopped = status.activity == Activity::Standing;
+        let (generation, damaged) = (status.generation, status.damaged.clone());
+        known.status = Some(status);
+        if let Some(words) = damaged {
+            self.damaged(id, generation, words, now);
+        }
+        let Phase::Working { world, .. } = &self.phase else {
+            return;
+        };
+        if stopped && generation == world.generation && world.rank_of(id).is_some() {
+            self.end_generation(EndReason::Stopped(id), now);
+        }
+    }
+
+    /// A member of the newest generation could not read what it was to go on from. Another of its members may have been
+    /// heard first, and the generation be over.
+    fn damaged(&mut self, id: MemberId, generation: Generation, words: String, now: Duration) {
+        let newest = self.remembered.generation;
+        let step = self.committed;
+        let is_newest = generation == newest && self.examined < newest;
+        let between = matches!(self.phase, Phase::Gathering(_) | Phase::Working { .. });
+        if !is_newest || !between || step == 0 {
+            return;
+        }
+        self.examined = newest;
+        self.examine = Some(Examination::of(step));
+        let member = id;
+        self.end_generation(
+            EndReason::Damaged {
+                member,
+                step,
+                words,
+            },
+            now,
+        );
+    }
+
+    pub(super) fn remove(&mut self, id: MemberId, why: EndReason, now: Duration) {
+        if self.members.remove(&id).is_none() {
+            return;
+        }
+        self.dirty.remove(&id);
+        let ended = matches!(self.phase, Phase::Ended { .. });
+        if !ended && matches!(why, EndReason::Disconnected(_) | EndReason::Silent(_)) {
+            self.lost += 1;
+        }
+        if self
+            .world()
+            .is_some_and(|world| world.rank_of(id).is_some())
+        {
+            self.end_generation(why, now);
+        }
+    }
+
+    pub(super) fn end_generation(&mut self, why: EndReason, now: Duration) {
+        let Phase::Working { world, .. } = &self.phase else {
+            return;
+        };
+        let after_loss = why != EndReason::Grown;
+        let generation = world.generation;
+        self.dirty
+            .extend(world.peers.iter().map(|peer| peer.member));
+        self.restarts += u32::from(after_loss);
+        self.phase = Phase::Gathering(Gathering {
+            since: now,
+            patience: self.settings.patience_after_loss,
+            after_loss,
+        });
+        self.log(Notice::GenerationEnded { generation, why });
+        if self.restarts > self.settings.max_restarts {
+            let restarts = self.restarts;
+            self.phase = Phase::Closing(Outcome::BudgetSpent { restarts });
+        }
+    }
+
+    pub(super) fn end_run(&mut self, outcome: Outcome, now: Duration) {
+        if matches!(self.phase, Phase::Ended { .. }) {
+            return;
+        }
+        self.log(Notice::RunEnded(outcome.clone()));
+        self.dirty.extend(self.members.keys());
+        self.phase = Phase::Ended {
+            outcome,
+            since: now,
+            is_announced: false,
+        };
+    }
+}

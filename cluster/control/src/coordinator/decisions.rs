@@ -1,0 +1,394 @@
+//! What follows from where things stand: worlds, leases, checkpoints, ends.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use super::{super::*, Coordinator, Known, Pending, Phase, Progress};
+use crate::{
+    ledger::{Entry, Fact},
+    settings::{LEASE, PROBE, RETRY},
+};
+
+impl Coordinator {
+    pub(super) fn advance(&mut self, now: Duration) {
+        let silent: Vec<MemberId> = self
+            .members
+            .iter()
+            .filter(|(_, known)| now > known.last_heard + LEASE)
+            .map(|(&id, _)| id)
+            .collect();
+        for id in silent {
+            self.remove(id, EndReason::Silent(id), now);
+        }
+        match &self.phase {
+            Phase::Reading => {
+                let asking = self.append.is_none()
+                    && self.read_asked.is_none_or(|asked| now >= asked + RETRY);
+                if asking {
+                    self.read_asked = Some(now);
+                    self.reading_since.get_or_insert(now);
+                    self.actions.push(Action::ReadLedger);
+                }
+            }
+            Phase::Gathering(_) => {
+                self.maybe_stop();
+                self.maybe_finish(now);
+                self.form(now);
+            }
+            Phase::Opening { .. } => {}
+            Phase::Closing(_) => {
+                if self.append.is_none() && self.publish.is_none() {
+                    self.append = Some(Pending::new(Entry {
+                        coordinator: self.settings.id,
+                        generation: self.remembered.generation,
+                        fact: Fact::Closed,
+                    }));
+                }
+            }
+            Phase::Working { .. } => {
+                self.maybe_stop();
+                self.lease_out();
+                self.collect_checkpoint(now);
+                self.watch_progress(now);
+                self.maybe_finish(now);
+            }
+            Phase::Ended {
+                outcome,
+                since,
+                is_announced,
+            } => {
+                let fenced = matches!(outcome, Outcome::Fenced { .. });
+                let everybody_knows = fenced || self.members.is_empty() || now > *since + LEASE;
+                if everybody_knows && !is_announced {
+                    let outcome = outcome.clone();
+                    self.actions.push(Action::End(outcome.clone()));
+                    self.phase = Phase::Ended {
+                        since: *since,
+                        outcome,
+                        is_announced: true,
+                    };
+                }
+            }
+        }
+        let idle = self.append.is_none() && self.publish.is_none();
+        let begun = !matches!(self.phase, Phase::Reading | Phase::Ended { .. });
+        if begun && idle && now >= self.probed + PROBE {
+            self.probed = now;
+            let index = self.remembered.next_index;
+            self.actions.push(Action::Probe { index });
+        }
+        self.watch_store(now);
+        self.retry(now);
+    }
+
+    /// Ends the run when the store has not answered for as long as a world may stall.
+    fn watch_store(&mut self, now: Duration) {
+        let reading = matches!(self.phase, Phase::Reading);
+        let writes = [&self.append, &self.publish].into_iter().flatten();
+        let waits = writes.map(|pending| pending.since);
+        let waits = waits.chain([self.reading_since.filter(|_| reading)]);
+        let longest = waits.flatten().map(|since| now.saturating_sub(since)).max();
+        if longest > Some(self.settings.stall) {
+            (self.append, self.publish) = (None, None);
+            let seconds = self.settings.stall.as_secs();
+            self.end_run(Outcome::StoreLost { seconds }, now);
+        }
+    }
+
+    /// Fixes the last step once a stop was asked for: the largest lease, which all can reach and nobody has passed.
+    pub(super) fn maybe_stop(&mut self) {
+        if !self.stopping {
+            return;
+        }
+        self.stopping = false;
+        let leased = self.world().map(|world| {
+            let leases = world
+                .peers
+                .iter()
+                .filter_map(|peer| self.lease(peer.member));
+            leases.max().unwrap_or(0)
+        });
+        let written = match &self.append {
+            Some(Pending {
+                entry:
+                    Entry {
+                        fact: Fact::Committed { step, .. },
+                        ..
+                    },
+                ..
+            }) => *step,
+            _ => 0,
+        };
+        let least = self.remembered.committed.max(self.committed).max(written);
+        self.end = self.end.min(leased.unwrap_or(least).max(least));
+        self.dirty.extend(self.members.keys());
+    }
+
+    pub(super) fn maybe_finish(&mut self, now: Duration) {
+        let idle = self.append.is_none() && self.publish.is_none() && self.examine.is_none();
+        if idle && self.committed >= self.end {
+            if self.committed >= self.settings.steps {
+                return self.end_run(Outcome::Completed, now);
+            }
+            let step = self.committed;
+            self.dirty.extend(self.members.keys());
+            self.phase = Phase::Closing(Outcome::Stopped { step });
+        }
+    }
+
+    pub(super) fn form(&mut self, now: Duration) {
+        let Phase::Gathering(gathering) = &self.phase else {
+            return;
+        };
+        if self.append.is_some() || self.publish.is_some() || self.examine.is_some() {
+            return;
+        }
+        let mut standing: Vec<(&MemberId, &Known)> = self
+            .members
+            .iter()
+            .filter(|(_, known)| known.stands())
+            .collect();
+        let Some(size) = self.settings.world_size(standing.len()) else {
+            return;
+        };
+        let most = self.settings.world_size(usize::MAX);
+        if Some(size) < most && now < gathering.since + gathering.patience {
+            return;
+        }
+        standing.sort_by_key(|(id, known)| (&known.join.node, known.join.slot, **id));
+        let peers = standing[..size].iter().map(|(id, known)| Peer {
+            member: **id,
+            node: known.join.node.clone(),
+            address: known.join.address.clone(),
+        });
+        let world = World {
+            generation: self.remembered.generation.next(),
+            resume_from: self.committed,
+            checkpoint_every: self.settings.checkpoint_every,
+            engine: self.settings.engine,
+            peers: peers.collect(),
+        };
+        let after_loss = gathering.after_loss;
+        self.append = Some(Pending::new(Entry {
+            coordinator: self.settings.id,
+            generation: world.generation,
+            fact: Fact::Opened {
+                resume_from: world.resume_from,
+                world_size: size as u32,
+            },
+        }));
+        self.phase = Phase::Opening { world, after_loss };
+    }
+
+    /// The status of every rank that is in the generation at work, by rank; `None` for one that has not begun.
+    pub(super) fn ranks<'a>(
+        world: &'a World,
+        members: &'a BTreeMap<MemberId, Known>,
+    ) -> impl Iterator<Item = Option<&'a Status>> {
+        world.peers.iter().map(|peer| {
+            let status = members.get(&peer.member)?.status.as_ref()?;
+            (status.generation == world.generation).then_some(status)
+        })
+    }
+
+    pub(super) fn slowest(&self, world: &World) -> u64 {
+        Self::ranks(world, &self.members)
+            .map(|status| status.map_or(world.resume_from, |status| status.step))
+            .min()
+            .unwrap_or(world.resume_from)
+    }
+
+    pub(super) fn lease_out(&mut self) {
+        let Phase::Working { world, .. } = &self.phase else {
+            return;
+        };
+        let every = self.settings.checkpoint_every.max(1);
+        let bound = (self.slowest(world).saturating_add(self.settings.ahead))
+            .min((self.committed / every + 2).saturating_mul(every))
+            .min(self.end);
+        for peer in &world.peers {
+            let Some(known) = self.members.get_mut(&peer.member) else {
+                continue;
+            };
+            let status = known.status.as_ref();
+            let demand = status.filter(|status| status.generation == world.generation);
+            let demand = demand.map_or(0, |status| status.demand);
+            let lease = demand.min(bound);
+            #[cfg(test)]
+            let lease = match self.mutation {
+                Some(crate::simulation::Mutation::LeaseBeyondDemand) if demand > 0 => bound,
+                _ => lease,
+            };
+            if lease > known.lease {
+                known.lease = lease;
+                self.dirty.insert(peer.member);
+            }
+        }
+    }
+
+    pub(super) fn barrier(&self, world: &World) -> u32 {
+        Self::ranks(world, &self.members)
+            .map(|status| status.map_or(0, |status| status.barrier))
+            .min()
+            .unwrap_or(0)
+    }
+
+    /// Commits the oldest checkpoint that every rank has written its parts of.
+    pub(super) fn collect_checkpoint(&mut self, now: Duration) {
+        let Phase::Working { world, .. } = &self.phase else {
+            return;
+        };
+        if self.append.is_some() || self.publish.is_some() {
+            return;
+        }
+        let newest = self.committed;
+        let statuses: Vec<Option<&Status>> = Self::ranks(world, &self.members).collect();
+        let next = |status: &Option<&Status>| {
+            let written = status.as_ref()?.written.iter();
+            written.map(|w| w.step).find(|&step| step > newest)
+        };
+        let Some(step) = statuses.iter().filter_map(next).min() else {
+            return;
+        };
+        let reports: Vec<&Written> = statuses
+            .iter()
+            .filter_map(|status| status.as_ref()?.written.iter().find(|w| w.step == step))
+            .collect();
+        let everybody = reports.len() == world.size();
+        #[cfg(test)]
+        let everybody =
+            everybody || self.mutated(crate::simulation::Mutation::CommitWithoutEverybody);
+        if !everybody {
+            return;
+        }
+        let whole = whole_checkpoint(&reports, step == self.end, self.settings.checkpoint_every);
+        #[cfg(test)]
+        let whole = if self.mutated(crate::simulation::Mutation::CommitWithoutEverybody) {
+            Some(reports.iter().flat_map(|w| w.parts.clone()).collect())
+        } else {
+            whole
+        };
+        let Some(parts) = whole else {
+            return self.end_generation(EndReason::Disagreement { step }, now);
+        };
+        self.append = Some(Pending::new(Entry {
+            coordinator: self.settings.id,
+            generation: world.generation,
+            fact: Fact::Committed {
+                step,
+                world_size: world.size() as u32,
+                state: reports[0].state.clone(),
+                parts,
+            },
+        }));
+    }
+
+    pub(super) fn watch_progress(&mut self, now: Duration) {
+        let Phase::Working { world, .. } = &self.phase else {
+            return;
+        };
+        let seen = (self.slowest(world), self.committed);
+        let barrier = u64::from(self.barrier(world));
+        let seen = (seen.0 + barrier, seen.1);
+        let Phase::Working { progress, .. } = &mut self.phase else {
+            return;
+        };
+        if seen != progress.seen || self.append.is_some() || self.publish.is_some() {
+            *progress = Progress { seen, at: now };
+        } else if now > progress.at + self.settings.stall {
+            self.end_generation(EndReason::Stalled, now);
+        }
+    }
+}
+
+/// The parts of a checkpoint when the ranks' reports make one: all agree on state and number, no name is missing or
+/// written twice, and the step is one at which a checkpoint is due.
+fn whole_checkpoint(reports: &[&Written], is_end: bool, every: u64) -> Option<Vec<WrittenPart>> {
+    let first = reports.first()?;
+    let agree = reports
+        .iter()
+        .all(|w| w.state == first.state && w.n_parts == first.n_parts && w.step == first.step);
+    let due = is_end || first.step.is_multiple_of(every.max(1));
+    let mut parts: Vec<WrittenPart> = reports.iter().flat_map(|w| w.parts.clone()).collect();
+    parts.sort();
+    let n = parts.len();
+    let names: BTreeSet<&str> = parts.iter().map(|part| part.name.as_str()).collect();
+    (agree && due && names.len() == n && n == first.n_parts as usize).then_some(parts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{CoordinatorId, Engine, RunId};
+
+    fn coordinator(stall: Duration) -> Coordinator {
+        Coordinator::new(CoordinatorSettings {
+            id: CoordinatorId(1),
+            run: RunId::default(),
+            job: Vec::new(),
+            engine: Engine::Local,
+            min_ranks: 1,
+            max_ranks: 1,
+            rank_divisor: 1,
+            patience: Duration::ZERO,
+            patience_after_loss: Duration::ZERO,
+            steps: 1,
+            checkpoint_every: 1,
+            ahead: 1,
+            stall,
+            max_restarts: 0,
+        })
+    }
+
+    /// When a coordinator gives up whose store answers what `answers` makes of what it was asked.
+    fn gives_up(answers: impl Fn(&Action) -> Option<Event>) -> Option<u64> {
+        let mut machine = coordinator(Duration::from_secs(30));
+        for second in 0..100 {
+            let now = Duration::from_secs(second);
+            let mut events = vec![Event::Tick];
+            while let Some(event) = events.pop() {
+                for action in machine.step(event, now) {
+                    if let Action::End(Outcome::StoreLost { seconds }) = action {
+                        assert_eq!(seconds, 30);
+                        return Some(second);
+                    }
+                    events.extend(answers(&action));
+                }
+            }
+        }
+        None
+    }
+
+    fn read(action: &Action) -> Option<Event> {
+        let (entries, published) = (Vec::new(), None);
+        matches!(action, Action::ReadLedger).then_some(Event::LedgerRead { entries, published })
+    }
+
+    #[test]
+    fn a_store_that_answers_nothing_is_given_up_after_the_time_of_a_stall() {
+        assert_eq!(gives_up(|_| None), Some(32));
+        assert_eq!(gives_up(read), Some(32));
+        let refuses = |action: &Action| match action {
+            Action::Append { index, .. } => Some(Event::Appended {
+                index: *index,
+                answer: Answer::Unavailable,
+            }),
+            other => read(other),
+        };
+        assert_eq!(gives_up(refuses), Some(32));
+    }
+
+    #[test]
+    fn a_store_that_answers_is_waited_with_for_workers() {
+        let works = |action: &Action| match action {
+            Action::Append { index, .. } => Some(Event::Appended {
+                index: *index,
+                answer: Answer::Done,
+            }),
+            other => read(other),
+        };
+        assert_eq!(gives_up(works), None);
+    }
+}
