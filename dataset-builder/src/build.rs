@@ -199,7 +199,7 @@ fn stamped(source: &dyn Source) -> DatasetHeader {
     let mut header = source.header();
     if let Some(settings) = header.settings.as_object_mut() {
         settings.insert("input".to_owned(), source.input_digest().into());
-        settings.insert("window".to_owned(), crate::windows::WINDOW.into());
+        settings.insert("window".to_owned(), crate::read::windows::WINDOW.into());
         settings.insert("builder".to_owned(), env!("CARGO_PKG_VERSION").into());
     }
     header

@@ -20,7 +20,7 @@ use lavida_data::{
 use lavida_dataflow::{clock::SteppingClock, run::Run, telemetry::figures::Figures};
 use lavida_dataset_builder::{
     BuildRequest, SourceSpec, build,
-    sources::{coco::CocoArgs, mevis::MevisArgs},
+    sources::{CocoArgs, MevisArgs},
     synth::{self, WorldSettings},
 };
 use lavida_store::Store;

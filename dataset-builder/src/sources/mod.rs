@@ -3,18 +3,10 @@
 //! A source is opened once (annotation files are read, folders listed), then loaded unit by unit, in parallel and in any
 //! order. A unit is an image or a video: what can be read without its neighbours.
 
-pub mod ade20k;
-pub mod cityscapes;
-mod class_map;
-pub mod coco;
-pub mod coco_panoptic;
-pub mod davis;
-pub mod mapillary;
-pub mod mevis;
-pub mod ref_videos;
-pub mod shanghaitech;
-pub mod ucsd_ped;
-pub mod youtube_vos;
+pub mod benchmarks;
+pub mod expressions;
+pub mod images;
+pub mod videos;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -23,21 +15,21 @@ use lavida_data::clip::{Clip, ObjectTrack};
 use lavida_data::manifest::{CategorySource, DatasetHeader, Positives, Purpose};
 use lavida_store::{Error, Result};
 
-pub use ade20k::{Ade20k, Ade20kArgs, Ade20kSplit};
-pub use cityscapes::{Cityscapes, CityscapesArgs};
-pub use coco::{Coco, CocoArgs};
-pub use coco_panoptic::{CocoPanoptic, CocoPanopticArgs};
-pub use davis::{Davis, DavisArgs};
-pub use mapillary::{Mapillary, MapillaryArgs};
-pub use mevis::{Mevis, MevisArgs};
-pub use ref_videos::{RefVideos, RefVideosArgs};
-pub use shanghaitech::{Shanghaitech, ShanghaitechArgs};
-pub use ucsd_ped::{UcsdPed, UcsdPedArgs};
-pub use youtube_vos::{YoutubeVos, YoutubeVosArgs};
+pub use benchmarks::shanghaitech::{Shanghaitech, ShanghaitechArgs};
+pub use benchmarks::ucsd_ped::{UcsdPed, UcsdPedArgs};
+pub use expressions::mevis::{Mevis, MevisArgs};
+pub use expressions::ref_videos::{RefVideos, RefVideosArgs};
+pub use images::ade20k::{Ade20k, Ade20kArgs, Ade20kSplit};
+pub use images::cityscapes::{Cityscapes, CityscapesArgs};
+pub use images::coco::{Coco, CocoArgs};
+pub use images::coco_panoptic::{CocoPanoptic, CocoPanopticArgs};
+pub use images::mapillary::{Mapillary, MapillaryArgs};
+pub use videos::davis::{Davis, DavisArgs};
+pub use videos::youtube_vos::{YoutubeVos, YoutubeVosArgs};
 
-use crate::pictures::Picture;
+use crate::read::pictures::Picture;
+use crate::read::video::Naming;
 use crate::skip::Skip;
-use crate::video::Naming;
 
 /// Most categories a prompt names, for sources that do not ask for fewer. Reference: `n_anomalies`.
 pub const MAX_CATEGORIES: usize = 30;
@@ -237,7 +229,7 @@ fn category_list(
 }
 
 /// One image with its objects as a row.
-fn image_clip(
+pub(crate) fn image_clip(
     naming: &Naming,
     video: &str,
     picture: Picture,

@@ -10,7 +10,7 @@ use lavida_data::dataset::{
 };
 use lavida_data::manifest::{CategorySource, DatasetHeader, Positives, Purpose};
 use lavida_data::mask::RleMask;
-use lavida_dataset_builder::npy::MaskArray;
+use lavida_dataset_builder::read::npy::MaskArray;
 use lavida_dataset_builder::sources::{Coco, CocoArgs, Source};
 use lavida_store::{Error, Store, manifest};
 

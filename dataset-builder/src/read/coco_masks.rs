@@ -6,7 +6,7 @@
 use lavida_data::mask::RleMask;
 use serde::Deserialize;
 
-use crate::pictures::found;
+use crate::read::pictures::found;
 use crate::skip::{Reason, Skip};
 
 /// The `segmentation` of an annotation as it stands in the JSON file.

@@ -506,7 +506,7 @@ mod tests {
 
     #[test]
     fn the_page_of_sources_shows_each_with_a_line_that_parses() {
-        let page = include_str!("../../docs/datasets.md").replace("\\\n", " ");
+        let page = include_str!("../../../docs/datasets.md").replace("\\\n", " ");
         let lines = page
             .lines()
             .filter(|line| line.starts_with("lavida-dataset build "));

@@ -9,11 +9,11 @@ use lavida_data::manifest::{CategorySource, DatasetHeader, Positives, Purpose};
 use lavida_store::Result;
 use serde::Deserialize;
 
-use super::{Source, Unit, is_name, split_dir, training_header};
-use crate::files::{self, InputDigest};
-use crate::palette::load_palette_video;
+use crate::read::files::{self, InputDigest};
+use crate::read::palette::load_palette_video;
+use crate::read::video::{Naming, cut_rows};
 use crate::skip::{Reason, Skip};
-use crate::video::{Naming, cut_rows};
+use crate::sources::{Source, Unit, is_name, split_dir, training_header};
 
 const LAYOUT: &str = "YouTube-VOS: ROOT/SPLIT/JPEGImages/VIDEO/*.jpg, ROOT/SPLIT/Annotations/VIDEO/*.png and ROOT/SPLIT/meta.json";
 

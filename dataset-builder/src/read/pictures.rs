@@ -11,7 +11,7 @@ use lavida_data::frame::{IndexMap, decode_indices, decode_rgb};
 use lavida_data::mask::RleMask;
 use lavida_store::{Error, Result};
 
-use crate::files;
+use crate::read::files;
 use crate::skip::{Reason, Skip};
 
 /// Endings of image files that frames may have.

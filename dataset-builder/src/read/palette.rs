@@ -9,10 +9,10 @@ use std::path::{Path, PathBuf};
 use lavida_data::mask::RleMask;
 use lavida_store::Result;
 
-use crate::files;
-use crate::pictures::{IMAGE_ENDINGS, load_index_map, masks_by_index};
+use crate::read::files;
+use crate::read::pictures::{IMAGE_ENDINGS, load_index_map, masks_by_index};
+use crate::read::video::{Video, load_video};
 use crate::skip::{Reason, Skip};
-use crate::video::{Video, load_video};
 
 /// The annotated frames of a video and the masks of every index but 0, one entry a frame.
 #[derive(Debug)]

@@ -11,12 +11,12 @@ use lavida_data::manifest::{DatasetHeader, Purpose};
 use lavida_data::mask::RleMask;
 use lavida_store::Result;
 
-use super::{Source, Unit, category_list, evaluation_header};
-use crate::files::{self, InputDigest};
-use crate::npy::MaskArray;
-use crate::pictures::IMAGE_ENDINGS;
+use crate::read::files::{self, InputDigest};
+use crate::read::npy::MaskArray;
+use crate::read::pictures::IMAGE_ENDINGS;
+use crate::read::video::{Naming, cut_rows, load_video};
 use crate::skip::{Reason, Skip};
-use crate::video::{Naming, cut_rows, load_video};
+use crate::sources::{Source, Unit, category_list, evaluation_header};
 
 const LAYOUT: &str =
     "ShanghaiTech: ROOT/testing/frames/VIDEO/*.jpg and ROOT/testing/test_pixel_mask/VIDEO.npy";

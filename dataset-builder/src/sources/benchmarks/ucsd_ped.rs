@@ -16,11 +16,11 @@ use lavida_data::mask::RleMask;
 use lavida_store::{Error, Result};
 use serde::Deserialize;
 
-use super::{Source, Unit, category_list, evaluation_header};
-use crate::files::{self, InputDigest};
-use crate::pictures::{IMAGE_ENDINGS, load_binary_mask, load_index_map, masks_by_index};
+use crate::read::files::{self, InputDigest};
+use crate::read::pictures::{IMAGE_ENDINGS, load_binary_mask, load_index_map, masks_by_index};
+use crate::read::video::{Naming, Video, cut_rows, load_video};
 use crate::skip::{Reason, Skip};
-use crate::video::{Naming, Video, cut_rows, load_video};
+use crate::sources::{Source, Unit, category_list, evaluation_header};
 
 const LAYOUT: &str = "UCSD: ROOT/UCSDped1|UCSDped2/Test/TestNNN/*.tif with ground truth in ROOT/UCSDped…/Test/TestNNN_gt/*.bmp";
 

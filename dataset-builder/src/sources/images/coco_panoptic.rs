@@ -15,11 +15,11 @@ use lavida_data::mask::RleMask;
 use lavida_store::Result;
 use serde::Deserialize;
 
-use super::{Source, Unit, image_clip, is_name, training_header};
-use crate::files::{self, InputDigest};
-use crate::pictures::{Picture, check_size, found, load_picture};
+use crate::read::files::{self, InputDigest};
+use crate::read::pictures::{Picture, check_size, found, load_picture};
+use crate::read::video::Naming;
 use crate::skip::{Reason, Skip};
-use crate::video::Naming;
+use crate::sources::{Source, Unit, image_clip, is_name, training_header};
 
 /// Where a COCO panoptic dataset lies.
 #[derive(Args, Clone, Debug)]

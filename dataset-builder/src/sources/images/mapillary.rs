@@ -10,11 +10,11 @@ use lavida_data::manifest::{CategorySource, DatasetHeader, Positives};
 use lavida_store::Result;
 use serde::Deserialize;
 
-use super::class_map::{Class, class_map_unit};
-use super::{Source, Unit, training_header};
-use crate::files::{self, InputDigest};
+use crate::read::class_map::{Class, class_map_unit};
+use crate::read::files::{self, InputDigest};
+use crate::read::video::Naming;
 use crate::skip::Skip;
-use crate::video::Naming;
+use crate::sources::{Source, Unit, training_header};
 
 const LAYOUT: &str = "Mapillary Vistas: ROOT/SPLIT/images/*.jpg, ROOT/SPLIT/v2.0/labels/*.png and \
                       ROOT/config_v2.0.json";

@@ -11,12 +11,12 @@ use clap::{Args, ValueEnum};
 use lavida_data::manifest::{CategorySource, DatasetHeader, Positives};
 use lavida_store::{Error, Result};
 
-use super::class_map::{Class, class_map_unit};
-use super::{Source, Unit, training_header};
-use crate::files::{self, InputDigest};
-use crate::pictures::IMAGE_ENDINGS;
+use crate::read::class_map::{Class, class_map_unit};
+use crate::read::files::{self, InputDigest};
+use crate::read::pictures::IMAGE_ENDINGS;
+use crate::read::video::Naming;
 use crate::skip::{Reason, Skip};
-use crate::video::Naming;
+use crate::sources::{Source, Unit, training_header};
 
 const LAYOUT: &str = "ADEChallengeData2016: ROOT/images/SPLIT/*.jpg, ROOT/annotations/SPLIT/*.png and ROOT/objectInfo150.txt";
 

@@ -6,14 +6,14 @@ use std::path::Path;
 
 use lavida_data::clip::ObjectTrack;
 
-use super::{Unit, image_clip};
-use crate::pictures::{load_index_map, load_picture, masks_by_index};
+use crate::read::pictures::{load_index_map, load_picture, masks_by_index};
+use crate::read::video::Naming;
 use crate::skip::{Reason, Skip};
-use crate::video::Naming;
+use crate::sources::{Unit, image_clip};
 
 /// What a class index means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Class<'a> {
+pub(crate) enum Class<'a> {
     /// Unlabelled pixels.
     Nothing,
     /// Recorded as present, never an object.
@@ -25,7 +25,7 @@ pub(super) enum Class<'a> {
 }
 
 /// One image and its map as a row.
-pub(super) fn class_map_unit<'a>(
+pub(crate) fn class_map_unit<'a>(
     naming: &Naming,
     video: &str,
     image: &Path,

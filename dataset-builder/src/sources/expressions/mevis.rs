@@ -13,12 +13,12 @@ use lavida_data::mask::RleMask;
 use lavida_store::Result;
 use serde::Deserialize;
 
-use super::{Source, Unit, split_dir, training_header};
-use crate::coco_masks::{RunLengths, run_lengths_mask};
-use crate::files::{self, InputDigest};
-use crate::pictures::IMAGE_ENDINGS;
+use crate::read::coco_masks::{RunLengths, run_lengths_mask};
+use crate::read::files::{self, InputDigest};
+use crate::read::pictures::IMAGE_ENDINGS;
+use crate::read::video::{Naming, Video, cut_rows, load_video};
 use crate::skip::{Reason, Skip};
-use crate::video::{Naming, Video, cut_rows, load_video};
+use crate::sources::{Source, Unit, split_dir, training_header};
 
 const LAYOUT: &str = "MeViS: ROOT/SPLIT/JPEGImages/VIDEO/*.jpg, ROOT/SPLIT/meta_expressions.json and ROOT/SPLIT/mask_dict.json";
 

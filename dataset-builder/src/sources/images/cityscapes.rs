@@ -9,11 +9,11 @@ use clap::Args;
 use lavida_data::manifest::{CategorySource, DatasetHeader, Positives};
 use lavida_store::Result;
 
-use super::class_map::{Class, class_map_unit};
-use super::{Source, Unit, training_header};
-use crate::files::{self, InputDigest};
+use crate::read::class_map::{Class, class_map_unit};
+use crate::read::files::{self, InputDigest};
+use crate::read::video::Naming;
 use crate::skip::{Reason, Skip};
-use crate::video::Naming;
+use crate::sources::{Source, Unit, training_header};
 
 const LAYOUT: &str = "Cityscapes: ROOT/leftImg8bit/SPLIT/CITY/*_leftImg8bit.png and \
                       ROOT/gtFine/SPLIT/CITY/*_gtFine_labelIds.png";

@@ -6,10 +6,10 @@ use std::path::PathBuf;
 use lavida_data::clip::{Clip, EncodedFrame, ObjectTrack};
 use lavida_data::manifest::Purpose;
 
-use crate::files;
-use crate::pictures::load_picture;
+use crate::read::files;
+use crate::read::pictures::load_picture;
+use crate::read::windows::windows;
 use crate::skip::{Reason, Skip};
-use crate::windows::windows;
 
 /// Names that every row of a build carries.
 #[derive(Clone, Debug)]

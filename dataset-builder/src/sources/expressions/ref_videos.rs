@@ -12,11 +12,11 @@ use lavida_data::manifest::{CategorySource, DatasetHeader, Positives, Purpose};
 use lavida_store::Result;
 use serde::Deserialize;
 
-use super::{Source, Unit, split_dir, training_header};
-use crate::files::{self, InputDigest};
-use crate::palette::load_palette_video;
+use crate::read::files::{self, InputDigest};
+use crate::read::palette::load_palette_video;
+use crate::read::video::{Naming, cut_rows};
 use crate::skip::{Reason, Skip};
-use crate::video::{Naming, cut_rows};
+use crate::sources::{Source, Unit, split_dir, training_header};
 
 const LAYOUT: &str = "referring videos: ROOT/SPLIT/JPEGImages/VIDEO/*.jpg, ROOT/SPLIT/Annotations/VIDEO/*.png and \
                       ROOT/meta_expressions/SPLIT/meta_expressions.json";

@@ -14,11 +14,11 @@ use lavida_data::manifest::{CategorySource, DatasetHeader, Positives, Purpose};
 use lavida_store::{Error, Result};
 
 use super::youtube_vos::{MetaFile, readable};
-use super::{Source, Unit, training_header};
-use crate::files::{self, InputDigest};
-use crate::palette::load_palette_video;
+use crate::read::files::{self, InputDigest};
+use crate::read::palette::load_palette_video;
+use crate::read::video::{Naming, cut_rows};
 use crate::skip::Skip;
-use crate::video::{Naming, cut_rows};
+use crate::sources::{Source, Unit, training_header};
 
 const LAYOUT: &str = "DAVIS: ROOT/JPEGImages/480p/VIDEO/*.jpg and ROOT/Annotations/480p/VIDEO/*.png (the folder 480p may be left out)";
 

@@ -12,12 +12,12 @@ use lavida_data::manifest::{CategorySource, DatasetHeader, Positives};
 use lavida_store::{Error, Result};
 use serde::Deserialize;
 
-use super::{Source, Unit, image_clip, is_name, training_header};
-use crate::coco_masks::{Segmentation, segmentation_mask};
-use crate::files::{self, InputDigest};
-use crate::pictures::load_picture;
+use crate::read::coco_masks::{Segmentation, segmentation_mask};
+use crate::read::files::{self, InputDigest};
+use crate::read::pictures::load_picture;
+use crate::read::video::Naming;
 use crate::skip::{Reason, Skip};
-use crate::video::Naming;
+use crate::sources::{Source, Unit, image_clip, is_name, training_header};
 
 /// Where a COCO dataset lies.
 #[derive(Args, Clone, Debug)]
