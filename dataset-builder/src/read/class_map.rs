@@ -7,13 +7,12 @@ use std::path::Path;
 use lavida_data::clip::ObjectTrack;
 
 use crate::read::pictures::{load_index_map, load_picture, masks_by_index};
-use crate::read::video::Naming;
+use crate::read::rows::{Naming, Unit, image_clip};
 use crate::skip::{Reason, Skip};
-use crate::sources::{Unit, image_clip};
 
 /// What a class index means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Class<'a> {
+pub enum Class<'a> {
     /// Unlabelled pixels.
     Nothing,
     /// Recorded as present, never an object.
@@ -25,7 +24,7 @@ pub(crate) enum Class<'a> {
 }
 
 /// One image and its map as a row.
-pub(crate) fn class_map_unit<'a>(
+pub fn class_map_unit<'a>(
     naming: &Naming,
     video: &str,
     image: &Path,
@@ -72,9 +71,10 @@ pub(crate) fn class_map_unit<'a>(
     }
     if objects.is_empty() {
         let present: Vec<String> = present.into_iter().collect();
-        let found = match present.is_empty() {
-            true => "no class".to_owned(),
-            false => present.join(", "),
+        let found = if present.is_empty() {
+            "no class".to_owned()
+        } else {
+            present.join(", ")
         };
         unit.skips.push(Skip::new(
             Reason::BackgroundOnly,

@@ -116,6 +116,12 @@ pub fn require_dir(dir: &Path, layout: &str) -> Result<()> {
     }
 }
 
+/// `ROOT/SPLIT` where that is a folder, else `ROOT`, so that the split's own folder may be given.
+pub fn split_dir(root: &Path, split: &str) -> PathBuf {
+    let dir = root.join(split);
+    if dir.is_dir() { dir } else { root.to_owned() }
+}
+
 /// The error for a source folder that does not have its dataset's layout.
 pub fn layout_error(path: &Path, layout: &str) -> Error {
     Error::invalid(path.display(), layout, describe(path))

@@ -1,24 +1,12 @@
-//! From the frame files of one video and the tracks of its objects to rows of a shard.
+//! The frame files of one video, read in order.
 
-use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use lavida_data::clip::{Clip, EncodedFrame, ObjectTrack};
-use lavida_data::manifest::Purpose;
+use lavida_data::clip::EncodedFrame;
 
 use crate::read::files;
 use crate::read::pictures::load_picture;
-use crate::read::windows::windows;
 use crate::skip::{Reason, Skip};
-
-/// Names that every row of a build carries.
-#[derive(Clone, Debug)]
-pub struct Naming {
-    /// Name of the source dataset, or what `--dataset-name` says.
-    pub dataset: String,
-    /// Part of the dataset, for example `train`.
-    pub split: String,
-}
 
 /// A frame that decodes, with its place in the video.
 #[derive(Clone, Debug)]
@@ -90,62 +78,4 @@ pub fn load_video(
         }
     }
     video
-}
-
-/// Cuts a video and its tracks (one mask entry per frame of `video`) into rows.
-///
-/// An object is in a row when it has a pixel in one of its frames. Training rows without an object are left out and
-/// recorded; evaluation keeps every frame. `frame_labels` is one entry a frame, for evaluation.
-pub fn cut_rows(
-    naming: &Naming,
-    purpose: Purpose,
-    video: Video,
-    tracks: &[ObjectTrack],
-    frame_labels: Option<&[bool]>,
-    skips: &mut Vec<Skip>,
-) -> Vec<Clip> {
-    let mut clips = Vec::new();
-    for range in windows(video.frames.len(), purpose) {
-        let first_frame = video.frames[range.start].index;
-        let id = format!("{}/{}/{}", naming.split, video.name, first_frame);
-        let objects: Vec<ObjectTrack> = tracks
-            .iter()
-            .filter(|track| track.masks[range.clone()].iter().any(Option::is_some))
-            .map(|track| ObjectTrack {
-                masks: track.masks[range.clone()].to_vec(),
-                ..track.clone()
-            })
-            .collect();
-        if objects.is_empty() && purpose == Purpose::Training {
-            skips.push(Skip::new(
-                Reason::NoObject,
-                &id,
-                "an object in the row",
-                "none",
-            ));
-            continue;
-        }
-        let present: BTreeSet<&String> = objects
-            .iter()
-            .filter_map(|object| object.category.as_ref())
-            .collect();
-        clips.push(Clip {
-            id,
-            dataset: naming.dataset.clone(),
-            video: video.name.clone(),
-            is_video: true,
-            first_frame,
-            fps: video.fps,
-            width: video.width,
-            height: video.height,
-            frames: video.frames[range.clone()]
-                .iter()
-                .map(|frame| frame.frame.clone())
-                .collect(),
-            present_categories: present.into_iter().cloned().collect(),
-            objects,
-            frame_labels: frame_labels.map(|labels| labels[range].to_vec()),
-        });
-    }
-    clips
 }

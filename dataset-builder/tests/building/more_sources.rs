@@ -4,7 +4,8 @@ use lavida_data::dataset::Dataset;
 use lavida_data::manifest::{CategorySource, DatasetHeader, Positives};
 use lavida_dataset_builder::SourceSpec;
 use lavida_dataset_builder::sources::{
-    CityscapesArgs, CocoPanopticArgs, MapillaryArgs, RefVideosArgs, ShanghaitechArgs, UcsdPedArgs,
+    CityscapesArgs, CocoPanopticArgs, MapillaryArgs, RefDavisArgs, RefYoutubeVosArgs,
+    ShanghaitechArgs, UcsdPedArgs,
 };
 
 use crate::support::{Built, Folder, areas, built, object, try_build};
@@ -90,11 +91,11 @@ async fn coco_panoptic_reads_segment_ids_from_colours() {
 async fn referring_videos_give_every_object_all_its_expressions() {
     let folder = Folder::new();
     trees::referring_videos(folder.path());
-    let args = || RefVideosArgs {
+    let youtube = built(SourceSpec::RefYoutubeVos(RefYoutubeVosArgs {
         root: folder.path().to_owned(),
         split: "train".to_owned(),
-    };
-    let youtube = built(SourceSpec::RefYoutubeVos(args())).await;
+    }))
+    .await;
     let clip = youtube.clip("train/v/0");
     assert_eq!(
         object(clip, "1").descriptions,
@@ -106,7 +107,11 @@ async fn referring_videos_give_every_object_all_its_expressions() {
         (2, 2)
     );
     assert_eq!(header(&youtube).await.positives, Positives::OneOrTwo);
-    let davis = built(SourceSpec::RefDavis(args())).await;
+    let davis = built(SourceSpec::RefDavis(RefDavisArgs {
+        root: folder.path().to_owned(),
+        split: "train".to_owned(),
+    }))
+    .await;
     assert_eq!(davis.summary.dataset, "ref-davis");
     assert_eq!(header(&davis).await.positives, Positives::One);
 }

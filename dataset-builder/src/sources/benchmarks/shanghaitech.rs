@@ -12,11 +12,14 @@ use lavida_data::mask::RleMask;
 use lavida_store::Result;
 
 use crate::read::files::{self, InputDigest};
+use crate::read::header::evaluation_header;
+use crate::read::names::category_list;
 use crate::read::npy::MaskArray;
 use crate::read::pictures::IMAGE_ENDINGS;
-use crate::read::video::{Naming, cut_rows, load_video};
+use crate::read::rows::{Naming, Unit, cut_rows};
+use crate::read::video::load_video;
 use crate::skip::{Reason, Skip};
-use crate::sources::{Source, Unit, category_list, evaluation_header};
+use crate::sources::{Source, SourceArgs};
 
 const LAYOUT: &str =
     "ShanghaiTech: ROOT/testing/frames/VIDEO/*.jpg and ROOT/testing/test_pixel_mask/VIDEO.npy";
@@ -54,8 +57,18 @@ pub struct ShanghaitechArgs {
     pub categories: Option<String>,
 }
 
+impl SourceArgs for ShanghaitechArgs {
+    const NAME: &'static str = "shanghaitech";
+    const HELP: &'static str = "ShanghaiTech Campus, for evaluation";
+    const PURPOSE: Purpose = Purpose::Evaluation;
+
+    fn open(&self, dataset: &str) -> Result<Box<dyn Source>> {
+        Ok(Box::new(Shanghaitech::open(self, dataset)?))
+    }
+}
+
 /// The test videos of ShanghaiTech.
-pub struct Shanghaitech {
+struct Shanghaitech {
     naming: Naming,
     categories: Vec<String>,
     masks_dir: PathBuf,
@@ -69,7 +82,7 @@ impl Shanghaitech {
     /// # Errors
     ///
     /// [`lavida_store::Error::Invalid`] when the folder does not have the layout or no category is left.
-    pub fn open(args: &ShanghaitechArgs, dataset: &str) -> Result<Self> {
+    fn open(args: &ShanghaitechArgs, dataset: &str) -> Result<Self> {
         let frames_dir = args.root.join("testing/frames");
         let masks_dir = args.root.join("testing/test_pixel_mask");
         files::require_dir(&frames_dir, LAYOUT)?;
@@ -83,10 +96,7 @@ impl Shanghaitech {
             .iter()
             .for_each(|video| digest.add(files::name(video)));
         Ok(Self {
-            naming: Naming {
-                dataset: dataset.to_owned(),
-                split: "test".to_owned(),
-            },
+            naming: Naming::new(dataset, "test"),
             categories: category_list(args.categories.as_deref(), None, &CATEGORIES)?,
             masks_dir,
             videos,
@@ -97,7 +107,7 @@ impl Shanghaitech {
 
 impl Source for Shanghaitech {
     fn header(&self) -> DatasetHeader {
-        evaluation_header(&self.naming, &self.categories, "shanghaitech")
+        evaluation_header(&self.naming, &self.categories, ShanghaitechArgs::NAME)
     }
 
     fn n_units(&self) -> usize {
@@ -106,10 +116,6 @@ impl Source for Shanghaitech {
 
     fn input_digest(&self) -> String {
         self.digest.hex()
-    }
-
-    fn planned_skips(&self) -> &[Skip] {
-        &[]
     }
 
     fn load(&self, unit: usize) -> Result<Unit> {
@@ -130,10 +136,7 @@ impl Source for Shanghaitech {
         };
         let frame_files = files::list_files(frames_dir, &IMAGE_ENDINGS)?;
         let Some(mut video) = load_video(&name, None, (0u32..).zip(frame_files), &mut skips) else {
-            return Ok(Unit {
-                clips: vec![],
-                skips,
-            });
+            return Ok(Unit::empty(skips));
         };
         let mut truth: Vec<Option<RleMask>> = Vec::new();
         let (width, height) = (video.width, video.height);
@@ -152,10 +155,7 @@ impl Source for Shanghaitech {
             true
         });
         if video.frames.is_empty() {
-            return Ok(Unit {
-                clips: vec![],
-                skips,
-            });
+            return Ok(Unit::empty(skips));
         }
         let labels: Vec<bool> = truth.iter().map(Option::is_some).collect();
         let tracks = [ObjectTrack {

@@ -17,10 +17,13 @@ use lavida_store::{Error, Result};
 use serde::Deserialize;
 
 use crate::read::files::{self, InputDigest};
+use crate::read::header::evaluation_header;
+use crate::read::names::category_list;
 use crate::read::pictures::{IMAGE_ENDINGS, load_binary_mask, load_index_map, masks_by_index};
-use crate::read::video::{Naming, Video, cut_rows, load_video};
+use crate::read::rows::{Naming, Unit, cut_rows};
+use crate::read::video::{Video, load_video};
 use crate::skip::{Reason, Skip};
-use crate::sources::{Source, Unit, category_list, evaluation_header};
+use crate::sources::{Source, SourceArgs};
 
 const LAYOUT: &str = "UCSD: ROOT/UCSDped1|UCSDped2/Test/TestNNN/*.tif with ground truth in ROOT/UCSDped…/Test/TestNNN_gt/*.bmp";
 
@@ -37,6 +40,16 @@ pub struct UcsdPedArgs {
     /// wheelchair, skate, bicycle]
     #[arg(long, value_name = "LIST")]
     pub categories: Option<String>,
+}
+
+impl SourceArgs for UcsdPedArgs {
+    const NAME: &'static str = "ucsd-ped";
+    const HELP: &'static str = "UCSD Ped1 and Ped2, for evaluation";
+    const PURPOSE: Purpose = Purpose::Evaluation;
+
+    fn open(&self, dataset: &str) -> Result<Box<dyn Source>> {
+        Ok(Box::new(UcsdPed::open(self, dataset)?))
+    }
 }
 
 /// `categories.json`
@@ -56,7 +69,7 @@ struct TestVideo {
 }
 
 /// The test videos of UCSD Ped1 and Ped2.
-pub struct UcsdPed {
+struct UcsdPed {
     naming: Naming,
     categories: Vec<String>,
     true_categories: BTreeMap<String, Vec<String>>,
@@ -71,7 +84,7 @@ impl UcsdPed {
     ///
     /// [`Error::Invalid`] when the folder does not have the layout or no category is left, [`Error::Corrupt`] for a cut
     /// `categories.json`.
-    pub fn open(args: &UcsdPedArgs, dataset: &str) -> Result<Self> {
+    fn open(args: &UcsdPedArgs, dataset: &str) -> Result<Self> {
         let parts: Vec<PathBuf> = ["UCSDped1", "UCSDped2"]
             .iter()
             .map(|part| args.root.join(part))
@@ -101,21 +114,19 @@ impl UcsdPed {
         let mut digest = InputDigest::default();
         videos.iter().for_each(|video| digest.add(&video.name));
         let sidecar_path = args.root.join("categories.json");
-        let sidecar: CategoriesFile = match sidecar_path.is_file() {
-            true => files::read_json(
+        let sidecar: CategoriesFile = if sidecar_path.is_file() {
+            files::read_json(
                 &sidecar_path,
                 "`{\"categories\": [name, …], \"videos\": {video: [name, …]}}`",
                 &mut digest,
-            )?,
-            false => CategoriesFile::default(),
+            )?
+        } else {
+            CategoriesFile::default()
         };
         let categories =
             category_list(args.categories.as_deref(), sidecar.categories, &CATEGORIES)?;
         Ok(Self {
-            naming: Naming {
-                dataset: dataset.to_owned(),
-                split: "test".to_owned(),
-            },
+            naming: Naming::new(dataset, "test"),
             categories,
             true_categories: true_categories(&sidecar_path, sidecar.videos, &videos)?,
             videos,
@@ -230,7 +241,7 @@ impl Source for UcsdPed {
     fn header(&self) -> DatasetHeader {
         DatasetHeader {
             true_categories: self.true_categories.clone(),
-            ..evaluation_header(&self.naming, &self.categories, "ucsd-ped")
+            ..evaluation_header(&self.naming, &self.categories, UcsdPedArgs::NAME)
         }
     }
 
@@ -240,10 +251,6 @@ impl Source for UcsdPed {
 
     fn input_digest(&self) -> String {
         self.digest.hex()
-    }
-
-    fn planned_skips(&self) -> &[Skip] {
-        &[]
     }
 
     fn load(&self, unit: usize) -> Result<Unit> {
@@ -279,10 +286,7 @@ impl Source for UcsdPed {
         }
         let Some(mut video) = load_video(&test.name, None, (0u32..).zip(frame_files), &mut skips)
         else {
-            return Ok(Unit {
-                clips: vec![],
-                skips,
-            });
+            return Ok(Unit::empty(skips));
         };
         let mut truth: Vec<Option<RleMask>> = Vec::new();
         let (width, height) = (video.width, video.height);
@@ -298,10 +302,7 @@ impl Source for UcsdPed {
                 .is_ok()
         });
         if video.frames.is_empty() {
-            return Ok(Unit {
-                clips: vec![],
-                skips,
-            });
+            return Ok(Unit::empty(skips));
         }
 
         let labels: Vec<bool> = truth.iter().map(Option::is_some).collect();

@@ -15,10 +15,12 @@ use serde::Deserialize;
 
 use crate::read::coco_masks::{RunLengths, run_lengths_mask};
 use crate::read::files::{self, InputDigest};
+use crate::read::header::training_header;
 use crate::read::pictures::IMAGE_ENDINGS;
-use crate::read::video::{Naming, Video, cut_rows, load_video};
+use crate::read::rows::{Naming, Unit, cut_rows};
+use crate::read::video::{Video, load_video};
 use crate::skip::{Reason, Skip};
-use crate::sources::{Source, Unit, split_dir, training_header};
+use crate::sources::{Source, SourceArgs};
 
 const LAYOUT: &str = "MeViS: ROOT/SPLIT/JPEGImages/VIDEO/*.jpg, ROOT/SPLIT/meta_expressions.json and ROOT/SPLIT/mask_dict.json";
 
@@ -31,6 +33,16 @@ pub struct MevisArgs {
     /// Which part (`train`, `valid_u`; the masks of `valid` are not published)
     #[arg(long, default_value = "train")]
     pub split: String,
+}
+
+impl SourceArgs for MevisArgs {
+    const NAME: &'static str = "mevis";
+    const HELP: &'static str = "MeViS: videos with referring expressions";
+    const PURPOSE: Purpose = Purpose::Training;
+
+    fn open(&self, dataset: &str) -> Result<Box<dyn Source>> {
+        Ok(Box::new(Mevis::open(self, dataset)?))
+    }
 }
 
 #[derive(Deserialize)]
@@ -52,7 +64,7 @@ struct Expression {
 }
 
 /// A MeViS split whose JSON files have been read.
-pub struct Mevis {
+struct Mevis {
     naming: Naming,
     dir: PathBuf,
     videos: Vec<(String, ExpressionsOfVideo)>,
@@ -67,8 +79,8 @@ impl Mevis {
     /// # Errors
     ///
     /// [`lavida_store::Error::Invalid`] when the folder does not have the layout, [`lavida_store::Error::Corrupt`] for cut JSON.
-    pub fn open(args: &MevisArgs, dataset: &str) -> Result<Self> {
-        let dir = split_dir(&args.root, &args.split);
+    fn open(args: &MevisArgs, dataset: &str) -> Result<Self> {
+        let dir = files::split_dir(&args.root, &args.split);
         files::require_dir(&dir.join("JPEGImages"), LAYOUT)?;
         let mut digest = InputDigest::default();
         let expressions: ExpressionsFile = files::read_json(
@@ -82,10 +94,7 @@ impl Mevis {
             &mut digest,
         )?;
         Ok(Self {
-            naming: Naming {
-                dataset: dataset.to_owned(),
-                split: args.split.clone(),
-            },
+            naming: Naming::new(dataset, &args.split),
             dir,
             videos: expressions.videos.into_iter().collect(),
             masks,
@@ -201,7 +210,7 @@ impl Source for Mevis {
             &self.naming,
             CategorySource::Descriptions,
             Positives::One,
-            serde_json::json!({ "source": "mevis" }),
+            serde_json::json!({ "source": MevisArgs::NAME }),
         )
     }
 
@@ -211,10 +220,6 @@ impl Source for Mevis {
 
     fn input_digest(&self) -> String {
         self.digest.hex()
-    }
-
-    fn planned_skips(&self) -> &[Skip] {
-        &[]
     }
 
     fn load(&self, unit: usize) -> Result<Unit> {
@@ -238,10 +243,7 @@ impl Source for Mevis {
                 format!("frames in {}", dir.display()),
                 files::describe(&dir),
             ));
-            return Ok(Unit {
-                clips: vec![],
-                skips,
-            });
+            return Ok(Unit::empty(skips));
         };
         let mut tracks = Vec::new();
         for (anno_id, descriptions) in self.descriptions(name, expressions, &mut skips) {

@@ -8,15 +8,16 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
-use lavida_data::manifest::{CategorySource, DatasetHeader, Positives};
+use lavida_data::manifest::{CategorySource, DatasetHeader, Positives, Purpose};
 use lavida_store::{Error, Result};
 
 use crate::read::class_map::{Class, class_map_unit};
 use crate::read::files::{self, InputDigest};
+use crate::read::header::training_header;
 use crate::read::pictures::IMAGE_ENDINGS;
-use crate::read::video::Naming;
+use crate::read::rows::{Naming, Unit};
 use crate::skip::{Reason, Skip};
-use crate::sources::{Source, Unit, training_header};
+use crate::sources::{Source, SourceArgs};
 
 const LAYOUT: &str = "ADEChallengeData2016: ROOT/images/SPLIT/*.jpg, ROOT/annotations/SPLIT/*.png and ROOT/objectInfo150.txt";
 
@@ -46,8 +47,18 @@ pub struct Ade20kArgs {
     pub split: Ade20kSplit,
 }
 
+impl SourceArgs for Ade20kArgs {
+    const NAME: &'static str = "ade20k";
+    const HELP: &'static str = "ADE20K scene parsing (ADEChallengeData2016)";
+    const PURPOSE: Purpose = Purpose::Training;
+
+    fn open(&self, dataset: &str) -> Result<Box<dyn Source>> {
+        Ok(Box::new(Ade20k::open(self, dataset)?))
+    }
+}
+
 /// An ADE20K split whose folders have been listed.
-pub struct Ade20k {
+struct Ade20k {
     naming: Naming,
     /// Name of index `i + 1`.
     names: Vec<String>,
@@ -63,7 +74,7 @@ impl Ade20k {
     /// # Errors
     ///
     /// [`Error::Invalid`] when the folder does not have ADE20K's layout or the name table cannot be read.
-    pub fn open(args: &Ade20kArgs, dataset: &str) -> Result<Self> {
+    fn open(args: &Ade20kArgs, dataset: &str) -> Result<Self> {
         let split = match args.split {
             Ade20kSplit::Training => "training",
             Ade20kSplit::Validation => "validation",
@@ -89,10 +100,7 @@ impl Ade20k {
             })
             .collect();
         Ok(Self {
-            naming: Naming {
-                dataset: dataset.to_owned(),
-                split: split.to_owned(),
-            },
+            naming: Naming::new(dataset, split),
             names: read_names(&args.root.join("objectInfo150.txt"), &mut digest)?,
             images,
             annotations_dir,
@@ -173,7 +181,7 @@ impl Source for Ade20k {
             &self.naming,
             CategorySource::Vocabulary(vocabulary.into_iter().cloned().collect()),
             Positives::One,
-            serde_json::json!({ "source": "ade20k", "background": BACKGROUND }),
+            serde_json::json!({ "source": Ade20kArgs::NAME, "background": BACKGROUND }),
         )
     }
 

@@ -6,14 +6,15 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use lavida_data::manifest::{CategorySource, DatasetHeader, Positives};
+use lavida_data::manifest::{CategorySource, DatasetHeader, Positives, Purpose};
 use lavida_store::Result;
 
 use crate::read::class_map::{Class, class_map_unit};
 use crate::read::files::{self, InputDigest};
-use crate::read::video::Naming;
+use crate::read::header::training_header;
+use crate::read::rows::{Naming, Unit};
 use crate::skip::{Reason, Skip};
-use crate::sources::{Source, Unit, training_header};
+use crate::sources::{Source, SourceArgs};
 
 const LAYOUT: &str = "Cityscapes: ROOT/leftImg8bit/SPLIT/CITY/*_leftImg8bit.png and \
                       ROOT/gtFine/SPLIT/CITY/*_gtFine_labelIds.png";
@@ -67,8 +68,18 @@ pub struct CityscapesArgs {
     pub split: String,
 }
 
+impl SourceArgs for CityscapesArgs {
+    const NAME: &'static str = "cityscapes";
+    const HELP: &'static str = "Cityscapes: street scenes";
+    const PURPOSE: Purpose = Purpose::Training;
+
+    fn open(&self, dataset: &str) -> Result<Box<dyn Source>> {
+        Ok(Box::new(Cityscapes::open(self, dataset)?))
+    }
+}
+
 /// A Cityscapes split whose folders have been listed.
-pub struct Cityscapes {
+struct Cityscapes {
     naming: Naming,
     labels_dir: PathBuf,
     /// City and image file.
@@ -83,7 +94,7 @@ impl Cityscapes {
     /// # Errors
     ///
     /// [`lavida_store::Error::Invalid`] when the folder does not have the layout.
-    pub fn open(args: &CityscapesArgs, dataset: &str) -> Result<Self> {
+    fn open(args: &CityscapesArgs, dataset: &str) -> Result<Self> {
         let images_dir = args.root.join("leftImg8bit").join(&args.split);
         let labels_dir = args.root.join("gtFine").join(&args.split);
         files::require_dir(&images_dir, LAYOUT)?;
@@ -111,10 +122,7 @@ impl Cityscapes {
             return Err(files::layout_error(&images_dir, LAYOUT));
         }
         Ok(Self {
-            naming: Naming {
-                dataset: dataset.to_owned(),
-                split: args.split.clone(),
-            },
+            naming: Naming::new(dataset, &args.split),
             labels_dir,
             images,
             planned_skips,
@@ -148,7 +156,7 @@ impl Source for Cityscapes {
                 &self.naming,
                 CategorySource::Vocabulary(vocabulary),
                 Positives::One,
-                serde_json::json!({ "source": "cityscapes" }),
+                serde_json::json!({ "source": CityscapesArgs::NAME }),
             )
         }
     }

@@ -8,16 +8,18 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use lavida_data::clip::ObjectTrack;
-use lavida_data::manifest::{CategorySource, DatasetHeader, Positives};
+use lavida_data::manifest::{CategorySource, DatasetHeader, Positives, Purpose};
 use lavida_store::{Error, Result};
 use serde::Deserialize;
 
 use crate::read::coco_masks::{Segmentation, segmentation_mask};
 use crate::read::files::{self, InputDigest};
+use crate::read::header::training_header;
+use crate::read::names::is_name;
 use crate::read::pictures::load_picture;
-use crate::read::video::Naming;
+use crate::read::rows::{Naming, Unit, image_clip};
 use crate::skip::{Reason, Skip};
-use crate::sources::{Source, Unit, image_clip, is_name, training_header};
+use crate::sources::{Source, SourceArgs};
 
 /// Where a COCO dataset lies.
 #[derive(Args, Clone, Debug)]
@@ -31,6 +33,16 @@ pub struct CocoArgs {
     /// Name of this part of the dataset, used in row ids
     #[arg(long, default_value = "train")]
     pub split: String,
+}
+
+impl SourceArgs for CocoArgs {
+    const NAME: &'static str = "coco";
+    const HELP: &'static str = "COCO instances: a JSON file and a folder of images";
+    const PURPOSE: Purpose = Purpose::Training;
+
+    fn open(&self, dataset: &str) -> Result<Box<dyn Source>> {
+        Ok(Box::new(Coco::open(self, dataset)?))
+    }
 }
 
 const FORM: &str = "a COCO instances file with `images`, `annotations` and `categories`";
@@ -85,7 +97,7 @@ struct Category {
 }
 
 /// A COCO dataset whose annotation file has been read.
-pub struct Coco {
+struct Coco {
     args: CocoArgs,
     naming: Naming,
     vocabulary: Vec<String>,
@@ -101,7 +113,7 @@ impl Coco {
     /// # Errors
     ///
     /// [`Error::Invalid`] for a missing file or folder or JSON of another form, [`Error::Corrupt`] for cut JSON.
-    pub fn open(args: &CocoArgs, dataset: &str) -> Result<Self> {
+    fn open(args: &CocoArgs, dataset: &str) -> Result<Self> {
         let mut digest = InputDigest::default();
         files::require_dir(&args.images, "the folder of images (--images)")?;
         let file: InstancesFile = files::read_json(&args.annotations, FORM, &mut digest)?;
@@ -148,10 +160,7 @@ impl Coco {
             }
         }
         Ok(Self {
-            naming: Naming {
-                dataset: dataset.to_owned(),
-                split: args.split.clone(),
-            },
+            naming: Naming::new(dataset, &args.split),
             args: args.clone(),
             vocabulary: vocabulary.into_iter().collect(),
             category_names,
@@ -249,7 +258,7 @@ impl Source for Coco {
             &self.naming,
             CategorySource::Vocabulary(self.vocabulary.clone()),
             Positives::One,
-            serde_json::json!({ "source": "coco", "annotations": files::name(&self.args.annotations) }),
+            serde_json::json!({ "source": CocoArgs::NAME, "annotations": files::name(&self.args.annotations) }),
         )
     }
 
@@ -297,10 +306,7 @@ impl Source for Coco {
                 "an object",
                 found,
             ));
-            return Ok(Unit {
-                clips: vec![],
-                skips,
-            });
+            return Ok(Unit::empty(skips));
         }
         let video = image.id.to_string();
         let clip = image_clip(&self.naming, &video, picture, objects, present);

@@ -4,22 +4,25 @@
 //! `wall-brick` "wall brick"). Crowd segments are no objects, but their category is present.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use clap::Args;
 use lavida_data::clip::{EncodedFrame, ObjectTrack};
 use lavida_data::frame::decode_rgb;
-use lavida_data::manifest::{CategorySource, DatasetHeader, Positives};
+use lavida_data::manifest::{CategorySource, DatasetHeader, Positives, Purpose};
 use lavida_data::mask::RleMask;
 use lavida_store::Result;
 use serde::Deserialize;
 
 use crate::read::files::{self, InputDigest};
+use crate::read::header::training_header;
+use crate::read::names::is_name;
 use crate::read::pictures::{Picture, check_size, found, load_picture};
-use crate::read::video::Naming;
+use crate::read::rows::{Naming, Unit, image_clip};
 use crate::skip::{Reason, Skip};
-use crate::sources::{Source, Unit, image_clip, is_name, training_header};
+use crate::sources::{Source, SourceArgs};
 
 /// Where a COCO panoptic dataset lies.
 #[derive(Args, Clone, Debug)]
@@ -36,6 +39,40 @@ pub struct CocoPanopticArgs {
     /// Name of this part of the dataset, used in row ids
     #[arg(long, default_value = "train")]
     pub split: String,
+}
+
+impl SourceArgs for CocoPanopticArgs {
+    const NAME: &'static str = "coco-panoptic";
+    const HELP: &'static str = "COCO panoptic: things and stuff";
+    const PURPOSE: Purpose = Purpose::Training;
+
+    fn open(&self, dataset: &str) -> Result<Box<dyn Source>> {
+        Ok(Box::new(CocoPanoptic::open(self, dataset)?))
+    }
+}
+
+/// `build coco-panoptic --json FILE` is how the annotations were named first. The switch `--json` takes no value, so with one
+/// it can only mean that, and scripts that say so go on.
+pub(crate) fn with_annotations_named(mut words: Vec<OsString>) -> Vec<OsString> {
+    if words.get(1).is_none_or(|word| word != "build")
+        || words.get(2).is_none_or(|word| word != "coco-panoptic")
+    {
+        return words;
+    }
+    for i in 3..words.len() {
+        let Some(word) = words[i].to_str() else {
+            continue;
+        };
+        let has_value = words
+            .get(i + 1)
+            .is_some_and(|next| !next.as_encoded_bytes().starts_with(b"-"));
+        if word == "--json" && has_value {
+            words[i] = "--annotations".into();
+        } else if let Some(file) = word.strip_prefix("--json=") {
+            words[i] = format!("--annotations={file}").into();
+        }
+    }
+    words
 }
 
 const FORM: &str = "a COCO panoptic file with `images`, `annotations` and `categories`";
@@ -75,7 +112,7 @@ struct Category {
 }
 
 /// A COCO panoptic dataset whose annotation file has been read.
-pub struct CocoPanoptic {
+struct CocoPanoptic {
     args: CocoPanopticArgs,
     naming: Naming,
     category_names: HashMap<i64, String>,
@@ -91,7 +128,7 @@ impl CocoPanoptic {
     ///
     /// [`lavida_store::Error::Invalid`] for a missing file or folder or JSON of another form,
     /// [`lavida_store::Error::Corrupt`] for cut JSON.
-    pub fn open(args: &CocoPanopticArgs, dataset: &str) -> Result<Self> {
+    fn open(args: &CocoPanopticArgs, dataset: &str) -> Result<Self> {
         files::require_dir(&args.images, "the folder of images (--images)")?;
         files::require_dir(&args.panoptic, "the folder of segment PNGs (--panoptic)")?;
         let mut digest = InputDigest::default();
@@ -126,12 +163,9 @@ impl CocoPanoptic {
                 annotation.image_id,
             )
         }));
-        let name = |category: Category| (category.id, readable(&category.name));
+        let name = |category: Category| (category.id, without_stuff_marks(&category.name));
         Ok(Self {
-            naming: Naming {
-                dataset: dataset.to_owned(),
-                split: args.split.clone(),
-            },
+            naming: Naming::new(dataset, &args.split),
             args: args.clone(),
             category_names: file.categories.into_iter().map(name).collect(),
             rows,
@@ -142,7 +176,7 @@ impl CocoPanoptic {
 }
 
 /// Stuff names without the marks of COCO's merging.
-fn readable(name: &str) -> String {
+fn without_stuff_marks(name: &str) -> String {
     let bare = name.trim_end_matches("-merged").trim_end_matches("-other");
     bare.trim_end_matches("-stuff").replace('-', " ")
 }
@@ -193,7 +227,7 @@ impl Source for CocoPanoptic {
             &self.naming,
             CategorySource::Vocabulary(vocabulary.into_iter().cloned().collect()),
             Positives::One,
-            serde_json::json!({ "source": "coco-panoptic" }),
+            serde_json::json!({ "source": CocoPanopticArgs::NAME }),
         )
     }
 
@@ -272,5 +306,39 @@ impl Source for CocoPanoptic {
                 .push(image_clip(&self.naming, &video, picture, objects, present));
         }
         Ok(unit)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::{BuildCommand, Cli, Command};
+    use crate::sources::SourceSpec;
+
+    #[test]
+    fn the_panoptic_file_may_be_named_by_json_as_it_was_first() {
+        let parsed = |line: &str| {
+            let words = line.split(' ').map(OsString::from).collect();
+            let cli = Cli::try_parse_from(with_annotations_named(words)).expect("it parses");
+            match cli.command {
+                Command::Build(BuildCommand {
+                    source: SourceSpec::CocoPanoptic(panoptic),
+                    args,
+                }) => (panoptic.annotations, args.json),
+                other => panic!("{other:?}"),
+            }
+        };
+        let rest = "--panoptic png --images jpg --out shards";
+        for (given, prints) in [
+            ("--json pan.json", false),
+            ("--json=pan.json", false),
+            ("--annotations pan.json --json", true),
+            ("--json pan.json --json", true),
+        ] {
+            let line = format!("lavida-dataset build coco-panoptic {given} {rest}");
+            assert_eq!(parsed(&line), ("pan.json".into(), prints), "{given}");
+        }
     }
 }

@@ -6,15 +6,15 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use clap::Args;
-use lavida_data::manifest::{CategorySource, DatasetHeader, Positives};
+use lavida_data::manifest::{CategorySource, DatasetHeader, Positives, Purpose};
 use lavida_store::Result;
 use serde::Deserialize;
 
 use crate::read::class_map::{Class, class_map_unit};
 use crate::read::files::{self, InputDigest};
-use crate::read::video::Naming;
-use crate::skip::Skip;
-use crate::sources::{Source, Unit, training_header};
+use crate::read::header::training_header;
+use crate::read::rows::{Naming, Unit};
+use crate::sources::{Source, SourceArgs};
 
 const LAYOUT: &str = "Mapillary Vistas: ROOT/SPLIT/images/*.jpg, ROOT/SPLIT/v2.0/labels/*.png and \
                       ROOT/config_v2.0.json";
@@ -33,6 +33,16 @@ pub struct MapillaryArgs {
     pub split: String,
 }
 
+impl SourceArgs for MapillaryArgs {
+    const NAME: &'static str = "mapillary";
+    const HELP: &'static str = "Mapillary Vistas 2.0: street scenes";
+    const PURPOSE: Purpose = Purpose::Training;
+
+    fn open(&self, dataset: &str) -> Result<Box<dyn Source>> {
+        Ok(Box::new(Mapillary::open(self, dataset)?))
+    }
+}
+
 #[derive(Deserialize)]
 struct ConfigFile {
     labels: Vec<Label>,
@@ -44,7 +54,7 @@ struct Label {
 }
 
 /// A Mapillary split whose folders have been listed.
-pub struct Mapillary {
+struct Mapillary {
     naming: Naming,
     labels_dir: PathBuf,
     /// Name by index, lower case.
@@ -60,7 +70,7 @@ impl Mapillary {
     ///
     /// [`lavida_store::Error::Invalid`] when the folder does not have the layout, [`lavida_store::Error::Corrupt`] for a cut
     /// config file.
-    pub fn open(args: &MapillaryArgs, dataset: &str) -> Result<Self> {
+    fn open(args: &MapillaryArgs, dataset: &str) -> Result<Self> {
         let images_dir = args.root.join(&args.split).join("images");
         let labels_dir = args.root.join(&args.split).join("v2.0/labels");
         files::require_dir(&images_dir, LAYOUT)?;
@@ -74,10 +84,7 @@ impl Mapillary {
         let images = files::list_files(&images_dir, &["jpg", "jpeg"])?;
         images.iter().for_each(|path| digest.add(files::name(path)));
         Ok(Self {
-            naming: Naming {
-                dataset: dataset.to_owned(),
-                split: args.split.clone(),
-            },
+            naming: Naming::new(dataset, &args.split),
             labels_dir,
             names: config
                 .labels
@@ -112,7 +119,7 @@ impl Source for Mapillary {
                 &self.naming,
                 CategorySource::Vocabulary(vocabulary.into_iter().cloned().collect()),
                 Positives::One,
-                serde_json::json!({ "source": "mapillary" }),
+                serde_json::json!({ "source": MapillaryArgs::NAME }),
             )
         }
     }
@@ -123,10 +130,6 @@ impl Source for Mapillary {
 
     fn input_digest(&self) -> String {
         self.digest.hex()
-    }
-
-    fn planned_skips(&self) -> &[Skip] {
-        &[]
     }
 
     fn load(&self, unit: usize) -> Result<Unit> {

@@ -13,12 +13,13 @@ use lavida_data::clip::ObjectTrack;
 use lavida_data::manifest::{CategorySource, DatasetHeader, Positives, Purpose};
 use lavida_store::{Error, Result};
 
-use super::youtube_vos::{MetaFile, readable};
 use crate::read::files::{self, InputDigest};
+use crate::read::header::training_header;
+use crate::read::meta_json::MetaFile;
+use crate::read::names::readable;
 use crate::read::palette::load_palette_video;
-use crate::read::video::{Naming, cut_rows};
-use crate::skip::Skip;
-use crate::sources::{Source, Unit, training_header};
+use crate::read::rows::{Naming, Unit, cut_rows};
+use crate::sources::{Source, SourceArgs};
 
 const LAYOUT: &str = "DAVIS: ROOT/JPEGImages/480p/VIDEO/*.jpg and ROOT/Annotations/480p/VIDEO/*.png (the folder 480p may be left out)";
 
@@ -33,8 +34,18 @@ pub struct DavisArgs {
     pub split: Option<String>,
 }
 
+impl SourceArgs for DavisArgs {
+    const NAME: &'static str = "davis";
+    const HELP: &'static str = "DAVIS-2016 and DAVIS-2017";
+    const PURPOSE: Purpose = Purpose::Training;
+
+    fn open(&self, dataset: &str) -> Result<Box<dyn Source>> {
+        Ok(Box::new(Davis::open(self, dataset)?))
+    }
+}
+
 /// A DAVIS dataset whose folders have been listed.
-pub struct Davis {
+struct Davis {
     naming: Naming,
     frames_dir: PathBuf,
     masks_dir: PathBuf,
@@ -51,7 +62,7 @@ impl Davis {
     ///
     /// [`Error::Invalid`] when the folder does not have DAVIS's layout or the split has no list,
     /// [`Error::Corrupt`] for a cut name file.
-    pub fn open(args: &DavisArgs, dataset: &str) -> Result<Self> {
+    fn open(args: &DavisArgs, dataset: &str) -> Result<Self> {
         let images = args.root.join("JPEGImages");
         files::require_dir(&images, LAYOUT)?;
         let resolution = ["480p", "1080p", "Full-Resolution"]
@@ -75,10 +86,7 @@ impl Davis {
         videos.iter().for_each(|video| digest.add(video));
         let names = read_names(&args.root, &mut digest)?;
         Ok(Self {
-            naming: Naming {
-                dataset: dataset.to_owned(),
-                split: args.split.clone().unwrap_or_else(|| "train".to_owned()),
-            },
+            naming: Naming::new(dataset, args.split.as_deref().unwrap_or("train")),
             frames_dir,
             masks_dir,
             vocabulary: vocabulary(&videos, &names),
@@ -141,12 +149,13 @@ fn listed_videos(args: &DavisArgs) -> Result<Option<Vec<String>>> {
     for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
         // DAVIS-2017 lists videos; DAVIS-2016 lists `/JPEGImages/480p/bear/00000.jpg /Annotations/…` frame by frame.
         let frame = line.split_whitespace().next().unwrap_or(line);
-        let video = match frame.contains('/') {
-            true => Path::new(frame)
+        let video = if frame.contains('/') {
+            Path::new(frame)
                 .parent()
                 .map(files::name)
-                .unwrap_or_default(),
-            false => frame.to_owned(),
+                .unwrap_or_default()
+        } else {
+            frame.to_owned()
         };
         if videos.last() != Some(&video) {
             videos.push(video);
@@ -177,7 +186,7 @@ impl Source for Davis {
             &self.naming,
             CategorySource::Vocabulary(self.vocabulary.iter().cloned().collect()),
             Positives::All,
-            serde_json::json!({ "source": "davis", "named": !self.names.is_empty() }),
+            serde_json::json!({ "source": DavisArgs::NAME, "named": !self.names.is_empty() }),
         )
     }
 
@@ -189,20 +198,13 @@ impl Source for Davis {
         self.digest.hex()
     }
 
-    fn planned_skips(&self) -> &[Skip] {
-        &[]
-    }
-
     fn load(&self, unit: usize) -> Result<Unit> {
         let name = &self.videos[unit];
         let mut skips = Vec::new();
         let (frames_dir, masks_dir) = (self.frames_dir.join(name), self.masks_dir.join(name));
         let Some(mut palette) = load_palette_video(name, &frames_dir, &masks_dir, &mut skips)?
         else {
-            return Ok(Unit {
-                clips: vec![],
-                skips,
-            });
+            return Ok(Unit::empty(skips));
         };
         // 255 is the one object of DAVIS-2016 and "void" beside the numbered objects of DAVIS-2017.
         if palette.masks.len() > 1 {

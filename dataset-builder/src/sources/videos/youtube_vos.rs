@@ -7,13 +7,15 @@ use clap::Args;
 use lavida_data::clip::ObjectTrack;
 use lavida_data::manifest::{CategorySource, DatasetHeader, Positives, Purpose};
 use lavida_store::Result;
-use serde::Deserialize;
 
 use crate::read::files::{self, InputDigest};
+use crate::read::header::training_header;
+use crate::read::meta_json::MetaFile;
+use crate::read::names::{is_name, readable};
 use crate::read::palette::load_palette_video;
-use crate::read::video::{Naming, cut_rows};
+use crate::read::rows::{Naming, Unit, cut_rows};
 use crate::skip::{Reason, Skip};
-use crate::sources::{Source, Unit, is_name, split_dir, training_header};
+use crate::sources::{Source, SourceArgs};
 
 const LAYOUT: &str = "YouTube-VOS: ROOT/SPLIT/JPEGImages/VIDEO/*.jpg, ROOT/SPLIT/Annotations/VIDEO/*.png and ROOT/SPLIT/meta.json";
 
@@ -28,52 +30,18 @@ pub struct YoutubeVosArgs {
     pub split: String,
 }
 
-/// `meta.json`: `{"videos": {video: {"objects": {id: {"category": name}}}}}`.
-#[derive(Deserialize)]
-pub(super) struct MetaFile {
-    videos: BTreeMap<String, MetaVideo>,
-}
+impl SourceArgs for YoutubeVosArgs {
+    const NAME: &'static str = "youtube-vos";
+    const HELP: &'static str = "YouTube-VOS";
+    const PURPOSE: Purpose = Purpose::Training;
 
-#[derive(Deserialize)]
-struct MetaVideo {
-    objects: BTreeMap<String, MetaObject>,
-}
-
-#[derive(Deserialize)]
-struct MetaObject {
-    category: String,
-}
-
-impl MetaFile {
-    pub(super) const FORM: &str =
-        "`{\"videos\": {video: {\"objects\": {id: {\"category\": name}}}}}`";
-
-    /// Category by video and object id.
-    pub(super) fn categories(self) -> BTreeMap<String, BTreeMap<String, String>> {
-        let objects = |video: MetaVideo| {
-            video
-                .objects
-                .into_iter()
-                .map(|(id, object)| (id, object.category))
-                .collect()
-        };
-        self.videos
-            .into_iter()
-            .map(|(name, video)| (name, objects(video)))
-            .collect()
+    fn open(&self, dataset: &str) -> Result<Box<dyn Source>> {
+        Ok(Box::new(YoutubeVos::open(self, dataset)?))
     }
 }
 
-/// A name as people write it: `giant_panda` and `car-shadow` become words.
-pub(super) fn readable(name: &str) -> String {
-    name.split(['_', '-', ' '])
-        .filter(|word| !word.is_empty())
-        .collect::<Vec<_>>()
-        .join(" ")
-}
-
 /// A YouTube-VOS split whose `meta.json` has been read.
-pub struct YoutubeVos {
+struct YoutubeVos {
     naming: Naming,
     dir: PathBuf,
     videos: Vec<(String, BTreeMap<String, String>)>,
@@ -87,8 +55,8 @@ impl YoutubeVos {
     /// # Errors
     ///
     /// [`lavida_store::Error::Invalid`] when the folder does not have the layout, [`lavida_store::Error::Corrupt`] for a cut `meta.json`.
-    pub fn open(args: &YoutubeVosArgs, dataset: &str) -> Result<Self> {
-        let dir = split_dir(&args.root, &args.split);
+    fn open(args: &YoutubeVosArgs, dataset: &str) -> Result<Self> {
+        let dir = files::split_dir(&args.root, &args.split);
         files::require_dir(&dir.join("JPEGImages"), LAYOUT)?;
         files::require_dir(&dir.join("Annotations"), LAYOUT)?;
         let mut digest = InputDigest::default();
@@ -107,10 +75,7 @@ impl YoutubeVos {
             })
             .collect();
         Ok(Self {
-            naming: Naming {
-                dataset: dataset.to_owned(),
-                split: args.split.clone(),
-            },
+            naming: Naming::new(dataset, &args.split),
             dir,
             videos: categories.into_iter().collect(),
             planned_skips,
@@ -127,7 +92,7 @@ impl Source for YoutubeVos {
             &self.naming,
             CategorySource::Vocabulary(vocabulary.into_iter().collect()),
             Positives::All,
-            serde_json::json!({ "source": "youtube-vos" }),
+            serde_json::json!({ "source": YoutubeVosArgs::NAME }),
         )
     }
 
@@ -149,10 +114,7 @@ impl Source for YoutubeVos {
         let frames_dir = self.dir.join("JPEGImages").join(name);
         let masks_dir = self.dir.join("Annotations").join(name);
         let Some(palette) = load_palette_video(name, &frames_dir, &masks_dir, &mut skips)? else {
-            return Ok(Unit {
-                clips: vec![],
-                skips,
-            });
+            return Ok(Unit::empty(skips));
         };
         let mut tracks: Vec<ObjectTrack> = Vec::new();
         for (index, masks) in palette.masks {

@@ -1,10 +1,9 @@
-//! Ref-YouTube-VOS and Ref-DAVIS: palette masks and expressions that each name one object.
+//! Ref-YouTube-VOS: palette masks and expressions that each name one object.
 //!
-//! Ref-DAVIS is read in the YouTube-VOS layout that its users convert it to. An object carries all expressions that name it;
-//! objects without one are left out (the reference crashes on them).
+//! An object carries all expressions that name it; objects without one are left out (the reference crashes on them).
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use lavida_data::clip::ObjectTrack;
@@ -13,23 +12,36 @@ use lavida_store::Result;
 use serde::Deserialize;
 
 use crate::read::files::{self, InputDigest};
+use crate::read::header::training_header;
 use crate::read::palette::load_palette_video;
-use crate::read::video::{Naming, cut_rows};
+use crate::read::rows::{Naming, Unit, cut_rows};
 use crate::skip::{Reason, Skip};
-use crate::sources::{Source, Unit, split_dir, training_header};
+use crate::sources::{Source, SourceArgs};
 
 const LAYOUT: &str = "referring videos: ROOT/SPLIT/JPEGImages/VIDEO/*.jpg, ROOT/SPLIT/Annotations/VIDEO/*.png and \
                       ROOT/meta_expressions/SPLIT/meta_expressions.json";
 
-/// Where a set of referring videos lies.
+/// Where Ref-YouTube-VOS lies.
 #[derive(Args, Clone, Debug)]
-pub struct RefVideosArgs {
+pub struct RefYoutubeVosArgs {
     /// Folder holding the split's folder and meta_expressions/
     #[arg(long, value_name = "DIR")]
     pub root: PathBuf,
     /// Which part
     #[arg(long, default_value = "train")]
     pub split: String,
+}
+
+impl SourceArgs for RefYoutubeVosArgs {
+    const NAME: &'static str = "ref-youtube-vos";
+    const HELP: &'static str = "Ref-YouTube-VOS: videos with referring expressions";
+    const PURPOSE: Purpose = Purpose::Training;
+
+    fn open(&self, dataset: &str) -> Result<Box<dyn Source>> {
+        let naming = Naming::new(dataset, &self.split);
+        let videos = RefVideos::open(&self.root, naming, Positives::OneOrTwo, Self::NAME)?;
+        Ok(Box::new(videos))
+    }
 }
 
 #[derive(Deserialize)]
@@ -48,8 +60,8 @@ struct Expression {
     obj_id: serde_json::Value,
 }
 
-/// A set of referring videos whose expressions have been read.
-pub struct RefVideos {
+/// A set of referring videos in this layout, its expressions read.
+pub(super) struct RefVideos {
     naming: Naming,
     positives: Positives,
     source: &'static str,
@@ -64,21 +76,20 @@ impl RefVideos {
     ///
     /// # Errors
     ///
-    /// [`lavida_store::Error::Invalid`] when the folder does not have the layout, [`lavida_store::Error::Corrupt`] for cut
-    /// JSON.
-    pub fn open(
-        args: &RefVideosArgs,
-        dataset: &str,
+    /// As [`SourceArgs::open`].
+    pub(super) fn open(
+        root: &Path,
+        naming: Naming,
         positives: Positives,
         source: &'static str,
     ) -> Result<Self> {
-        let dir = split_dir(&args.root, &args.split);
+        let split = &naming.split;
+        let dir = files::split_dir(root, split);
         files::require_dir(&dir.join("JPEGImages"), LAYOUT)?;
         files::require_dir(&dir.join("Annotations"), LAYOUT)?;
-        let expressions_file = args
-            .root
+        let expressions_file = root
             .join("meta_expressions")
-            .join(&args.split)
+            .join(split)
             .join("meta_expressions.json");
         let mut digest = InputDigest::default();
         let file: ExpressionsFile = files::read_json(
@@ -87,10 +98,7 @@ impl RefVideos {
             &mut digest,
         )?;
         Ok(Self {
-            naming: Naming {
-                dataset: dataset.to_owned(),
-                split: args.split.clone(),
-            },
+            naming,
             positives,
             source,
             dir,
@@ -153,10 +161,6 @@ impl Source for RefVideos {
         self.digest.hex()
     }
 
-    fn planned_skips(&self) -> &[Skip] {
-        &[]
-    }
-
     fn load(&self, unit: usize) -> Result<Unit> {
         let (name, expressions) = &self.videos[unit];
         let mut skips = Vec::new();
@@ -164,10 +168,7 @@ impl Source for RefVideos {
         let frames_dir = self.dir.join("JPEGImages").join(name);
         let masks_dir = self.dir.join("Annotations").join(name);
         let Some(palette) = load_palette_video(name, &frames_dir, &masks_dir, &mut skips)? else {
-            return Ok(Unit {
-                clips: vec![],
-                skips,
-            });
+            return Ok(Unit::empty(skips));
         };
         let mut tracks = Vec::new();
         for (index, masks) in palette.masks {
@@ -188,9 +189,8 @@ impl Source for RefVideos {
                 )),
             }
         }
-        let naming = &self.naming;
         let clips = cut_rows(
-            naming,
+            &self.naming,
             Purpose::Training,
             palette.video,
             &tracks,
