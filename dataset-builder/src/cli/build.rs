@@ -99,11 +99,12 @@ impl BuildCommand {
         if let Some(jobs) = args.jobs {
             request.jobs = usize::from(jobs);
         }
+        let interrupted = interrupted();
         let view = BuildView::default();
         let show = |event: BuildEvent<'_>| view.show(event);
         let built = tokio::select! {
             built = build(&request, &show) => built,
-            () = interrupted() => Err(stopped(&request).await),
+            () = interrupted => Err(stopped(&request).await),
         };
         drop(view);
         let summary = built?;
@@ -116,27 +117,37 @@ impl BuildCommand {
     }
 }
 
-/// Resolves at the first Ctrl-C (or SIGTERM); a second one ends the process at once.
-async fn interrupted() {
-    signalled().await;
-    tokio::spawn(async {
-        signalled().await;
-        std::process::exit(130);
-    });
+/// Resolves at the first Ctrl-C (or SIGTERM); a second one ends the process at once. Both are listened to from the call on.
+fn interrupted() -> impl Future<Output = ()> {
+    let first = signalled();
+    async {
+        first.await;
+        tokio::spawn(async {
+            signalled().await;
+            std::process::exit(130);
+        });
+    }
 }
 
-async fn signalled() {
-    #[cfg(unix)]
-    {
-        use tokio::signal::unix::{SignalKind, signal};
-        if let Ok(mut terminated) = signal(SignalKind::terminate()) {
+#[cfg(unix)]
+fn signalled() -> impl Future<Output = ()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let streams = [SignalKind::interrupt(), SignalKind::terminate()].map(signal);
+    async move {
+        // Without signals there is nothing to wait for.
+        if let [Ok(mut interrupted), Ok(mut terminated)] = streams {
             tokio::select! {
-                _ = tokio::signal::ctrl_c() => {}
+                _ = interrupted.recv() => {}
                 _ = terminated.recv() => {}
             }
-            return;
+        } else {
+            std::future::pending::<()>().await;
         }
     }
+}
+
+#[cfg(not(unix))]
+async fn signalled() {
     let _ = tokio::signal::ctrl_c().await; // without signals there is nothing to wait for
 }
 
