@@ -13,7 +13,7 @@ use openh264::formats::YUVSource;
 use re_mp4::{Avc1Box, Mp4, Sample, StsdBoxContent};
 
 use crate::caught::caught;
-use crate::frame::RgbFrame;
+use crate::clips::frame::RgbFrame;
 use crate::{Error, Result};
 
 use super::{VideoInfo, boxes, unreadable};

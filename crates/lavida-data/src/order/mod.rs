@@ -12,6 +12,7 @@
 //!
 //! Letters: `D` datasets, `L` positions of the schedule's period.
 
+pub mod read_ahead;
 mod schedule;
 mod shuffle;
 
@@ -19,7 +20,7 @@ use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::catalog::Catalog;
+use crate::shards::catalog::Catalog;
 use schedule::{Schedule, whole_shares};
 use shuffle::{Chunk, Pass, Shuffle};
 
@@ -214,9 +215,9 @@ fn weights(catalog: &Catalog) -> Option<Vec<f64>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::catalog::MemoryDataset;
-    use crate::clip::Clip;
-    use crate::dataset::{CategorySource, DatasetHeader, Positives, Purpose};
+    use crate::clips::clip::Clip;
+    use crate::shards::catalog::MemoryDataset;
+    use crate::shards::dataset::{CategorySource, DatasetHeader, Positives, Purpose};
     use proptest::prelude::*;
 
     fn dataset(name: &str, n_samples: usize, weight: Option<f64>) -> MemoryDataset {

@@ -16,7 +16,7 @@ use zune_core::colorspace::ColorSpace;
 use zune_core::options::DecoderOptions;
 
 use crate::caught::caught;
-use crate::clip::EncodedFrame;
+use crate::clips::clip::EncodedFrame;
 use crate::{Error, Result};
 
 /// Most pixels of a frame and of its masks: 16,384 × 16,384. More is taken for damage.

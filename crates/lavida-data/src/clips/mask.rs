@@ -6,7 +6,7 @@
 
 use vernier_mask::Rle;
 
-use crate::frame::MAX_PIXELS;
+use crate::clips::frame::MAX_PIXELS;
 use crate::{Error, Result};
 
 /// A mask of `height × width` px in COCO's compressed run-length encoding (column-major runs).

@@ -16,9 +16,9 @@ use arrow_buffer::{NullBuffer, OffsetBuffer};
 use arrow_schema::{FieldRef, SchemaRef};
 use bytes::Bytes;
 
-use crate::clip::{Clip, EncodedFrame, ObjectTrack};
-use crate::mask::RleMask;
-use crate::schema::{
+use crate::clips::clip::{Clip, EncodedFrame, ObjectTrack};
+use crate::clips::mask::RleMask;
+use crate::shards::schema::{
     ClipMeta, N_METADATA_COLUMNS, ObjectMeta, flag_element, frame_element, frame_fields,
     mask_element, mask_fields, metadata_schema, object_element, object_fields, schema,
     text_element, track_element,

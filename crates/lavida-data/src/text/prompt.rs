@@ -6,7 +6,7 @@
 //! Paper: section 3.3. Reference: `messages_template.py`, whose misspellings and trailing blanks stay, because trained
 //! weights have read them. `golden/prompt` holds its ids.
 
-use crate::tokenizer::Tokenizers;
+use crate::text::tokenizer::Tokenizers;
 use crate::{Error, Result};
 
 /// Questions; `{type}` is `image` or `video`, `{classes}` the categories joined by `, `.

@@ -9,15 +9,18 @@
 //!
 //! Shapes: `T` frames of the clip, `K` categories of the prompt.
 
+pub(crate) mod pool;
+pub(crate) mod words;
+
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::catalog::Catalog;
-use crate::clip::Clip;
-use crate::manifest::{CategorySource, Positives};
-use crate::mask::RleMask;
-use crate::pool::DatasetPool;
-use crate::prompt::{ANSWER_TEMPLATES, USER_TEMPLATES};
+use crate::clips::clip::Clip;
+use crate::clips::mask::RleMask;
+use crate::exposure::pool::DatasetPool;
 use crate::seed::StageRng;
+use crate::shards::catalog::Catalog;
+use crate::shards::manifest::{CategorySource, Positives};
+use crate::text::prompt::{ANSWER_TEMPLATES, USER_TEMPLATES};
 use crate::{Error, Result};
 
 /// One draw for one clip: what the prompt names and what is true of it.

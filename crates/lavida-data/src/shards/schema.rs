@@ -13,7 +13,7 @@ use std::sync::{Arc, LazyLock};
 use arrow_schema::{DataType, Field, FieldRef, Fields, Schema, SchemaRef};
 use serde_json::{Value, json};
 
-use crate::clip::Clip;
+use crate::clips::clip::Clip;
 
 /// Columns before `masks`: what a catalog reads.
 pub const N_METADATA_COLUMNS: usize = 12;

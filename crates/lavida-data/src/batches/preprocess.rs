@@ -7,10 +7,10 @@
 //!
 //! Shapes: `T` frames, `H W` source px, `S` side of SAM2's view in px, `P` patches, `g` side of the projector's grid.
 
-use crate::batch::Array;
-use crate::frame::RgbFrame;
-use crate::mask::RleMask;
-use crate::resize::{PixelBounds, bicubic, bilinear, nearest, smart_resize};
+use crate::batches::batch::Array;
+use crate::batches::resize::{PixelBounds, bicubic, bilinear, nearest, smart_resize};
+use crate::clips::frame::RgbFrame;
+use crate::clips::mask::RleMask;
 use crate::{Error, Result};
 
 /// Mean of the language model's view, per channel of colour values in [0, 1].

@@ -20,7 +20,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 
-use crate::manifest::Part;
+use crate::shards::manifest::Part;
 use crate::{Error, Result};
 
 /// Room for parts of datasets when nothing else is said: a few of the larger ones.

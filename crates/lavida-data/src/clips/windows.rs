@@ -8,7 +8,7 @@
 
 use std::ops::Range;
 
-use crate::clip::{Clip, ObjectTrack};
+use crate::clips::clip::{Clip, ObjectTrack};
 use crate::seed::StageRng;
 
 /// Frames of one forward pass over a video.

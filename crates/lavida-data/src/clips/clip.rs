@@ -9,9 +9,9 @@ use std::collections::HashSet;
 
 use bytes::Bytes;
 
-use crate::frame::probe_size;
-use crate::manifest::Purpose;
-use crate::mask::RleMask;
+use crate::clips::frame::probe_size;
+use crate::clips::mask::RleMask;
+use crate::shards::manifest::Purpose;
 use crate::{Error, Result};
 
 /// Arrow's binary columns count bytes in 31 bits, and a clip is never split.

@@ -8,10 +8,10 @@
 //! Shapes: `K` names.
 
 use crate::Result;
-use crate::clip::Clip;
+use crate::clips::clip::Clip;
 use crate::exposure::AnomalyExposureSampler;
+use crate::exposure::words::visible_words;
 use crate::seed::StageRng;
-use crate::words::visible_words;
 
 /// Names of one draw and where they are true.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -14,7 +14,7 @@ mod test_mp4;
 
 use std::path::Path;
 
-use crate::frame::RgbFrame;
+use crate::clips::frame::RgbFrame;
 use crate::{Error, Result};
 
 /// Frames a second of a directory of pictures, which does not say: used for their times only.

@@ -12,14 +12,14 @@ use futures::stream::{self, Stream, StreamExt, TryStreamExt};
 use lavida_store::{Store, manifest};
 use tokio::sync::OnceCell;
 
-use crate::clip::Clip;
-use crate::disk_cache::DiskCache;
-pub use crate::manifest::{
+use crate::clips::clip::Clip;
+use crate::shards::disk_cache::DiskCache;
+pub use crate::shards::manifest::{
     CategorySource, DatasetHeader, DatasetManifest, MANIFEST_KEY, MetadataEntry, Part, Positives,
     Purpose, RowGroupEntry, ShardEntry,
 };
-use crate::parquet_file::{Footer, decode_metadata};
-pub use crate::schema::{ClipMeta, ObjectMeta};
+use crate::shards::parquet_file::{Footer, decode_metadata};
+pub use crate::shards::schema::{ClipMeta, ObjectMeta};
 use crate::{Error, Result};
 
 /// Requests for metadata on their way at once.

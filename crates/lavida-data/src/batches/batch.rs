@@ -9,14 +9,14 @@
 
 use std::sync::Arc;
 
-use crate::clip::Clip;
+use crate::batches::preprocess::Preprocess;
+use crate::clips::clip::Clip;
+use crate::clips::frame::{RgbFrame, decode_rgb};
+use crate::clips::mask::RleMask;
 use crate::exposure::Exposure;
-use crate::frame::{RgbFrame, decode_rgb};
 use crate::grounding::GroundingDraw;
-use crate::mask::RleMask;
-use crate::preprocess::Preprocess;
-use crate::prompt::{NO_TARGET, Prompt};
-use crate::tokenizer::{SpecialIds, Tokenizers};
+use crate::text::prompt::{NO_TARGET, Prompt};
+use crate::text::tokenizer::{SpecialIds, Tokenizers};
 use crate::{Error, Result};
 
 /// A row-major array of any rank.

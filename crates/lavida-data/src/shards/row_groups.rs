@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::OnceCell;
 
 use crate::Result;
-use crate::clip::Clip;
+use crate::clips::clip::Clip;
 
 /// `(dataset, shard, row group)`.
 pub(crate) type GroupKey = (usize, usize, usize);

@@ -13,12 +13,12 @@ use futures::stream::{self, StreamExt, TryStreamExt};
 use lavida_store::Store;
 use serde::{Deserialize, Serialize};
 
-use crate::clip::Clip;
-use crate::dataset::{ClipMeta, Dataset, DatasetHeader, Purpose};
-use crate::disk_cache::DiskCache;
-use crate::row_groups::{RowGroups, RowKey};
-pub use crate::schema::ObjectMeta;
+use crate::clips::clip::Clip;
 use crate::seed::SeedId;
+use crate::shards::dataset::{ClipMeta, Dataset, DatasetHeader, Purpose};
+use crate::shards::disk_cache::DiskCache;
+use crate::shards::row_groups::{RowGroups, RowKey};
+pub use crate::shards::schema::ObjectMeta;
 use crate::{Error, Result};
 
 /// Bytes of clips held when nothing else is said: half a shuffle window of pictures of a quarter MiB.

@@ -13,8 +13,8 @@ use crate::{Error, Result};
 /// The token whose hidden state the projector reads.
 pub const SEG_TOKEN: &str = "<SEG>";
 
-const TINY_QWEN: &[u8] = include_bytes!("../../../configs/tiny/qwen2_vl/tokenizer.json");
-const TINY_CLIP: &[u8] = include_bytes!("../../../configs/tiny/clip/tokenizer.json");
+const TINY_QWEN: &[u8] = include_bytes!("../../../../configs/tiny/qwen2_vl/tokenizer.json");
+const TINY_CLIP: &[u8] = include_bytes!("../../../../configs/tiny/clip/tokenizer.json");
 
 /// Ids with a meaning of their own, looked up once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,12 +7,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::catalog::SampleEntry;
-use crate::clip::Clip;
+use crate::clips::clip::Clip;
 use crate::exposure::Exclusion;
-use crate::manifest::{CategorySource, DatasetHeader, Positives};
+use crate::exposure::words::{content_words, visible_words};
 use crate::seed::StageRng;
-use crate::words::{content_words, visible_words};
+use crate::shards::catalog::SampleEntry;
+use crate::shards::manifest::{CategorySource, DatasetHeader, Positives};
 use crate::{Error, Result};
 
 /// What the sampler knows of one dataset.

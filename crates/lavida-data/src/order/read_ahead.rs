@@ -16,9 +16,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use tokio::task::JoinSet;
 
 use crate::Result;
-use crate::catalog::Catalog;
-use crate::clip::Clip;
+use crate::clips::clip::Clip;
 use crate::order::{Position, SampleOrder};
+use crate::shards::catalog::Catalog;
 
 /// Bytes of row groups that are fetched before a row of them is needed: a twentieth of a second of a 10 Gbit/s network.
 const AHEAD_BYTES: u64 = 64 << 20;

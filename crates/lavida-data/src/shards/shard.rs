@@ -10,15 +10,15 @@ use std::collections::{BTreeMap, HashSet};
 use lavida_store::{ObjectWriter, Store, manifest};
 use serde::Serialize;
 
-use crate::clip::Clip;
-use crate::dataset::Dataset;
-use crate::manifest::{
+use crate::clips::clip::Clip;
+use crate::shards::dataset::Dataset;
+use crate::shards::manifest::{
     DatasetHeader, DatasetManifest, MANIFEST_KEY, MetadataEntry, Part, ShardEntry,
 };
-use crate::parquet_file::{MetadataEncoder, ShardEncoder};
-pub use crate::progress::remove_unfinished;
-use crate::progress::{Done, Journal, Mark};
-use crate::schema::ClipMeta;
+use crate::shards::parquet_file::{MetadataEncoder, ShardEncoder};
+pub use crate::shards::progress::remove_unfinished;
+use crate::shards::progress::{Done, Journal, Mark};
+use crate::shards::schema::ClipMeta;
 use crate::{Error, Result};
 
 /// How clips are grouped.

@@ -14,7 +14,7 @@ use std::fs::{File, TryLockError};
 use lavida_store::{Removed, Store, Versioned, manifest};
 use serde::{Deserialize, Serialize};
 
-use crate::manifest::{MANIFEST_KEY, ShardEntry};
+use crate::shards::manifest::{MANIFEST_KEY, ShardEntry};
 use crate::{Error, Result};
 
 const PREFIX: &str = "unfinished-";

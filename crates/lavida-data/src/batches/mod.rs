@@ -1,0 +1,5 @@
+//! What a training step reads: pixels for the two vision towers, ids, and samples joined to a batch.
+
+pub mod batch;
+pub mod preprocess;
+pub mod resize;
