@@ -9,24 +9,15 @@
 
 use std::sync::Arc;
 
+pub use crate::batches::array::Array;
 use crate::batches::preprocess::Preprocess;
 use crate::clips::clip::Clip;
 use crate::clips::frame::{RgbFrame, decode_rgb};
 use crate::clips::mask::RleMask;
 use crate::exposure::Exposure;
-use crate::grounding::GroundingDraw;
 use crate::text::prompt::{NO_TARGET, Prompt};
 use crate::text::tokenizer::{SpecialIds, Tokenizers};
 use crate::{Error, Result};
-
-/// A row-major array of any rank.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Array<T> {
-    /// Sizes, outermost first.
-    pub shape: Vec<usize>,
-    /// `shape.product()` values.
-    pub values: Vec<T>,
-}
 
 /// One batch. Clips may differ in frames, patches and categories; the per-clip counts say where each ends.
 #[derive(Clone, Debug, PartialEq)]
@@ -104,22 +95,6 @@ pub struct Batcher {
     max_category_tokens: usize,
 }
 
-impl<T> Array<T> {
-    /// An array of these values.
-    ///
-    /// # Panics
-    ///
-    /// When there are not `shape.product()` values.
-    pub fn new(shape: Vec<usize>, values: Vec<T>) -> Self {
-        assert_eq!(
-            shape.iter().product::<usize>(),
-            values.len(),
-            "values of shape {shape:?}"
-        );
-        Self { shape, values }
-    }
-}
-
 impl Batcher {
     /// `max_category_tokens` is the number of CLIP's positions, 77.
     ///
@@ -191,54 +166,6 @@ impl Batcher {
         Ok(sample)
     }
 
-    /// A sample of a benchmark: its masks, and its own frame labels.
-    pub fn benchmark_sample(
-        &self,
-        clip: &Clip,
-        frames: &[RgbFrame],
-        exposure: &Exposure,
-    ) -> Result<HostSample> {
-        let mut sample = self.unlabelled(&clip.id, clip.is_video, frames, exposure)?;
-        sample.pixel_masks = self.masks(clip, frames, &exposure.pixel_masks)?;
-        sample.frame_labels.clone_from(&exposure.frame_labels);
-        Ok(sample)
-    }
-
-    /// A sample of the grounding stage: the prompt names `names`, no pixel is anomalous, and `name_coverage` says where each
-    /// name is true.
-    pub fn grounding_sample(
-        &self,
-        clip: &Clip,
-        frames: &[RgbFrame],
-        draw: &GroundingDraw,
-    ) -> Result<HostSample> {
-        let exposure = Exposure::unlabelled(frames.len(), &draw.names);
-        let mut sample = self.unlabelled(&clip.id, clip.is_video, frames, &exposure)?;
-        let per_object = clip
-            .objects
-            .iter()
-            .map(|object| self.masks(clip, frames, &object.masks))
-            .collect::<Result<Vec<_>>>()?;
-        let (side, grid) = (self.preprocess.sam2_size, self.preprocess.projector_grid);
-        let mut shares = Vec::with_capacity(frames.len() * draw.names.len() * grid * grid);
-        for t in 0..frames.len() {
-            for objects in &draw.objects_of_name {
-                let mut union = vec![0u8; side * side];
-                for &object in objects {
-                    let mask = &per_object[object].values[t * side * side..][..side * side];
-                    union
-                        .iter_mut()
-                        .zip(mask)
-                        .for_each(|(all, &one)| *all |= one);
-                }
-                shares.extend(self.preprocess.coverage(&union));
-            }
-        }
-        let shape = vec![frames.len(), draw.names.len(), grid, grid];
-        sample.name_coverage = Some(Array::new(shape, shares));
-        Ok(sample)
-    }
-
     /// A sample of which nothing is known: masks are empty and labels are as `exposure` has them. `name` stands for it in logs.
     ///
     /// # Errors
@@ -301,7 +228,8 @@ impl Batcher {
         collate(samples, self.tokenizers.special())
     }
 
-    fn masks(
+    /// Masks in SAM2's view, each of the size of its frame.
+    pub(crate) fn masks(
         &self,
         clip: &Clip,
         frames: &[RgbFrame],

@@ -7,7 +7,7 @@
 //!
 //! Shapes: `T` frames, `H W` source px, `S` side of SAM2's view in px, `P` patches, `g` side of the projector's grid.
 
-use crate::batches::batch::Array;
+use crate::batches::array::Array;
 use crate::batches::resize::{PixelBounds, bicubic, bilinear, nearest, smart_resize};
 use crate::clips::frame::RgbFrame;
 use crate::clips::mask::RleMask;
@@ -200,28 +200,6 @@ impl Preprocess {
         }
         Ok(Array::new(vec![masks.len(), side, side], values))
     }
-
-    /// Share of each cell of the projector's grid that a mask in SAM2's view covers.
-    ///
-    /// # Shapes
-    ///
-    /// - mask: `[S, S]`, 0 or 1
-    /// - output: `[g, g]`, in [0, 1]
-    pub fn coverage(&self, mask: &[u8]) -> Vec<f32> {
-        let (side, grid) = (self.sam2_size, self.projector_grid);
-        let cell = side / grid;
-        let mut counts = vec![0u32; grid * grid];
-        for (y, row) in mask.chunks_exact(side).enumerate() {
-            for (x, cells) in row.chunks_exact(cell).enumerate() {
-                counts[y / cell * grid + x] += cells.iter().map(|&v| u32::from(v)).sum::<u32>();
-            }
-        }
-        let area = (cell * cell) as f32;
-        counts
-            .into_iter()
-            .map(|count| count as f32 / area)
-            .collect()
-    }
 }
 
 /// Normalised values of the 256 colour values, per channel.
@@ -341,22 +319,6 @@ mod tests {
             "clip: expected frames of one size, 8 × 8 px as the first, found one of 9 × 8 px"
         );
         assert!(tiny().patches(&[], true).is_err());
-    }
-
-    #[test]
-    fn coverage_is_the_share_of_each_cell() {
-        let mask = RleMask::from_raster(
-            &(0..256)
-                .map(|i| u8::from(i % 16 < 6 && i / 16 < 4))
-                .collect::<Vec<_>>(),
-            16,
-            16,
-        );
-        let masks = tiny().sam2_masks(&[Some(mask), None]).unwrap();
-        let shares = tiny().coverage(&masks.values[..256]);
-        assert_eq!(shares[..4], [1.0, 0.5, 0.0, 0.0]);
-        assert_eq!(shares[4..], [0.0; 12]);
-        assert_eq!(tiny().coverage(&masks.values[256..]), [0.0; 16]);
     }
 
     #[test]

@@ -7,43 +7,60 @@
 
 use std::collections::HashSet;
 
-use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
+pub use crate::clips::frame::EncodedFrame;
 use crate::clips::frame::probe_size;
 use crate::clips::mask::RleMask;
-use crate::shards::manifest::Purpose;
 use crate::{Error, Result};
 
 /// Arrow's binary columns count bytes in 31 bits, and a clip is never split.
 const MAX_CLIP_BYTES: usize = 1 << 30;
 
-/// One encoded frame, the Hugging Face `Image` convention `struct<bytes, path>`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EncodedFrame {
-    /// File name in the source dataset, unique inside its clip; its ending names the codec.
-    pub path: String,
-    /// The file's bytes, unchanged.
-    pub bytes: Bytes,
+/// What clips may be used for. Labels of a benchmark never reach training (invariant 7).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Purpose {
+    /// Pseudo-anomalies are drawn from its objects; it holds no anomaly label.
+    Training,
+    /// It holds a benchmark's frame labels and is only scored.
+    Evaluation,
 }
 
-/// One segmented object over the `T` frames of a clip.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ObjectTrack {
+impl std::fmt::Display for Purpose {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Training => "training",
+            Self::Evaluation => "evaluation",
+        })
+    }
+}
+
+/// One segmented object of a clip. `Masks` is what is held of its pixels: all ([`ObjectTrack`]) or nothing ([`ObjectMeta`]).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObjectOf<Masks> {
     /// The source dataset's own id, unique inside the clip.
     pub id: String,
     /// Class name, for datasets with a vocabulary.
     pub category: Option<String>,
     /// Every text that names this object (class name or referring expressions), at least one.
     pub descriptions: Vec<String>,
-    /// Pixels of the object, one entry a frame; `None` where it is absent.
-    pub masks: Vec<Option<RleMask>>,
+    /// Pixels of the object.
+    pub masks: Masks,
     /// Evaluation only: whether the benchmark calls this object an anomaly. `None` in training data.
     pub anomalous: Option<bool>,
 }
 
-/// An image (`T` = 1) or a run of consecutive frames of one video.
+/// An object with its masks, one entry for each of the `T` frames; `None` where it is absent.
+pub type ObjectTrack = ObjectOf<Vec<Option<RleMask>>>;
+
+/// An object without its pixels.
+pub type ObjectMeta = ObjectOf<()>;
+
+/// An image (`T` = 1) or a run of consecutive frames of one video. `Frames` and `Masks` are what is held of its pixels: all
+/// ([`Clip`]) or nothing ([`ClipMeta`]).
 #[derive(Clone, Debug, PartialEq)]
-pub struct Clip {
+pub struct ClipOf<Frames, Masks> {
     /// Unique inside its dataset and stable between builds, for example `train/0043/8`.
     pub id: String,
     /// Name of the source dataset.
@@ -61,13 +78,96 @@ pub struct Clip {
     /// Frame height in px.
     pub height: u32,
     /// The `T` frames in display order.
-    pub frames: Vec<EncodedFrame>,
+    pub frames: Frames,
     /// Objects with at least one non-empty mask in the clip.
-    pub objects: Vec<ObjectTrack>,
+    pub objects: Vec<ObjectOf<Masks>>,
     /// Every category seen in these frames, annotated as an object or not (class datasets).
     pub present_categories: Vec<String>,
     /// Evaluation only: true where the benchmark calls the frame anomalous. `None` in training data.
     pub frame_labels: Option<Vec<bool>>,
+}
+
+/// A clip with its frames and masks.
+pub type Clip = ClipOf<Vec<EncodedFrame>, Vec<Option<RleMask>>>;
+
+/// A clip without its pixels: the metadata columns of one row.
+pub type ClipMeta = ClipOf<FrameCount, ()>;
+
+/// How many frames a clip has (`T`), where they are not held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FrameCount(pub u32);
+
+impl ClipMeta {
+    /// The part of `clip` that is not pixels.
+    pub fn of(clip: &Clip) -> Self {
+        Self {
+            id: clip.id.clone(),
+            dataset: clip.dataset.clone(),
+            video: clip.video.clone(),
+            is_video: clip.is_video,
+            first_frame: clip.first_frame,
+            fps: clip.fps,
+            width: clip.width,
+            height: clip.height,
+            frames: FrameCount(clip.frames.len() as u32),
+            objects: clip.objects.iter().map(ObjectMeta::of).collect(),
+            present_categories: clip.present_categories.clone(),
+            frame_labels: clip.frame_labels.clone(),
+        }
+    }
+
+    /// `T`
+    pub fn n_frames(&self) -> u32 {
+        self.frames.0
+    }
+
+    /// The clip with its pixels: a mask or none for each frame of each object.
+    pub(crate) fn with_pixels(
+        self,
+        frames: Vec<EncodedFrame>,
+        tracks: Vec<Vec<Option<RleMask>>>,
+    ) -> Clip {
+        let objects = self.objects.into_iter().zip(tracks);
+        Clip {
+            id: self.id,
+            dataset: self.dataset,
+            video: self.video,
+            is_video: self.is_video,
+            first_frame: self.first_frame,
+            fps: self.fps,
+            width: self.width,
+            height: self.height,
+            frames,
+            objects: objects
+                .map(|(object, masks)| object.with_masks(masks))
+                .collect(),
+            present_categories: self.present_categories,
+            frame_labels: self.frame_labels,
+        }
+    }
+}
+
+impl ObjectMeta {
+    /// The part of `object` that is not pixels.
+    pub fn of(object: &ObjectTrack) -> Self {
+        Self {
+            id: object.id.clone(),
+            category: object.category.clone(),
+            descriptions: object.descriptions.clone(),
+            masks: (),
+            anomalous: object.anomalous,
+        }
+    }
+
+    fn with_masks(self, masks: Vec<Option<RleMask>>) -> ObjectTrack {
+        ObjectTrack {
+            id: self.id,
+            category: self.category,
+            descriptions: self.descriptions,
+            masks,
+            anomalous: self.anomalous,
+        }
+    }
 }
 
 impl Clip {

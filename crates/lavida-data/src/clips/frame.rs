@@ -10,13 +10,13 @@
 
 use std::io::Cursor;
 
+use bytes::Bytes;
 use image::ImageDecoder;
 use zune_core::bytestream::ZCursor;
 use zune_core::colorspace::ColorSpace;
 use zune_core::options::DecoderOptions;
 
 use crate::caught::caught;
-use crate::clips::clip::EncodedFrame;
 use crate::{Error, Result};
 
 /// Most pixels of a frame and of its masks: 16,384 × 16,384. More is taken for damage.
@@ -26,6 +26,15 @@ pub const MAX_PIXELS: u64 = 1 << 28;
 /// eight pixels. The other codecs stay below (JPEG needs a bit for each block: 1,024). A header that claims more than its
 /// file can hold is damage, and nothing is allocated for it.
 const MAX_PIXELS_PER_BYTE: u64 = 8 * 1032;
+
+/// One encoded frame, the Hugging Face `Image` convention `struct<bytes, path>`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EncodedFrame {
+    /// File name in the source dataset, unique inside its clip; its ending names the codec.
+    pub path: String,
+    /// The file's bytes, unchanged.
+    pub bytes: Bytes,
+}
 
 /// A decoded picture.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -389,7 +398,6 @@ fn rgb(width: u32, height: u32, pixels: Vec<u8>, n_channels: usize) -> Result<Rg
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bytes::Bytes;
     use png::{BitDepth, ColorType};
 
     fn frame(path: &str, bytes: Vec<u8>) -> EncodedFrame {

@@ -10,6 +10,7 @@
 //! Shapes: `T` frames of the clip, `K` categories of the prompt.
 
 pub(crate) mod pool;
+pub mod settings;
 pub(crate) mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,6 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::clips::clip::Clip;
 use crate::clips::mask::RleMask;
 use crate::exposure::pool::DatasetPool;
+pub use crate::exposure::settings::{Exclusion, ExposureSettings};
 use crate::seed::StageRng;
 use crate::shards::catalog::Catalog;
 use crate::shards::manifest::{CategorySource, Positives};
@@ -42,43 +44,11 @@ pub struct Exposure {
     pub answer_template: usize,
 }
 
-/// How exposure is drawn.
-#[derive(Clone, Debug, PartialEq)]
-pub struct SamplerSettings {
-    /// max(K_E), most categories a prompt names; `None` takes each dataset's own (30, 20 for Mapillary, 6 for Cityscapes).
-    pub max_categories: Option<usize>,
-    /// p of Eq. 2: share of clips shown as anomalous, in [0, 1].
-    pub anomaly_ratio: f64,
-    /// Which texts of other samples may not be a distractor.
-    pub exclusion: Exclusion,
-}
-
-/// When a text of another sample counts as naming something of this clip.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Exclusion {
-    /// When it equals a text of the clip's video (the reference's rule). A paraphrase passes as a distractor.
-    #[default]
-    Equal,
-    /// Also when all its words (articles and the like aside) stand in one text of the clip's video: `circle` is no distractor
-    /// beside a `red circle`. Costs a pass over the dataset's texts per draw.
-    Words,
-}
-
 /// Draws exposures; shared by all workers, because it holds no state.
 #[derive(Debug)]
 pub struct AnomalyExposureSampler {
-    settings: SamplerSettings,
+    settings: ExposureSettings,
     pools: BTreeMap<String, DatasetPool>,
-}
-
-impl Default for SamplerSettings {
-    fn default() -> Self {
-        Self {
-            max_categories: None,
-            anomaly_ratio: 0.5,
-            exclusion: Exclusion::Equal,
-        }
-    }
 }
 
 impl AnomalyExposureSampler {
@@ -88,7 +58,7 @@ impl AnomalyExposureSampler {
     ///
     /// [`Error::Invalid`] for a ratio outside [0, 1], for fewer than 2 categories (a true one and a distractor), and for two
     /// datasets of one name that draw by different rules.
-    pub fn new(settings: SamplerSettings, catalog: &Catalog) -> Result<Self> {
+    pub fn new(settings: ExposureSettings, catalog: &Catalog) -> Result<Self> {
         if !(0.0..=1.0).contains(&settings.anomaly_ratio) {
             return Err(Error::invalid(
                 "sampler.anomaly_ratio",
@@ -198,42 +168,6 @@ impl AnomalyExposureSampler {
 }
 
 impl Exposure {
-    /// A benchmark's clip under fixed categories: truth is what the benchmark says, templates are the first ones.
-    ///
-    /// Masks are the OR of the anomalous objects'. Frame labels are the benchmark's own where it has them, else the masks'.
-    /// `true_categories` are those of `categories` that the video holds, where that is known.
-    pub fn of_benchmark(
-        clip: &Clip,
-        categories: &[String],
-        true_categories: &[String],
-    ) -> Result<Self> {
-        let pixel_masks = (0..clip.frames.len())
-            .map(|t| {
-                let anomalous = clip
-                    .objects
-                    .iter()
-                    .filter(|object| object.anomalous == Some(true));
-                or(anomalous.filter_map(|object| object.masks.get(t)?.as_ref()))
-            })
-            .collect::<Result<Vec<_>>>()?;
-        let frame_labels: Vec<bool> = match &clip.frame_labels {
-            Some(labels) => labels.clone(),
-            None => pixel_masks.iter().map(Option::is_some).collect(),
-        };
-        Ok(Self {
-            is_true: categories
-                .iter()
-                .map(|c| true_categories.contains(c))
-                .collect(),
-            categories: categories.to_vec(),
-            is_anomaly: frame_labels.contains(&true),
-            pixel_masks,
-            frame_labels,
-            user_template: 0,
-            answer_template: 0,
-        })
-    }
-
     /// `n_frames` frames of which nothing is known, under fixed categories.
     pub fn unlabelled(n_frames: usize, categories: &[String]) -> Self {
         Self {
@@ -244,18 +178,6 @@ impl Exposure {
             frame_labels: vec![false; n_frames],
             user_template: 0,
             answer_template: 0,
-        }
-    }
-
-    /// The same draw for some of the frames, in the order given.
-    pub fn select_frames(&self, frames: &[usize]) -> Self {
-        Self {
-            pixel_masks: frames
-                .iter()
-                .map(|&t| self.pixel_masks[t].clone())
-                .collect(),
-            frame_labels: frames.iter().map(|&t| self.frame_labels[t]).collect(),
-            ..self.clone()
         }
     }
 }

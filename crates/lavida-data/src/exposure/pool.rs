@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::clips::clip::Clip;
-use crate::exposure::Exclusion;
+use crate::exposure::settings::Exclusion;
 use crate::exposure::words::{content_words, visible_words};
 use crate::seed::StageRng;
 use crate::shards::catalog::SampleEntry;

@@ -220,7 +220,7 @@ mod tests {
     use crate::shards::dataset::{CategorySource, DatasetHeader, Positives, Purpose};
     use proptest::prelude::*;
 
-    fn dataset(name: &str, n_samples: usize, weight: Option<f64>) -> MemoryDataset {
+    fn dataset(name: &str, n_samples: usize) -> MemoryDataset {
         let clip = |i: usize| Clip {
             id: i.to_string(),
             dataset: name.to_string(),
@@ -248,19 +248,17 @@ mod tests {
                 settings: serde_json::Value::Null,
             },
             clips: (0..n_samples).map(clip).collect(),
-            weight,
         }
     }
 
     fn catalog(sizes: &[usize], weights: Option<&[f64]>) -> Catalog {
-        let datasets = sizes.iter().enumerate().map(|(i, &n_samples)| {
-            dataset(
-                &format!("set {i}"),
-                n_samples,
-                weights.map(|weights| weights[i]),
-            )
-        });
-        Catalog::in_memory(datasets.collect()).unwrap()
+        let name = |i: usize| format!("set {i}");
+        let datasets = sizes.iter().enumerate();
+        let datasets = datasets.map(|(i, &n_samples)| dataset(&name(i), n_samples));
+        let catalog = Catalog::in_memory(datasets.collect()).unwrap();
+        let weights = weights.unwrap_or_default().iter().enumerate();
+        let weights = weights.map(|(i, weight)| (name(i), *weight)).collect();
+        catalog.with_weights(&weights, &[]).unwrap()
     }
 
     proptest! {
@@ -336,7 +334,7 @@ mod tests {
         assert_eq!(indices(&fifty, 1, 0), indices(&catalog(&[50], None), 1, 0));
         assert_ne!(indices(&fifty, 1, 0), indices(&fifty, 2, 0));
         assert_ne!(indices(&fifty, 1, 0), indices(&fifty, 1, 50));
-        let renamed = Catalog::in_memory(vec![dataset("another", 50, None)]).unwrap();
+        let renamed = Catalog::in_memory(vec![dataset("another", 50)]).unwrap();
         assert_ne!(indices(&fifty, 1, 0), indices(&renamed, 1, 0));
     }
 

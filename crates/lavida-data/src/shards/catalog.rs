@@ -14,11 +14,11 @@ use lavida_store::Store;
 use serde::{Deserialize, Serialize};
 
 use crate::clips::clip::Clip;
+pub use crate::clips::clip::ObjectMeta;
 use crate::seed::SeedId;
 use crate::shards::dataset::{ClipMeta, Dataset, DatasetHeader, Purpose};
 use crate::shards::disk_cache::DiskCache;
 use crate::shards::row_groups::{RowGroups, RowKey};
-pub use crate::shards::schema::ObjectMeta;
 use crate::{Error, Result};
 
 /// Bytes of clips held when nothing else is said: half a shuffle window of pictures of a quarter MiB.
@@ -45,16 +45,12 @@ impl Default for Caching {
     }
 }
 
-/// A dataset to read and its share of the samples.
+/// A dataset to read.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DataSource {
     /// Where the dataset lies.
     pub uri: String,
-    /// Share of the samples relative to the other sources'. Given for all sources or for none;
-    /// none means that each has the weight of its size, so an epoch sees every sample once.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub weight: Option<f64>,
 }
 
 /// One dataset of a catalog.
@@ -70,41 +66,29 @@ pub struct CatalogDataset {
     pub hash: [u8; 32],
 }
 
-/// What is known of a sample without reading its pixels.
+/// What is known of a sample without reading its pixels: all that its row says of it (it reads as that), and where that is.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SampleEntry {
     /// Index of its dataset in [`Catalog::datasets`].
     pub dataset_idx: usize,
-    /// Unique inside its dataset.
-    pub id: String,
-    /// Video (or image) the frames come from.
-    pub video: String,
-    /// True for clips of a video source.
-    pub is_video: bool,
-    /// Index in the video of its first frame.
-    pub first_frame: u32,
-    /// Frames per second, where the source says.
-    pub fps: Option<f32>,
-    /// px
-    pub width: u32,
-    /// px
-    pub height: u32,
-    /// Frames of the clip.
-    pub n_frames: u32,
     /// Every text that names one of its objects, each once, in the order of the objects.
     pub descriptions: Vec<String>,
-    /// Its objects without their masks.
-    pub objects: Vec<ObjectMeta>,
-    /// Every category seen in its frames (class datasets).
-    pub present_categories: Vec<String>,
-    /// Evaluation only.
-    pub frame_labels: Option<Vec<bool>>,
+    /// Its clip without the pixels.
+    pub clip: ClipMeta,
     /// Shard of the dataset.
     pub shard: usize,
     /// Row group of the shard.
     pub row_group: usize,
     /// Row of the row group.
     pub row: usize,
+}
+
+impl std::ops::Deref for SampleEntry {
+    type Target = ClipMeta;
+
+    fn deref(&self) -> &ClipMeta {
+        &self.clip
+    }
 }
 
 /// A dataset in memory, for tests and demonstrations.
@@ -114,8 +98,6 @@ pub struct MemoryDataset {
     pub header: DatasetHeader,
     /// The clips; they are not validated.
     pub clips: Vec<Clip>,
-    /// As in [`DataSource`].
-    pub weight: Option<f64>,
 }
 
 /// The samples of one or several datasets.
@@ -139,8 +121,8 @@ impl Catalog {
     ///
     /// # Errors
     ///
-    /// [`Error::Invalid`] without a source, for a source of another purpose (labels of a benchmark
-    /// never reach training) or weights that are not shares; otherwise as [`Dataset::open`].
+    /// [`Error::Invalid`] without a source and for a source of another purpose (labels of a benchmark
+    /// never reach training); otherwise as [`Dataset::open`].
     pub async fn open(sources: &[DataSource], purpose: Purpose) -> Result<Self> {
         Self::open_with(sources, purpose, Caching::default()).await
     }
@@ -221,11 +203,11 @@ impl Catalog {
             .buffered(N_OPENED)
             .try_collect()
             .await?;
-        for ((dataset, metas), source) in opened.into_iter().zip(sources) {
+        for (dataset, metas) in opened {
             let header = dataset.manifest().header.clone();
             let hash = dataset.manifest().hash();
             let places: Vec<Place> = places(&dataset).collect();
-            catalog.add(header, hash, source.weight, places.into_iter().zip(metas));
+            catalog.add(header, hash, places.into_iter().zip(metas));
             catalog.clips.push(Source::Stored(dataset));
         }
         catalog.check()?;
@@ -239,12 +221,7 @@ impl Catalog {
     /// [`Error::Invalid`] as [`Self::open`].
     pub fn in_memory(datasets: Vec<MemoryDataset>) -> Result<Self> {
         let mut catalog = Self::empty(0);
-        for MemoryDataset {
-            header,
-            clips,
-            weight,
-        } in datasets
-        {
+        for MemoryDataset { header, clips } in datasets {
             let mut hasher = blake3::Hasher::new();
             header.dataset.feed(&mut hasher);
             for clip in &clips {
@@ -253,7 +230,7 @@ impl Catalog {
             let hash = *hasher.finalize().as_bytes();
             let metas = clips.iter().map(ClipMeta::of).enumerate();
             let metas = metas.map(|(row, meta)| ((0, 0, row), meta));
-            catalog.add(header, hash, weight, metas);
+            catalog.add(header, hash, metas);
             let clips = clips.into_iter().map(Arc::new).collect();
             catalog.clips.push(Source::Memory(clips));
         }
@@ -274,11 +251,6 @@ impl Catalog {
     /// The datasets, in the order of the sources.
     pub fn datasets(&self) -> &[CatalogDataset] {
         &self.datasets
-    }
-
-    /// The dataset that sample `index` belongs to.
-    pub fn dataset_of(&self, index: usize) -> &CatalogDataset {
-        &self.datasets[self.entries[index].dataset_idx]
     }
 
     /// What is known of sample `index` (below [`Self::len`]).
@@ -375,7 +347,6 @@ impl Catalog {
         &mut self,
         header: DatasetHeader,
         hash: [u8; 32],
-        weight: Option<f64>,
         metas: impl Iterator<Item = (Place, ClipMeta)>,
     ) {
         let dataset_idx = self.datasets.len();
@@ -384,7 +355,7 @@ impl Catalog {
         self.entries.extend(entries);
         self.datasets.push(CatalogDataset {
             header,
-            weight,
+            weight: None,
             samples: begin..self.entries.len(),
             hash,
         });
@@ -409,18 +380,6 @@ impl Catalog {
                 let what = format!("weight of {name}");
                 return Err(Error::invalid(what, "a number above 0", weight));
             }
-        }
-        let n_weights = self
-            .datasets
-            .iter()
-            .filter(|dataset| dataset.weight.is_some())
-            .count();
-        if n_weights != 0 && n_weights != self.datasets.len() {
-            return Err(Error::invalid(
-                "data weights",
-                "one for every dataset or for none",
-                format!("{n_weights} for {} datasets", self.datasets.len()),
-            ));
         }
         Ok(())
     }
@@ -471,18 +430,8 @@ fn entry(dataset_idx: usize, (shard, row_group, row): Place, meta: ClipMeta) -> 
     }
     SampleEntry {
         dataset_idx,
-        id: meta.id,
-        video: meta.video,
-        is_video: meta.is_video,
-        first_frame: meta.first_frame,
-        fps: meta.fps,
-        width: meta.width,
-        height: meta.height,
-        n_frames: meta.n_frames,
         descriptions,
-        objects: meta.objects,
-        present_categories: meta.present_categories,
-        frame_labels: meta.frame_labels,
+        clip: meta,
         shard,
         row_group,
         row,

@@ -13,13 +13,13 @@ use lavida_store::{Store, manifest};
 use tokio::sync::OnceCell;
 
 use crate::clips::clip::Clip;
+pub use crate::clips::clip::{ClipMeta, ObjectMeta};
 use crate::shards::disk_cache::DiskCache;
 pub use crate::shards::manifest::{
     CategorySource, DatasetHeader, DatasetManifest, MANIFEST_KEY, MetadataEntry, Part, Positives,
     Purpose, RowGroupEntry, ShardEntry,
 };
 use crate::shards::parquet_file::{Footer, decode_metadata};
-pub use crate::shards::schema::{ClipMeta, ObjectMeta};
 use crate::{Error, Result};
 
 /// Requests for metadata on their way at once.

@@ -9,29 +9,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use lavida_store::Versioned;
 use serde::{Deserialize, Serialize};
 
+pub use crate::clips::clip::Purpose;
 use crate::{Error, Result};
 
 /// Key of the manifest below the dataset's URI.
 pub const MANIFEST_KEY: &str = "manifest.json";
-
-/// What a dataset may be used for. Labels of a benchmark never reach training (invariant 7).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Purpose {
-    /// Pseudo-anomalies are drawn from its objects; it holds no anomaly label.
-    Training,
-    /// It holds a benchmark's frame labels and is only scored.
-    Evaluation,
-}
-
-impl std::fmt::Display for Purpose {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Training => "training",
-            Self::Evaluation => "evaluation",
-        })
-    }
-}
 
 /// Where the exposure sampler finds categories that are not in the clip.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

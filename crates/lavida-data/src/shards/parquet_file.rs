@@ -22,11 +22,11 @@ use parquet::file::reader::{ChunkReader, Length};
 use parquet::schema::types::ColumnPath;
 
 use crate::caught::caught;
-use crate::clips::clip::Clip;
+use crate::clips::clip::{Clip, ClipMeta};
 use crate::shards::manifest::{Part, RowGroupEntry, ShardEntry};
 use crate::shards::rows::{to_batch, to_clips, to_metadata_batch, to_metas};
 use crate::shards::schema::{
-    ClipMeta, HUGGINGFACE_KEY, N_METADATA_COLUMNS, huggingface_features, metadata_schema, schema,
+    HUGGINGFACE_KEY, N_METADATA_COLUMNS, huggingface_features, metadata_schema, schema,
 };
 use crate::{Error, Result};
 

@@ -16,12 +16,12 @@ use arrow_buffer::{NullBuffer, OffsetBuffer};
 use arrow_schema::{FieldRef, SchemaRef};
 use bytes::Bytes;
 
-use crate::clips::clip::{Clip, EncodedFrame, ObjectTrack};
+use crate::clips::clip::{Clip, ClipMeta, FrameCount, ObjectMeta};
+use crate::clips::frame::EncodedFrame;
 use crate::clips::mask::RleMask;
 use crate::shards::schema::{
-    ClipMeta, N_METADATA_COLUMNS, ObjectMeta, flag_element, frame_element, frame_fields,
-    mask_element, mask_fields, metadata_schema, object_element, object_fields, schema,
-    text_element, track_element,
+    N_METADATA_COLUMNS, flag_element, frame_element, frame_fields, mask_element, mask_fields,
+    metadata_schema, object_element, object_fields, schema, text_element, track_element,
 };
 use crate::{Error, Result};
 
@@ -95,7 +95,7 @@ fn metadata_columns(clips: &[ClipMeta]) -> Vec<ArrayRef> {
         Arc::new(fps),
         number(|clip| clip.width),
         number(|clip| clip.height),
-        number(|clip| clip.n_frames),
+        number(ClipMeta::n_frames),
         texts(clips.iter().map(|clip| &clip.present_categories[..])),
         frame_labels,
         list(
@@ -197,7 +197,7 @@ pub fn to_metas(what: &str, batch: &RecordBatch) -> Result<Vec<ClipMeta>> {
             fps: fps.is_valid(row).then(|| fps.value(row)),
             width: number(6, row),
             height: number(7, row),
-            n_frames: number(8, row),
+            frames: FrameCount(number(8, row)),
             present_categories: read_texts(&batch.column(9).as_list::<i32>().value(row)),
             frame_labels: labels
                 .is_valid(row)
@@ -223,9 +223,10 @@ pub fn to_clips(what: &str, batch: &RecordBatch) -> Result<Vec<Clip>> {
             let tracks = read_tracks(&masks.value(row)).map_err(|error| {
                 Error::corrupt(format!("{what}, clip {}", meta.id), "masks", error)
             })?;
-            let frames = match frames.is_valid(row) {
-                true => read_frames(&frames.value(row)),
-                false => None,
+            let frames = if frames.is_valid(row) {
+                read_frames(&frames.value(row))
+            } else {
+                None
             };
             let frames = frames.ok_or_else(|| {
                 let what = format!("{what}, clip {}", meta.id);
@@ -261,39 +262,14 @@ fn assemble(
     tracks: Vec<Vec<Option<RleMask>>>,
     frames: Vec<EncodedFrame>,
 ) -> Result<Clip> {
-    if frames.len() != meta.n_frames as usize || tracks.len() != meta.objects.len() {
+    if frames.len() != meta.n_frames() as usize || tracks.len() != meta.objects.len() {
         return Err(Error::corrupt(
             format!("{what}, clip {}", meta.id),
-            format!("{} frames, {} tracks", meta.n_frames, meta.objects.len()),
+            format!("{} frames, {} tracks", meta.n_frames(), meta.objects.len()),
             format!("{} frames, {} tracks", frames.len(), tracks.len()),
         ));
     }
-    let objects = meta
-        .objects
-        .into_iter()
-        .zip(tracks)
-        .map(|(object, masks)| ObjectTrack {
-            id: object.id,
-            category: object.category,
-            descriptions: object.descriptions,
-            masks,
-            anomalous: object.anomalous,
-        })
-        .collect();
-    Ok(Clip {
-        id: meta.id,
-        dataset: meta.dataset,
-        video: meta.video,
-        is_video: meta.is_video,
-        first_frame: meta.first_frame,
-        fps: meta.fps,
-        width: meta.width,
-        height: meta.height,
-        frames,
-        objects,
-        present_categories: meta.present_categories,
-        frame_labels: meta.frame_labels,
-    })
+    Ok(meta.with_pixels(frames, tracks))
 }
 
 fn read_texts(values: &ArrayRef) -> Vec<String> {
@@ -314,6 +290,7 @@ fn read_objects(values: &ArrayRef) -> Vec<ObjectMeta> {
                 .is_valid(i)
                 .then(|| categories.value(i).to_string()),
             descriptions: read_texts(&descriptions.value(i)),
+            masks: (),
             anomalous: anomalous.is_valid(i).then(|| anomalous.value(i)),
         })
         .collect()
@@ -332,10 +309,11 @@ fn read_masks(values: &ArrayRef) -> Result<Vec<Option<RleMask>>> {
     let widths = masks.column(1).as_primitive::<UInt32Type>();
     let counts: &StringArray = masks.column(2).as_string();
     (0..masks.len())
-        .map(|i| match masks.is_valid(i) {
-            false => Ok(None),
-            true => {
+        .map(|i| {
+            if masks.is_valid(i) {
                 RleMask::from_coco(counts.value(i), heights.value(i), widths.value(i)).map(Some)
+            } else {
+                Ok(None)
             }
         })
         .collect()

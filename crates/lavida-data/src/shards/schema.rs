@@ -13,84 +13,11 @@ use std::sync::{Arc, LazyLock};
 use arrow_schema::{DataType, Field, FieldRef, Fields, Schema, SchemaRef};
 use serde_json::{Value, json};
 
-use crate::clips::clip::Clip;
-
 /// Columns before `masks`: what a catalog reads.
 pub const N_METADATA_COLUMNS: usize = 12;
 
 /// Schema metadata key under which Hugging Face tools find the features.
 pub const HUGGINGFACE_KEY: &str = "huggingface";
-
-/// An object without its pixels.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ObjectMeta {
-    /// The source dataset's own id, unique inside the clip.
-    pub id: String,
-    /// Class name, for datasets with a vocabulary.
-    pub category: Option<String>,
-    /// Every text that names this object.
-    pub descriptions: Vec<String>,
-    /// Evaluation only: whether the benchmark calls this object an anomaly.
-    pub anomalous: Option<bool>,
-}
-
-/// A clip without its pixels: the metadata columns of one row.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ClipMeta {
-    /// As [`Clip::id`].
-    pub id: String,
-    /// As [`Clip::dataset`].
-    pub dataset: String,
-    /// As [`Clip::video`].
-    pub video: String,
-    /// As [`Clip::is_video`].
-    pub is_video: bool,
-    /// As [`Clip::first_frame`].
-    pub first_frame: u32,
-    /// As [`Clip::fps`].
-    pub fps: Option<f32>,
-    /// px
-    pub width: u32,
-    /// px
-    pub height: u32,
-    /// `T`
-    pub n_frames: u32,
-    /// As [`Clip::present_categories`].
-    pub present_categories: Vec<String>,
-    /// As [`Clip::frame_labels`].
-    pub frame_labels: Option<Vec<bool>>,
-    /// The objects, in the order of [`Clip::objects`].
-    pub objects: Vec<ObjectMeta>,
-}
-
-impl ClipMeta {
-    /// The part of `clip` that is not pixels.
-    pub fn of(clip: &Clip) -> Self {
-        Self {
-            id: clip.id.clone(),
-            dataset: clip.dataset.clone(),
-            video: clip.video.clone(),
-            is_video: clip.is_video,
-            first_frame: clip.first_frame,
-            fps: clip.fps,
-            width: clip.width,
-            height: clip.height,
-            n_frames: clip.frames.len() as u32,
-            present_categories: clip.present_categories.clone(),
-            frame_labels: clip.frame_labels.clone(),
-            objects: clip
-                .objects
-                .iter()
-                .map(|object| ObjectMeta {
-                    id: object.id.clone(),
-                    category: object.category.clone(),
-                    descriptions: object.descriptions.clone(),
-                    anomalous: object.anomalous,
-                })
-                .collect(),
-        }
-    }
-}
 
 /// The schema of every shard.
 pub fn schema() -> SchemaRef {

@@ -11,6 +11,7 @@ use lavida_store::{ObjectWriter, Store, manifest};
 use serde::Serialize;
 
 use crate::clips::clip::Clip;
+use crate::clips::clip::ClipMeta;
 use crate::shards::dataset::Dataset;
 use crate::shards::manifest::{
     DatasetHeader, DatasetManifest, MANIFEST_KEY, MetadataEntry, Part, ShardEntry,
@@ -18,7 +19,6 @@ use crate::shards::manifest::{
 use crate::shards::parquet_file::{MetadataEncoder, ShardEncoder};
 pub use crate::shards::progress::remove_unfinished;
 use crate::shards::progress::{Done, Journal, Mark};
-use crate::shards::schema::ClipMeta;
 use crate::{Error, Result};
 
 /// How clips are grouped.

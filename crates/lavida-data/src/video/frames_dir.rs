@@ -8,7 +8,7 @@ use crate::clips::clip::EncodedFrame;
 use crate::clips::frame::{RgbFrame, decode_rgb, probe_size};
 use crate::{Error, Result};
 
-use super::{ASSUMED_FPS, VideoInfo, unreadable};
+use crate::video::info::{ASSUMED_FPS, VideoInfo, unreadable};
 
 /// Pictures of one format and one size, in natural order of their names.
 pub(super) struct FramesDir {

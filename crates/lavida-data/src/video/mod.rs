@@ -9,29 +9,16 @@
 mod boxes;
 mod frames_dir;
 mod h264;
+mod info;
 #[cfg(test)]
 mod test_mp4;
 
 use std::path::Path;
 
+use crate::Result;
 use crate::clips::frame::RgbFrame;
-use crate::{Error, Result};
-
-/// Frames a second of a directory of pictures, which does not say: used for their times only.
-pub const ASSUMED_FPS: f64 = 25.0;
-
-/// What is known before the first frame is decoded.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct VideoInfo {
-    /// px
-    pub width: u32,
-    /// px
-    pub height: u32,
-    /// Mean frames a second; `None` for a directory of pictures.
-    pub fps: Option<f64>,
-    /// Samples that the mp4 declares, or pictures in the directory.
-    pub n_frames_expected: usize,
-}
+use crate::video::info::unreadable;
+pub use crate::video::info::{ASSUMED_FPS, VideoInfo};
 
 /// One decoded frame.
 #[derive(Clone, Debug, PartialEq)]
@@ -120,24 +107,13 @@ impl std::fmt::Debug for VideoReader {
     }
 }
 
-fn unreadable(path: &Path, error: &std::io::Error) -> Error {
-    if error.kind() == std::io::ErrorKind::NotFound {
-        Error::invalid(
-            path.display(),
-            "an mp4 file or a directory of frames",
-            "nothing there",
-        )
-    } else {
-        Error::unreadable(path.display(), error)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::path::PathBuf;
 
     use super::test_mp4::{Mp4, moving_square};
     use super::*;
+    use crate::Error;
 
     const SIZE: (usize, usize) = (64, 48);
 

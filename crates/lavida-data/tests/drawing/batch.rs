@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use lavida_data::batch::{Array, Batcher, HostBatch, HostSample};
 use lavida_data::clip::Clip;
-use lavida_data::exposure::{Exposure, SamplerSettings};
+use lavida_data::exposure::{Exposure, ExposureSettings};
 use lavida_data::grounding::GroundingDraw;
 use lavida_data::manifest::Positives;
 use lavida_data::preprocess::Preprocess;
@@ -188,7 +188,7 @@ fn fewer_frames_are_a_clip_of_their_own() {
     let seen: Vec<&str> = part.objects.iter().map(|o| o.id.as_str()).collect();
     assert_eq!(seen, ["0"], "the blue star is not in frame 0");
     let (sampler, _) = sampler(
-        SamplerSettings {
+        ExposureSettings {
             anomaly_ratio: 1.0,
             ..Default::default()
         },
@@ -216,33 +216,6 @@ fn a_frame_of_another_size_names_clip_and_frame() {
         "clip v/0, frame 00000.png: expected a picture of 17 × 16 px, found 16 × 16 px"
     );
     assert_eq!(error.exit_code(), 3);
-}
-
-#[test]
-fn a_benchmark_keeps_its_own_frame_labels() {
-    let mut clip = video();
-    clip.objects[0].anomalous = Some(true);
-    clip.objects[1].anomalous = Some(false);
-    clip.frame_labels = Some(vec![true, true, false]);
-    let categories = ["red circle".to_owned(), "ring".to_owned()];
-    let exposure = Exposure::of_benchmark(&clip, &categories, &categories[..1]).unwrap();
-    assert_eq!(exposure.is_true, [true, false]);
-    assert_eq!((exposure.user_template, exposure.answer_template), (0, 0));
-    let sample = batcher()
-        .benchmark_sample(&clip, &Batcher::decode(&clip).unwrap(), &exposure)
-        .unwrap();
-    assert_eq!(sample.frame_labels, [true, true, false]);
-    let marked: Vec<bool> = sample
-        .pixel_masks
-        .values
-        .chunks(32 * 32)
-        .map(|m| m.contains(&1))
-        .collect();
-    assert_eq!(marked, [true, false, true]);
-    let short = exposure.select_frames(&[2, 1]);
-    assert_eq!(short.frame_labels, [false, true]);
-    let nothing = Exposure::unlabelled(2, &categories);
-    assert_eq!(nothing.pixel_masks, [None, None]);
 }
 
 #[test]

@@ -9,10 +9,7 @@ use lavida_train::settings::Settings;
 
 /// Opens training datasets with the mixing weights and the cache of the settings.
 pub async fn open_catalog(uris: &[String], settings: &Settings) -> anyhow::Result<Catalog> {
-    let sources = uris.iter().map(|uri| DataSource {
-        uri: uri.clone(),
-        weight: None,
-    });
+    let sources = uris.iter().map(|uri| DataSource { uri: uri.clone() });
     let sources: Vec<_> = sources.collect();
     let caching = settings.cache.open()?;
     let catalog = Catalog::open_with(&sources, Purpose::Training, caching).await?;
