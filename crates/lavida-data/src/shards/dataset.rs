@@ -165,13 +165,11 @@ impl Dataset {
         let expected = self.manifest.samples;
         blocking(move || {
             let metas = decode_metadata(&what, bytes)?;
-            match metas.len() as u64 == expected {
-                true => Ok(metas),
-                false => Err(Error::corrupt(
-                    what,
-                    format!("{expected} clips"),
-                    metas.len(),
-                )),
+            if metas.len() as u64 == expected {
+                Ok(metas)
+            } else {
+                let expected = format!("{expected} clips");
+                Err(Error::corrupt(what, expected, metas.len()))
             }
         })
         .await
