@@ -13,19 +13,13 @@ mod output;
 
 pub mod build;
 pub mod cli;
-mod coco_masks;
-mod files;
-pub mod npy;
-mod palette;
-mod pictures;
 pub mod preview;
 pub mod progress;
+pub mod read;
 pub mod skip;
 pub mod sources;
 pub mod stats;
 pub mod synth;
-mod video;
-mod windows;
 
 pub use build::{BuildEvent, BuildProgress, BuildRequest, BuildSummary, build};
 pub use sources::SourceSpec;

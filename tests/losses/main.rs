@@ -20,7 +20,7 @@ use lavida_data::{
 use lavida_dataflow::{clock::SteppingClock, run::Run, telemetry::figures::Figures};
 use lavida_dataset_builder::{
     BuildRequest, SourceSpec, build,
-    sources::{coco::CocoArgs, mevis::MevisArgs},
+    sources::{CocoArgs, MevisArgs},
     synth::{self, WorldSettings},
 };
 use lavida_store::Store;
@@ -58,7 +58,7 @@ async fn shards(folder: &Path) -> Arc<Catalog> {
         let uri = folder.join(source.name()).to_str().unwrap().to_owned();
         let request = BuildRequest::new(source, Store::open(&uri).unwrap());
         build(&request, &|_| {}).await.unwrap();
-        data.push(DataSource { uri, weight: None });
+        data.push(DataSource { uri });
     }
     Arc::new(Catalog::open(&data, Purpose::Training).await.unwrap())
 }

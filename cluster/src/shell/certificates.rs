@@ -94,11 +94,7 @@ pub fn random_cookie() -> Result<String> {
     let mut bytes = [0; 32];
     let filled = aws_lc_rs::default_provider().secure_random.fill(&mut bytes);
     filled.map_err(|_| Error::Internal("the system has no randomness".to_owned()))?;
-    Ok(hex(&bytes))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    Ok(lavida_store::hex(&bytes))
 }
 
 /// A function of key and dates alone; certificates name their authority as it is named here.
@@ -112,7 +108,7 @@ fn authority_params(
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     // Each has a name of its own, so that a foreign one is called foreign and not forged.
     let public = key.public_key_raw();
-    let mark = hex(&public[public.len() - 4..]);
+    let mark = lavida_store::hex(&public[public.len() - 4..]);
     let name = format!("lavida cluster {mark}");
     params.distinguished_name.push(DnType::CommonName, name);
     (params.not_before, params.not_after) = (from, until);

@@ -147,7 +147,6 @@ impl Record {
         };
         let state = serde_json::from_slice(state)
             .map_err(|error| Error::Internal(format!("state of step {step}: {error}")))?;
-        let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect();
         let body = CheckpointManifest {
             state,
             parts: parts
@@ -156,7 +155,7 @@ impl Record {
                     name: part.name.clone(),
                     key: part.key.clone(),
                     bytes: part.bytes,
-                    blake3: hex(&part.blake3),
+                    blake3: lavida_store::hex(&part.blake3),
                 })
                 .collect(),
         };

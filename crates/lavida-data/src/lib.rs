@@ -1,32 +1,23 @@
 //! The shard contract: clips, masks, frames, Parquet shards, exposure sampling, prompts and host batches. No Burn.
+//!
+//! A folder is a room. A room uses those before it in this list and none after:
+//! `seed` and `caught` · [`clips`](clip) · [`shards`](dataset) · [`order`] · [`text`](prompt) · [`exposure`] · [`video`] ·
+//! [`batches`](batch) · [`grounding`]. From outside, the files of a room are named without it.
 
-pub mod batch;
-pub mod catalog;
+mod batches;
 mod caught;
-pub mod clip;
-pub mod dataset;
-pub mod disk_cache;
+mod clips;
 pub mod exposure;
-pub mod frame;
 pub mod grounding;
-pub mod manifest;
-pub mod mask;
 pub mod order;
-mod parquet_file;
-mod pool;
-pub mod preprocess;
-mod progress;
-pub mod prompt;
-pub mod read_ahead;
-pub mod resize;
-mod row_groups;
-mod rows;
-pub mod schema;
 pub mod seed;
-pub mod shard;
-pub mod tokenizer;
+mod shards;
+mod text;
 pub mod video;
-pub mod windows;
-mod words;
 
+pub use batches::{batch, preprocess, resize};
+pub use clips::{clip, frame, mask, windows};
 pub use lavida_store::{Error, Result};
+pub use order::read_ahead;
+pub use shards::{catalog, dataset, disk_cache, manifest, schema, shard};
+pub use text::{prompt, tokenizer};

@@ -21,7 +21,6 @@ use support::{block_on, clip, clips, fresh_memory, header, small, write, write_c
 fn source(store: &Store) -> DataSource {
     DataSource {
         uri: store.uri().to_string(),
-        weight: None,
     }
 }
 
@@ -65,18 +64,9 @@ proptest! {
             for (i, clip) in clips.iter().enumerate() {
                 let entry = catalog.entry(i);
                 assert_eq!((&entry.id, &entry.video), (&clip.id, &clip.video));
-                assert_eq!(entry.n_frames as usize, clip.frames.len());
+                assert_eq!(entry.n_frames() as usize, clip.frames.len());
                 assert_eq!(entry.present_categories, clip.present_categories);
-                let objects: Vec<ObjectMeta> = clip
-                    .objects
-                    .iter()
-                    .map(|object| ObjectMeta {
-                        id: object.id.clone(),
-                        category: object.category.clone(),
-                        descriptions: object.descriptions.clone(),
-                        anomalous: object.anomalous,
-                    })
-                    .collect();
+                let objects: Vec<ObjectMeta> = clip.objects.iter().map(ObjectMeta::of).collect();
                 assert_eq!(entry.objects, objects);
                 assert_eq!(catalog.find(&clip.id), Some(i));
                 assert_eq!(catalog.find(&format!("shapes/{}", clip.id)), Some(i));
@@ -200,30 +190,18 @@ async fn a_benchmark_is_never_trained_on() {
 
 #[tokio::test]
 async fn sources_that_cannot_be_mixed_are_refused() {
-    let (a, b) = (write_named("a", 2).await, write_named("b", 2).await);
-    let weighted = |store: &Store, weight| DataSource {
-        weight,
-        ..source(store)
-    };
+    let a = write_named("a", 2).await;
     check_refused(&[], Purpose::Training, "at least one dataset").await;
     check_refused(&[source(&a), source(&a)], Purpose::Training, "a twice").await;
-    let half = [weighted(&a, Some(1.0)), weighted(&b, None)];
-    check_refused(&half, Purpose::Training, "1 for 2 datasets").await;
-    let none = [weighted(&a, Some(0.0))];
-    check_refused(&none, Purpose::Training, "weight of a").await;
     let nothing = [source(&fresh_memory())];
     check_refused(&nothing, Purpose::Training, "manifest.json").await;
 }
 
 #[tokio::test]
 async fn weights_decide_the_shares() {
-    let (a, b) = (write_named("a", 2).await, write_named("b", 9).await);
-    let weighted = |store: &Store, weight| DataSource {
-        weight: Some(weight),
-        ..source(store)
-    };
-    let sources = [weighted(&a, 3.0), weighted(&b, 1.0)];
-    let catalog = Catalog::open(&sources, Purpose::Training).await.unwrap();
+    let catalog = mixed(&[("a", 2), ("b", 9)], &[("a", 3.0), ("b", 1.0)])
+        .await
+        .unwrap();
     let order = SampleOrder::new(&catalog, 1, 1000);
     for begin in [0, 40, 400] {
         let batch = order.batch(begin / 4, 4);
@@ -312,7 +290,6 @@ async fn a_catalog_in_memory_reads_as_a_stored_one() {
     let memory = Catalog::in_memory(vec![MemoryDataset {
         header: header("shapes", Purpose::Training),
         clips: clips.clone(),
-        weight: None,
     }])
     .unwrap();
     for (i, clip) in clips.iter().enumerate() {

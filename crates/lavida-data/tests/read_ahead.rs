@@ -21,7 +21,6 @@ use support::{block_on, fresh_memory, write};
 async fn open(store: &Store, caching: Caching) -> Arc<Catalog> {
     let source = DataSource {
         uri: store.uri().to_string(),
-        weight: None,
     };
     Arc::new(
         Catalog::open_with(&[source], Purpose::Training, caching)

@@ -47,7 +47,6 @@ impl Benchmark {
     pub async fn open(uri: &str, asked: Option<Vec<String>>) -> Result<Self> {
         let source = DataSource {
             uri: uri.to_owned(),
-            weight: None,
         };
         let catalog = Catalog::open(&[source], Purpose::Evaluation).await?;
         let header = &catalog.datasets()[0].header;
@@ -68,7 +67,7 @@ impl Benchmark {
                 }
             });
             video.rows.insert(entry.first_frame as usize, row);
-            let end = (entry.first_frame + entry.n_frames) as usize;
+            let end = (entry.first_frame + entry.n_frames()) as usize;
             video.n_frames = video.n_frames.max(end);
         }
         let videos = order.iter().map(|name| videos[name].clone()).collect();

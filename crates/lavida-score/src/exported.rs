@@ -250,8 +250,7 @@ fn sha256(path: &Path, mut on_bytes: impl FnMut(u64)) -> std::io::Result<String>
             }
         }
     }
-    let digest = hasher.finalize();
-    Ok(digest.iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(lavida_store::hex(&hasher.finalize()))
 }
 
 /// The model crate's error about weights, by what the caller should do.

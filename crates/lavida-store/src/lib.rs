@@ -9,6 +9,7 @@ mod aws;
 mod capacity;
 mod error;
 mod exit;
+mod hex;
 mod location;
 pub mod manifest;
 mod store;
@@ -17,6 +18,7 @@ mod writer;
 
 pub use error::{Error, Result};
 pub use exit::{EXIT_CODES, ExitCode};
+pub use hex::hex;
 pub use location::local_path;
 pub use manifest::Versioned;
 pub use store::{ObjectInfo, Store};

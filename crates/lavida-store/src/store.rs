@@ -64,15 +64,6 @@ impl Store {
         })
     }
 
-    /// A store over any backend, for tests that need one which fails on purpose.
-    pub fn from_backend(backend: Arc<dyn ObjectStore>, uri: &str) -> Store {
-        Store {
-            backend,
-            prefix: String::new(),
-            uri: uri.to_string(),
-        }
-    }
-
     /// The same objects through a backend that takes `bytes` more and then reports a full disk,
     /// for tests of what a full disk leaves behind.
     pub fn with_capacity(&self, bytes: u64) -> Store {

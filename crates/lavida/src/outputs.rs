@@ -135,8 +135,7 @@ impl Outputs {
 
 /// SHA-256, hex.
 pub fn sha256(bytes: &[u8]) -> String {
-    let digest = Sha256::digest(bytes);
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+    lavida_store::hex(&Sha256::digest(bytes))
 }
 
 #[cfg(test)]

@@ -4,9 +4,13 @@ mod bad_input;
 mod coco;
 mod command_line;
 mod more_sources;
-mod pictures;
 mod real_data;
 mod resume;
 mod support;
+#[allow(
+    dead_code,
+    reason = "the contract and the documents' tests lay all trees"
+)]
+#[path = "../trees/mod.rs"]
 mod trees;
 mod videos;

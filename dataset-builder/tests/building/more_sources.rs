@@ -4,10 +4,15 @@ use lavida_data::dataset::Dataset;
 use lavida_data::manifest::{CategorySource, DatasetHeader, Positives};
 use lavida_dataset_builder::SourceSpec;
 use lavida_dataset_builder::sources::{
-    CityscapesArgs, CocoPanopticArgs, MapillaryArgs, RefVideosArgs, ShanghaitechArgs, UcsdPedArgs,
+    CityscapesArgs, CocoPanopticArgs, MapillaryArgs, RefDavisArgs, RefYoutubeVosArgs,
+    ShanghaitechArgs, UcsdPedArgs,
 };
 
-use crate::support::{Built, Folder, areas, built, object, try_build};
+use serde_json::json;
+
+use crate::support::{
+    Built, Folder, HEIGHT, WIDTH, areas, built, object, palette_png, rectangle, try_build,
+};
 use crate::trees;
 
 async fn header(built: &Built) -> DatasetHeader {
@@ -59,7 +64,21 @@ async fn mapillary_names_classes_by_its_config_file() {
 #[tokio::test]
 async fn coco_panoptic_reads_segment_ids_from_colours() {
     let folder = Folder::new();
-    trees::coco_panoptic(folder.path(), "panoptic.json", "panoptic", "images");
+    let mut file = trees::coco_panoptic(folder.path(), "panoptic", "images");
+    let segments = file["annotations"][0]["segments_info"]
+        .as_array_mut()
+        .expect("a list");
+    segments.extend([
+        json!({ "id": 99, "category_id": 2 }),
+        json!({ "id": 98, "category_id": 1, "iscrowd": 1 }),
+        json!({ "id": 97, "category_id": 77 }),
+    ]);
+    let images = file["images"].as_array_mut().expect("a list");
+    images.push(json!({ "id": 4, "file_name": "without_annotation.jpg" }));
+    let annotations = file["annotations"].as_array_mut().expect("a list");
+    annotations
+        .push(json!({ "image_id": 5, "file_name": "without_image.png", "segments_info": [] }));
+    folder.write_json("panoptic.json", &file);
     let built = built(SourceSpec::CocoPanoptic(CocoPanopticArgs {
         annotations: folder.join("panoptic.json"),
         panoptic: folder.join("panoptic"),
@@ -90,11 +109,20 @@ async fn coco_panoptic_reads_segment_ids_from_colours() {
 async fn referring_videos_give_every_object_all_its_expressions() {
     let folder = Folder::new();
     trees::referring_videos(folder.path());
-    let args = || RefVideosArgs {
+    // An object that no expression names, and an expression without words.
+    let mut indices = rectangle(1, [0, 4, 0, 4]);
+    indices[200..220].fill(2);
+    indices[300] = 3;
+    folder.write("train/Annotations/v/00000.png", palette_png(&indices));
+    let file = std::fs::read(folder.join(trees::EXPRESSIONS)).expect("read");
+    let mut file: serde_json::Value = serde_json::from_slice(&file).expect("json");
+    file["videos"]["v"]["expressions"]["3"] = json!({ "exp": "", "obj_id": "2" });
+    folder.write_json(trees::EXPRESSIONS, &file);
+    let youtube = built(SourceSpec::RefYoutubeVos(RefYoutubeVosArgs {
         root: folder.path().to_owned(),
         split: "train".to_owned(),
-    };
-    let youtube = built(SourceSpec::RefYoutubeVos(args())).await;
+    }))
+    .await;
     let clip = youtube.clip("train/v/0");
     assert_eq!(
         object(clip, "1").descriptions,
@@ -106,7 +134,11 @@ async fn referring_videos_give_every_object_all_its_expressions() {
         (2, 2)
     );
     assert_eq!(header(&youtube).await.positives, Positives::OneOrTwo);
-    let davis = built(SourceSpec::RefDavis(args())).await;
+    let davis = built(SourceSpec::RefDavis(RefDavisArgs {
+        root: folder.path().to_owned(),
+        split: "train".to_owned(),
+    }))
+    .await;
     assert_eq!(davis.summary.dataset, "ref-davis");
     assert_eq!(header(&davis).await.positives, Positives::One);
 }
@@ -115,6 +147,14 @@ async fn referring_videos_give_every_object_all_its_expressions() {
 async fn shanghaitech_reads_its_masks_from_numpy_arrays() {
     let folder = Folder::new();
     trees::shanghaitech(folder.path());
+    // One video has a mask less than frames, the other has none.
+    let masks = folder.join(&trees::shanghaitech_masks("01_0014"));
+    let whole = std::fs::read(&masks).expect("read");
+    let n_pixels = (WIDTH * HEIGHT) as usize;
+    let of_ten = &whole[whole.len() - 10 * n_pixels..];
+    std::fs::write(&masks, trees::npy(&of_ten[..9 * n_pixels])).expect("write");
+    let masks = folder.join(&trees::shanghaitech_masks("01_0015"));
+    std::fs::remove_file(masks).expect("remove");
     let built = built(SourceSpec::Shanghaitech(ShanghaitechArgs {
         root: folder.path().to_owned(),
         categories: None,

@@ -11,7 +11,7 @@ use lavida_dataset_builder::{BuildRequest, BuildSummary, SourceSpec, build};
 use lavida_store::{Result, Store};
 use serde_json::{Value, json};
 
-pub use crate::pictures::*;
+pub use crate::trees::pictures::*;
 use crate::trees::{coco_instances, write, write_json};
 
 /// A folder that goes away with the test.

@@ -10,8 +10,8 @@ use lavida_data::dataset::{
 };
 use lavida_data::manifest::{CategorySource, DatasetHeader, Positives, Purpose};
 use lavida_data::mask::RleMask;
-use lavida_dataset_builder::npy::MaskArray;
-use lavida_dataset_builder::sources::{Coco, CocoArgs, Source};
+use lavida_dataset_builder::read::npy::MaskArray;
+use lavida_dataset_builder::sources::{CocoArgs, SourceArgs};
 use lavida_store::{Error, Store, manifest};
 
 use super::{file, folder, must_blame_the_input};
@@ -104,7 +104,7 @@ pub fn coco_json(bytes: &[u8]) {
         images: folder().join("images"),
         split: "train".to_owned(),
     };
-    let coco = match Coco::open(&args, "coco") {
+    let coco = match args.open(CocoArgs::NAME) {
         Ok(coco) => coco,
         Err(error) => return must_blame_the_input(&error),
     };

@@ -128,7 +128,7 @@ pub fn all_are_whole(seeds: &[Seed]) {
                 lavida_data::frame::decode_rgb(&frame).is_ok()
             }
             "mp4" => lavida_data::video::VideoReader::open(file.path()).is_ok(),
-            "npy" => lavida_dataset_builder::npy::MaskArray::open(file.path()).is_ok(),
+            "npy" => lavida_dataset_builder::read::npy::MaskArray::open(file.path()).is_ok(),
             "safetensors" => TensorFiles::open_safetensors(file.path()).is_ok(),
             "torch_zip" => TensorFiles::open_torch(file.path()).is_ok(),
             "burnpack" => TensorFiles::open_burnpack(file.path(), &burnpack_module()).is_ok(),

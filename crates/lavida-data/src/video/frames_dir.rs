@@ -4,11 +4,11 @@ use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use crate::clip::EncodedFrame;
-use crate::frame::{RgbFrame, decode_rgb, probe_size};
+use crate::clips::clip::EncodedFrame;
+use crate::clips::frame::{RgbFrame, decode_rgb, probe_size};
 use crate::{Error, Result};
 
-use super::{ASSUMED_FPS, VideoInfo, unreadable};
+use crate::video::info::{ASSUMED_FPS, VideoInfo, unreadable};
 
 /// Pictures of one format and one size, in natural order of their names.
 pub(super) struct FramesDir {

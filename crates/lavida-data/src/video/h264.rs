@@ -13,10 +13,11 @@ use openh264::formats::YUVSource;
 use re_mp4::{Avc1Box, Mp4, Sample, StsdBoxContent};
 
 use crate::caught::caught;
-use crate::frame::RgbFrame;
+use crate::clips::frame::RgbFrame;
 use crate::{Error, Result};
 
-use super::{VideoInfo, boxes, unreadable};
+use crate::video::boxes;
+use crate::video::info::{VideoInfo, unreadable};
 
 /// Starts every NAL unit of a byte stream.
 const START_CODE: [u8; 4] = [0, 0, 0, 1];

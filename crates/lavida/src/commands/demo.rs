@@ -21,13 +21,7 @@ use lavida_dataflow::{
 use lavida_dataset_builder::{
     BuildRequest, SourceSpec, build,
     progress::BuildView,
-    sources::{
-        ade20k::{Ade20kArgs, Ade20kSplit},
-        coco::CocoArgs,
-        mevis::MevisArgs,
-        ucsd_ped::UcsdPedArgs,
-        youtube_vos::YoutubeVosArgs,
-    },
+    sources::{Ade20kArgs, Ade20kSplit, CocoArgs, MevisArgs, UcsdPedArgs, YoutubeVosArgs},
     synth::{self, SynthSummary, WorldSettings},
 };
 use lavida_report::demo::Timing;

@@ -86,7 +86,6 @@ async fn dataset(uri: &str) -> anyhow::Result<Value> {
 async fn replay(args: &cli::Inspect, uri: &str, sample: &str) -> anyhow::Result<Value> {
     let source = DataSource {
         uri: uri.to_owned(),
-        weight: None,
     };
     let catalog = Catalog::open(&[source], Purpose::Training).await?;
     let settings = match &args.config {

@@ -7,7 +7,7 @@ use std::{
 
 use lavida_dataset_builder::{
     BuildRequest, SourceSpec, build,
-    sources::{coco::CocoArgs, mevis::MevisArgs, ucsd_ped::UcsdPedArgs},
+    sources::{CocoArgs, MevisArgs, UcsdPedArgs},
     synth::{self, WorldSettings},
 };
 use lavida_store::Store;

@@ -3,7 +3,6 @@
 
 use std::path::{Path, PathBuf};
 
-use lavida_dataset_builder::synth::{self, WorldSettings};
 use toml::{Table, Value as TomlValue};
 
 use super::{
@@ -19,8 +18,7 @@ impl Layout {
         let layout = Self(tempfile::tempdir().unwrap());
         layout.lay_programs();
         layout.lay_settings();
-        layout.lay_rendered();
-        layout.lay_others();
+        layout.lay_datasets();
         layout.lay_checkpoints();
         let video = "crates/lavida-data/tests/fixtures/moving_square.mp4";
         std::fs::copy(root().join(video), layout.join("street.mp4")).unwrap();
@@ -73,57 +71,9 @@ impl Layout {
         std::fs::write(configs.join("paper.toml"), paper.to_string()).unwrap();
     }
 
-    /// What `lavida-dataset synth` renders, under the published names.
-    fn lay_rendered(&self) {
-        let world = self.join("world");
-        let settings = WorldSettings {
-            coco_images: 8,
-            ade20k_training_images: 2,
-            ade20k_validation_images: 1,
-            mevis_videos: 3,
-            youtube_vos_videos: 1,
-            evaluation_videos: 2,
-            evaluation_normal_videos: 0,
-            evaluation_frames: 5,
-            evaluation_training_videos: 1,
-            ..WorldSettings::small()
-        };
-        synth::render(&world, 3, &settings, |_, _| {}).unwrap();
-        std::fs::create_dir(self.join("annotations")).unwrap();
-        for (rendered, published) in [
-            ("coco/images", "train2017"),
-            (
-                "coco/annotations/instances_train.json",
-                "annotations/instances_train2017.json",
-            ),
-            ("ade20k", "ADEChallengeData2016"),
-            ("mevis", "MeViS"),
-            ("youtube-vos", "youtube-vos"),
-            ("ucsd-ped", "UCSD_Anomaly_Dataset.v1p2"),
-        ] {
-            std::fs::rename(world.join(rendered), self.join(published)).unwrap();
-        }
-        // The published dataset has no file of categories.
-        std::fs::remove_file(self.join("UCSD_Anomaly_Dataset.v1p2/categories.json")).unwrap();
-    }
-
-    /// What the builder's own tests write.
-    fn lay_others(&self) {
-        let file = trees::coco_instances(3, self.path(), "val2017");
-        trees::write_json(self.path(), "annotations/instances_val2017.json", &file);
-        trees::coco_panoptic(
-            self.path(),
-            "annotations/panoptic_train2017.json",
-            "annotations/panoptic_train2017",
-            "train2017",
-        );
-        trees::cityscapes(&self.join("cityscapes"));
-        trees::mapillary(&self.join("mapillary-vistas-2.0"));
-        trees::davis(&self.join("DAVIS"));
-        trees::referring_videos(&self.join("Ref-YouTube-VOS"));
-        trees::referring_videos(&self.join("Ref-DAVIS"));
-        trees::shanghaitech(&self.join("shanghaitech"));
-        // What somebody put into the bucket.
+    /// Source datasets, and what somebody put into the bucket.
+    fn lay_datasets(&self) {
+        trees::lay(self.path());
         let shards = self.join("bucket/shards/coco");
         let built = std::process::Command::new(self.programs().join("lavida-dataset"))
             .current_dir(self.path())

@@ -19,12 +19,9 @@ mod process;
 mod running;
 mod substitutions;
 
-// Makers of small datasets, which the builder's own tests share.
+// Small datasets in the published layouts, which the builder's own tests share.
 #[allow(dead_code, reason = "what the builder's tests need beside")]
-#[path = "../../../../dataset-builder/tests/building/pictures.rs"]
-mod pictures;
-#[allow(dead_code, reason = "what the builder's tests need beside")]
-#[path = "../../../../dataset-builder/tests/building/trees.rs"]
+#[path = "../../../../dataset-builder/tests/trees/mod.rs"]
 mod trees;
 
 use std::{path::Path, process::ExitCode};

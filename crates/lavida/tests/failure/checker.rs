@@ -179,7 +179,6 @@ fn learned(record: &StepRecord) -> (String, Vec<u32>) {
 async fn samples_are_seen_once(world: &World, settings: &Settings, records: &[StepRecord]) {
     let sources = ["shards/coco", "shards/mevis"].map(|name| DataSource {
         uri: world.join(name).to_str().unwrap().to_owned(),
-        weight: None,
     });
     let catalog = Catalog::open(&sources, Purpose::Training).await.unwrap();
     let window = settings.sampler.shuffle_window;

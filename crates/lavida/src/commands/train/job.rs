@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use lavida_control::RunId;
 use lavida_data::{Error, Result};
 use lavida_dataflow::{device::DeviceName, run::Run};
-use lavida_store::Store;
+use lavida_store::{Store, hex};
 use serde::{Deserialize, Serialize};
 
 use super::prepare;
@@ -46,7 +46,7 @@ impl Job {
             settings: loaded.settings.to_toml(),
             folder,
             data: data.iter().map(absolute).collect::<Result<_>>()?,
-            data_hash: hash(catalog.hash()),
+            data_hash: hex(&catalog.hash()),
             out: Store::open(out)?.uri().to_owned(),
         })
     }
@@ -70,7 +70,7 @@ impl Job {
             is_embedded: self.folder.as_os_str().is_empty(),
         };
         let run = prepare(&loaded, &self.data, &self.out, "train").await?;
-        let found = hash(run.catalog.hash());
+        let found = hex(&run.catalog.hash());
         if found != self.data_hash {
             let expected = format!("the coordinator's data (hash {})", self.data_hash);
             let found = format!("other data (hash {found})");
@@ -78,8 +78,4 @@ impl Job {
         }
         Ok(run)
     }
-}
-
-fn hash(bytes: [u8; 32]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

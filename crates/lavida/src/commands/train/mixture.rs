@@ -4,19 +4,17 @@ use lavida_data::{
     catalog::{Catalog, DataSource},
     manifest::Purpose,
 };
-use lavida_dataset_builder::sources::TRAINING_SOURCES;
+use lavida_dataset_builder::sources;
 use lavida_train::settings::Settings;
 
 /// Opens training datasets with the mixing weights and the cache of the settings.
 pub async fn open_catalog(uris: &[String], settings: &Settings) -> anyhow::Result<Catalog> {
-    let sources = uris.iter().map(|uri| DataSource {
-        uri: uri.clone(),
-        weight: None,
-    });
+    let sources = uris.iter().map(|uri| DataSource { uri: uri.clone() });
     let sources: Vec<_> = sources.collect();
     let caching = settings.cache.open()?;
     let catalog = Catalog::open_with(&sources, Purpose::Training, caching).await?;
-    Ok(catalog.with_weights(&settings.sampler.weights, &TRAINING_SOURCES)?)
+    let sources = sources::names(Purpose::Training);
+    Ok(catalog.with_weights(&settings.sampler.weights, &sources)?)
 }
 
 /// Each dataset's share of the samples that are drawn, and what it follows from.
@@ -42,6 +40,7 @@ mod tests {
     #[test]
     fn every_weight_of_the_shipped_settings_names_a_source() {
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../configs");
+        let sources = sources::names(Purpose::Training);
         let mut n_weights = 0;
         for entry in std::fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
@@ -51,7 +50,7 @@ mod tests {
             let loaded = config::load(path.to_str().unwrap(), &[]).unwrap();
             for name in loaded.settings.sampler.weights.keys() {
                 let path = path.display();
-                assert!(TRAINING_SOURCES.contains(&name.as_str()), "{path}: {name}");
+                assert!(sources.contains(&name.as_str()), "{path}: {name}");
                 n_weights += 1;
             }
         }

@@ -1,0 +1,450 @@
+//! Videos as a stream of frames: an mp4 with H.264, or a directory of pictures, read the same way.
+//!
+//! One frame is in memory at a time (plus what the decoder holds back to reorder). Frames come in display order, each with its
+//! presentation time. A video that gives fewer or more frames than it declares is an error at its end, since scores are one
+//! a frame and a lost one would shift the rest.
+//!
+//! Not done: rotation and edit lists of an mp4 are ignored, and colours are converted as limited-range BT.601.
+
+mod boxes;
+mod frames_dir;
+mod h264;
+mod info;
+#[cfg(test)]
+mod test_mp4;
+
+use std::path::Path;
+
+use crate::Result;
+use crate::clips::frame::RgbFrame;
+use crate::video::info::unreadable;
+pub use crate::video::info::{ASSUMED_FPS, VideoInfo};
+
+/// One decoded frame.
+#[derive(Clone, Debug, PartialEq)]
+pub struct VideoFrame {
+    /// Number in display order, from 0.
+    pub index: usize,
+    /// Presentation time in seconds; the first frame's is 0.
+    pub time: f64,
+    /// Its pixels.
+    pub image: RgbFrame,
+}
+
+/// An open video; iterating decodes it.
+///
+/// After an error, or after the last frame, the iterator stays empty.
+pub struct VideoReader {
+    info: VideoInfo,
+    source: Option<Source>,
+    next_index: usize,
+}
+
+enum Source {
+    H264(Box<h264::H264Source>),
+    Directory(frames_dir::FramesDir),
+}
+
+impl VideoReader {
+    /// Opens an mp4 file with H.264 video, or a directory of JPEG, PNG, TIFF or BMP pictures in natural order of their names.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] when there is nothing at `path`, it is no mp4, its codec is another one, or the directory has
+    /// no pictures or mixes formats; [`Error::Corrupt`] when the mp4 is cut or damaged; [`Error::Unavailable`] when
+    /// it cannot be read.
+    pub fn open(path: &Path) -> Result<Self> {
+        let metadata = std::fs::metadata(path).map_err(|error| unreadable(path, &error))?;
+        let (info, source) = if metadata.is_dir() {
+            let source = frames_dir::FramesDir::open(path)?;
+            (source.info(), Source::Directory(source))
+        } else {
+            let source = h264::H264Source::open(path)?;
+            (source.info(), Source::H264(Box::new(source)))
+        };
+        Ok(Self {
+            info,
+            source: Some(source),
+            next_index: 0,
+        })
+    }
+
+    /// Size, frame rate and declared number of frames.
+    pub fn info(&self) -> VideoInfo {
+        self.info
+    }
+}
+
+impl Iterator for VideoReader {
+    type Item = Result<VideoFrame>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let next = match self.source.as_mut()? {
+            Source::H264(source) => source.next_frame(),
+            Source::Directory(source) => source.next_frame(),
+        };
+        let item = next.transpose().map(|next| {
+            next.map(|(time, image)| VideoFrame {
+                index: self.next_index,
+                time,
+                image,
+            })
+        });
+        self.next_index += 1;
+        if !matches!(item, Some(Ok(_))) {
+            self.source = None;
+        }
+        item
+    }
+}
+
+impl std::fmt::Debug for VideoReader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("VideoReader")
+            .field("info", &self.info)
+            .field("next_index", &self.next_index)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::test_mp4::{Mp4, moving_square};
+    use super::*;
+    use crate::Error;
+
+    const SIZE: (usize, usize) = (64, 48);
+
+    /// Left edge of the bright square in a decoded frame.
+    fn square_left(image: &RgbFrame) -> usize {
+        let row = image.height as usize / 2;
+        let is_bright = |x: &usize| image.pixels[(row * image.width as usize + x) * 3] > 150;
+        (0..image.width as usize).find(is_bright).unwrap()
+    }
+
+    fn write(dir: &tempfile::TempDir, name: &str, bytes: &[u8]) -> PathBuf {
+        let path = dir.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        path
+    }
+
+    fn open_error(path: &Path) -> Error {
+        VideoReader::open(path).unwrap_err()
+    }
+
+    fn first_error(path: &Path) -> Error {
+        VideoReader::open(path)
+            .and_then(|video| video.collect::<Result<Vec<_>>>())
+            .unwrap_err()
+    }
+
+    fn check(error: Error, exit_code: u8, words: &[&str]) {
+        let text = error.to_string();
+        assert_eq!(error.exit_code(), exit_code, "{text}");
+        for word in words {
+            assert!(text.contains(word), "{text:?} says {word:?}");
+        }
+    }
+
+    fn png(width: u32, height: u32, value: u8) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let mut encoder = png::Encoder::new(&mut bytes, width, height);
+        encoder.set_color(png::ColorType::Grayscale);
+        let mut writer = encoder.write_header().unwrap();
+        let pixels = vec![value; (width * height) as usize];
+        writer.write_image_data(&pixels).unwrap();
+        drop(writer);
+        bytes
+    }
+
+    #[test]
+    fn an_mp4_gives_every_frame_in_order_with_its_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = write(
+            &dir,
+            "square.mp4",
+            &Mp4::new(SIZE, moving_square(SIZE, 12)).bytes(),
+        );
+        let video = VideoReader::open(&path).unwrap();
+        let info = video.info();
+        assert_eq!(
+            (info.width, info.height, info.n_frames_expected),
+            (64, 48, 12)
+        );
+        assert!((info.fps.unwrap() - 10.0).abs() < 1e-9);
+        for (index, frame) in video.map(Result::unwrap).enumerate() {
+            assert_eq!(frame.index, index);
+            assert!((frame.time - index as f64 / 10.0).abs() < 1e-9);
+            let expected = 4 + 3 * index;
+            assert!(
+                square_left(&frame.image).abs_diff(expected) <= 1,
+                "frame {index}"
+            );
+        }
+    }
+
+    /// `LAVIDA_UPDATE_FIXTURES=1` writes the file anew; tests of other crates read it.
+    #[test]
+    fn the_committed_mp4_gives_its_24_frames() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/moving_square.mp4");
+        if std::env::var_os("LAVIDA_UPDATE_FIXTURES").is_some() {
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            let size = (96, 64);
+            std::fs::write(&path, Mp4::new(size, moving_square(size, 24)).bytes()).unwrap();
+        }
+        let frames: Vec<VideoFrame> = VideoReader::open(&path)
+            .unwrap()
+            .collect::<Result<_>>()
+            .unwrap();
+        let lefts: Vec<usize> = frames
+            .iter()
+            .map(|frame| square_left(&frame.image))
+            .collect();
+        assert_eq!(lefts.len(), 24);
+        assert!(lefts.windows(2).all(|pair| pair[0] < pair[1]), "{lefts:?}");
+    }
+
+    #[test]
+    fn presentation_times_sort_the_frames() {
+        // Decoding order 0 2 1 by composition offsets, as B-frames have: times still come out rising.
+        let mut mp4 = Mp4::new(SIZE, moving_square(SIZE, 3));
+        mp4.composition_offsets = Some(vec![100, 200, 0]);
+        let dir = tempfile::tempdir().unwrap();
+        let path = write(&dir, "offsets.mp4", &mp4.bytes());
+        let times: Vec<f64> = VideoReader::open(&path)
+            .unwrap()
+            .map(|frame| frame.unwrap().time)
+            .collect();
+        assert_eq!(times, [0.0, 0.1, 0.2]);
+    }
+
+    #[test]
+    fn a_directory_of_frames_is_read_in_natural_order() {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, value) in [
+            ("f10.png", 10),
+            ("f9.png", 9),
+            ("f1.PNG", 1),
+            (".hidden", 0),
+            ("notes.txt", 0),
+        ] {
+            write(&dir, name, &png(6, 4, value));
+        }
+        let video = VideoReader::open(dir.path()).unwrap();
+        assert_eq!(
+            video.info(),
+            VideoInfo {
+                width: 6,
+                height: 4,
+                fps: None,
+                n_frames_expected: 3
+            }
+        );
+        let frames: Vec<VideoFrame> = video.collect::<Result<_>>().unwrap();
+        let values: Vec<u8> = frames.iter().map(|frame| frame.image.pixels[0]).collect();
+        assert_eq!(values, [1, 9, 10]);
+        let times: Vec<f64> = frames.iter().map(|frame| frame.time).collect();
+        assert_eq!(times, [0.0, 0.04, 0.08]);
+    }
+
+    #[test]
+    fn what_is_not_a_video_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        check(
+            open_error(&dir.path().join("absent.mp4")),
+            2,
+            &["absent.mp4", "nothing there"],
+        );
+        check(
+            open_error(&write(&dir, "note.mp4", b"just some text, no video")),
+            2,
+            &["note.mp4", "an mp4"],
+        );
+        check(
+            open_error(&write(&dir, "empty.mp4", b"")),
+            2,
+            &["empty.mp4", "an empty file"],
+        );
+        let avi = write(&dir, "clip.avi", b"RIFF\x10\0\0\0AVI LIST\0\0\0\0");
+        check(open_error(&avi), 2, &["clip.avi", "an AVI file"]);
+        let webm = write(&dir, "clip.webm", b"\x1a\x45\xdf\xa3\x01\0\0\0\0\0\0\0");
+        check(open_error(&webm), 2, &["clip.webm", "Matroska"]);
+        check(
+            open_error(&write(&dir, "frame.png", &png(4, 4, 1))),
+            2,
+            &["frame.png", "a single picture"],
+        );
+    }
+
+    #[test]
+    fn another_codec_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut mp4 = Mp4::new(SIZE, moving_square(SIZE, 2));
+        mp4.codec = *b"mp4v";
+        check(
+            open_error(&write(&dir, "old.mp4", &mp4.bytes())),
+            2,
+            &["old.mp4", "H.264", "mp4v"],
+        );
+        let mut mp4 = Mp4::new(SIZE, moving_square(SIZE, 2));
+        mp4.profile = Some(122);
+        let error = open_error(&write(&dir, "chroma.mp4", &mp4.bytes()));
+        check(error, 2, &["chroma.mp4", "profile 122"]);
+    }
+
+    #[test]
+    fn a_cut_mp4_is_damaged_wherever_it_was_cut() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut mp4 = Mp4::new(SIZE, moving_square(SIZE, 8));
+        for index_first in [false, true] {
+            mp4.index_first = index_first;
+            let bytes = mp4.bytes();
+            for n_bytes in [40, bytes.len() / 3, bytes.len() / 2, bytes.len() - 1] {
+                let path = write(&dir, "cut.mp4", &bytes[..n_bytes]);
+                check(first_error(&path), 3, &["cut.mp4"]);
+            }
+        }
+    }
+
+    #[test]
+    fn damaged_pictures_inside_an_mp4_are_an_error_and_not_a_shorter_video() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut samples = moving_square(SIZE, 6);
+        let n_bytes = samples[3].len();
+        samples[3][5..].fill(0);
+        assert!(n_bytes > 8);
+        let path = write(&dir, "damaged.mp4", &Mp4::new(SIZE, samples).bytes());
+        check(first_error(&path), 3, &["damaged.mp4"]);
+    }
+
+    #[test]
+    fn frames_lost_in_decoding_are_counted() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut samples = moving_square(SIZE, 6);
+        // An access unit with nothing to show: a filler NAL.
+        samples[5] = vec![0, 0, 0, 3, 12, 0xff, 0x80];
+        let path = write(&dir, "short.mp4", &Mp4::new(SIZE, samples).bytes());
+        check(
+            first_error(&path),
+            3,
+            &["short.mp4", "6 frames", "5 decoded"],
+        );
+    }
+
+    #[test]
+    fn no_table_of_an_mp4_makes_the_reader_panic_or_hang() {
+        let dir = tempfile::tempdir().unwrap();
+        let bytes = Mp4::new(SIZE, moving_square(SIZE, 3)).bytes();
+        let index = bytes
+            .windows(4)
+            .position(|window| window == b"stbl")
+            .unwrap();
+        for at in index..bytes.len().min(index + 320) {
+            let mut damaged = bytes.clone();
+            damaged[at] ^= 0x41;
+            let path = write(&dir, "damaged.mp4", &damaged);
+            if let Ok(video) = VideoReader::open(&path) {
+                assert!(video.take(64).count() <= 64);
+            }
+        }
+    }
+
+    #[test]
+    fn a_box_that_leads_back_to_itself_is_damage_and_no_hang() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut bytes = Mp4::new(SIZE, moving_square(SIZE, 2)).bytes();
+        let avcc = bytes.windows(4).position(|window| window == b"avcC");
+        let avcc = avcc.unwrap();
+        bytes[avcc - 4..avcc + 4].copy_from_slice(b"\0\0\0\0free");
+        let path = write(&dir, "circle.mp4", &bytes);
+        check(open_error(&path), 3, &["circle.mp4", "lead in a circle"]);
+    }
+
+    #[test]
+    fn samples_that_make_a_long_video_of_a_small_file_are_damage() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut mp4 = Mp4::new(SIZE, moving_square(SIZE, 100));
+        mp4.shared = true;
+        let path = write(&dir, "shared.mp4", &mp4.bytes());
+        check(open_error(&path), 3, &["shared.mp4", "at most 16 times"]);
+    }
+
+    #[test]
+    fn a_directory_without_one_kind_of_pictures_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        check(open_error(dir.path()), 2, &["no pictures"]);
+        write(&dir, "notes.txt", b"text");
+        check(open_error(dir.path()), 2, &["no pictures", "1 other file"]);
+        write(&dir, "a.png", &png(4, 4, 1));
+        write(&dir, "a.bmp", b"BM");
+        check(open_error(dir.path()), 2, &["one format", "bmp", "png"]);
+    }
+
+    #[test]
+    fn a_frame_of_another_size_or_a_damaged_one_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        write(&dir, "1.png", &png(6, 4, 1));
+        write(&dir, "2.png", &png(4, 6, 1));
+        check(first_error(dir.path()), 2, &["2.png", "6 × 4", "4 × 6"]);
+        write(&dir, "2.png", &png(6, 4, 1)[..40]);
+        check(first_error(dir.path()), 3, &["2.png"]);
+    }
+
+    #[test]
+    fn nothing_comes_after_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        write(&dir, "1.png", &png(6, 4, 1));
+        write(&dir, "2.png", b"not a picture");
+        write(&dir, "3.png", &png(6, 4, 1));
+        let results: Vec<bool> = VideoReader::open(dir.path())
+            .unwrap()
+            .map(|frame| frame.is_ok())
+            .collect();
+        assert_eq!(results, [true, false]);
+    }
+
+    #[test]
+    fn a_reader_can_move_to_another_thread() {
+        fn is_send<T: Send>() {}
+        is_send::<VideoReader>();
+    }
+
+    #[test]
+    fn a_surveillance_video_gives_its_795_frames() {
+        let Some(dir) = std::env::var_os("LAVIDA_DATA_DIR") else {
+            eprintln!("skipped: LAVIDA_DATA_DIR is not set");
+            return;
+        };
+        let video =
+            VideoReader::open(&Path::new(&dir).join("surveillance/vtest_h264.mp4")).unwrap();
+        let info = video.info();
+        assert_eq!(
+            (info.width, info.height, info.n_frames_expected),
+            (768, 576, 795)
+        );
+        let mut last: Option<VideoFrame> = None;
+        let mut n_frames = 0;
+        for frame in video.map(Result::unwrap) {
+            assert_eq!(frame.index, n_frames);
+            assert!(
+                (frame.time - n_frames as f64 / 10.0).abs() < 1e-6,
+                "10 frames a second"
+            );
+            if let Some(last) = &last {
+                // Neighbours in time look alike; frames out of order would not.
+                let pairs = last.image.pixels.iter().zip(&frame.image.pixels);
+                let sum: u64 = pairs.map(|(a, b)| u64::from(a.abs_diff(*b))).sum();
+                let mean = sum as f64 / last.image.pixels.len() as f64;
+                assert!(
+                    mean > 0.0 && mean < 8.0,
+                    "frame {n_frames} differs by {mean}"
+                );
+            }
+            last = Some(frame);
+            n_frames += 1;
+        }
+        assert_eq!(n_frames, 795);
+    }
+}

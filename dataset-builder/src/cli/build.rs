@@ -1,0 +1,191 @@
+//! `lavida-dataset build SOURCE …`: a source's own arguments with those of every build, and the run of one.
+
+use std::fmt;
+
+use clap::{ArgMatches, Args, Command, FromArgMatches, Subcommand};
+use lavida_data::shard::remove_unfinished;
+use lavida_store::{Error, Result, Store};
+
+use super::print_json;
+use crate::build::{BuildEvent, BuildRequest, BuildSummary, build};
+use crate::output::words;
+use crate::progress::BuildView;
+use crate::sources::SourceSpec;
+
+/// Which source dataset, and how to build: the arguments of each source with those of every build.
+#[derive(Debug)]
+pub struct BuildCommand {
+    /// Which source dataset, and where it lies.
+    pub source: SourceSpec,
+    /// How to build.
+    pub args: BuildArgs,
+}
+
+/// How to build, whatever the source.
+#[derive(Args, Clone, Debug)]
+pub struct BuildArgs {
+    /// Where the dataset goes: a path, file:///…, s3://…, gs://…, az://…
+    #[arg(long, value_name = "URI")]
+    pub out: String,
+    /// Name of the dataset [default: the source's name]
+    #[arg(long, value_name = "NAME")]
+    pub dataset_name: Option<String>,
+    /// Read and check everything, write nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Go on after an interrupted build of the same input, keeping its finished shards
+    #[arg(long)]
+    pub resume: bool,
+    /// Stop at the first faulty annotation or file instead of counting it
+    #[arg(long)]
+    pub strict: bool,
+    /// Images or videos read at the same time [default: processors]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub jobs: Option<u16>,
+    /// Print one JSON document
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl FromArgMatches for BuildCommand {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let source = SourceSpec::from_arg_matches(matches)?;
+        let (_, of_source) = matches
+            .subcommand()
+            .ok_or_else(|| clap::Error::new(clap::error::ErrorKind::MissingSubcommand))?;
+        let args = BuildArgs::from_arg_matches(of_source)?;
+        Ok(Self { source, args })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+impl Subcommand for BuildCommand {
+    fn augment_subcommands(command: Command) -> Command {
+        SourceSpec::augment_subcommands(command).mut_subcommands(with_build_args)
+    }
+
+    fn augment_subcommands_for_update(command: Command) -> Command {
+        Self::augment_subcommands(command)
+    }
+
+    fn has_subcommand(name: &str) -> bool {
+        SourceSpec::has_subcommand(name)
+    }
+}
+
+/// A source's command keeps its own line of help.
+fn with_build_args(source: Command) -> Command {
+    let about = source.get_about().cloned().unwrap_or_default();
+    BuildArgs::augment_args(source).about(about)
+}
+
+impl BuildCommand {
+    /// Builds, shows how far it is, and prints what was made.
+    ///
+    /// # Errors
+    ///
+    /// As [`build`]; [`Error::Stopped`] after Ctrl-C or SIGTERM.
+    pub(super) async fn run(self) -> Result<()> {
+        let Self { source, args } = self;
+        let mut request = BuildRequest::new(source, Store::open(&args.out)?);
+        request.dataset_name = args.dataset_name;
+        request.strict = args.strict;
+        request.dry_run = args.dry_run;
+        request.resume = args.resume;
+        if let Some(jobs) = args.jobs {
+            request.jobs = usize::from(jobs);
+        }
+        let interrupted = interrupted();
+        let view = BuildView::default();
+        let show = |event: BuildEvent<'_>| view.show(event);
+        let built = tokio::select! {
+            built = build(&request, &show) => built,
+            () = interrupted => Err(stopped(&request).await),
+        };
+        drop(view);
+        let summary = built?;
+        words(&Report(&summary).to_string());
+        if args.json {
+            print_json(&summary)
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// Resolves at the first Ctrl-C (or SIGTERM); a second one ends the process at once. Both are listened to from the call on.
+fn interrupted() -> impl Future<Output = ()> {
+    let first = signalled();
+    async {
+        first.await;
+        tokio::spawn(async {
+            signalled().await;
+            std::process::exit(130);
+        });
+    }
+}
+
+#[cfg(unix)]
+fn signalled() -> impl Future<Output = ()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let streams = [SignalKind::interrupt(), SignalKind::terminate()].map(signal);
+    async move {
+        // Without signals there is nothing to wait for.
+        if let [Ok(mut interrupted), Ok(mut terminated)] = streams {
+            tokio::select! {
+                _ = interrupted.recv() => {}
+                _ = terminated.recv() => {}
+            }
+        } else {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+#[cfg(not(unix))]
+async fn signalled() {
+    let _ = tokio::signal::ctrl_c().await; // without signals there is nothing to wait for
+}
+
+/// What is said of a build that is given up, once nothing half written is left of it.
+async fn stopped(request: &BuildRequest) -> Error {
+    if !request.dry_run
+        && let Err(error) = remove_unfinished(&request.out).await
+    {
+        eprintln!("what is half written stays until the next build: {error}");
+    }
+    Error::Stopped {
+        until: "before the end, no dataset is there".to_owned(),
+        next: "the same command with --resume goes on after the last whole shard".to_owned(),
+    }
+}
+
+/// A build's summary as people read it: one line, then the table of what was left out.
+struct Report<'a>(&'a BuildSummary);
+
+impl fmt::Display for Report<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let summary = self.0;
+        let bytes = indicatif::HumanBytes(summary.bytes);
+        write!(
+            f,
+            "{} {}: {} samples, {} frames, {} objects",
+            summary.dataset, summary.split, summary.samples, summary.frames, summary.objects
+        )?;
+        match &summary.manifest {
+            Some(manifest) => writeln!(f, ", {bytes}: {manifest}")?,
+            None => writeln!(f, ", {bytes} of frames; dry run, nothing written")?,
+        }
+        if !summary.skipped.is_empty() {
+            writeln!(f, "left out:")?;
+            for (reason, count) in &summary.skipped {
+                writeln!(f, "  {count:>8}  {reason}")?;
+            }
+        }
+        Ok(())
+    }
+}

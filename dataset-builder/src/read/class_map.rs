@@ -1,0 +1,90 @@
+//! Images whose annotation is one map of class indices (ADE20K, Cityscapes, Mapillary Vistas): every class of an image is
+//! one object, all its pixels together.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use lavida_data::clip::ObjectTrack;
+
+use crate::read::pictures::{load_index_map, load_picture, masks_by_index};
+use crate::read::rows::{Naming, Unit, image_clip};
+use crate::skip::{Reason, Skip};
+
+/// What a class index means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class<'a> {
+    /// Unlabelled pixels.
+    Nothing,
+    /// Recorded as present, never an object.
+    Scenery(&'a str),
+    /// An object.
+    Object(&'a str),
+    /// No class of the dataset.
+    Unknown,
+}
+
+/// One image and its map as a row.
+pub fn class_map_unit<'a>(
+    naming: &Naming,
+    video: &str,
+    image: &Path,
+    map: &Path,
+    class_of: impl Fn(u8) -> Class<'a>,
+) -> Unit {
+    let picture = match load_picture(image) {
+        Ok(picture) => picture,
+        Err(skip) => return Unit::skipped(skip),
+    };
+    let indices = match load_index_map(map, picture.width, picture.height) {
+        Ok(indices) => indices,
+        Err(skip) => return Unit::skipped(skip),
+    };
+    let mut unit = Unit::default();
+    let mut present: BTreeSet<String> = BTreeSet::new();
+    let mut objects: Vec<ObjectTrack> = Vec::new();
+    for (index, mask) in masks_by_index(&indices) {
+        let (name, is_object) = match class_of(index) {
+            Class::Nothing => continue,
+            Class::Scenery(name) => (name, false),
+            Class::Object(name) => (name, true),
+            Class::Unknown => {
+                let expected = "class indices of the dataset";
+                unit.skips.push(Skip::new(
+                    Reason::UnknownCategory,
+                    map.display(),
+                    expected,
+                    index,
+                ));
+                continue;
+            }
+        };
+        present.insert(name.to_owned());
+        if is_object {
+            objects.push(ObjectTrack {
+                id: index.to_string(),
+                category: Some(name.to_owned()),
+                descriptions: vec![name.to_owned()],
+                masks: vec![Some(mask)],
+                anomalous: None,
+            });
+        }
+    }
+    if objects.is_empty() {
+        let present: Vec<String> = present.into_iter().collect();
+        let found = if present.is_empty() {
+            "no class".to_owned()
+        } else {
+            present.join(", ")
+        };
+        unit.skips.push(Skip::new(
+            Reason::BackgroundOnly,
+            image.display(),
+            "a class that is not background",
+            found,
+        ));
+    } else {
+        unit.clips
+            .push(image_clip(naming, video, picture, objects, present));
+    }
+    unit
+}

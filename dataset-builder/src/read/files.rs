@@ -1,0 +1,267 @@
+//! Folders and files of a source dataset: listed in natural order, read whole, and described when they are not as expected.
+
+use std::path::{Path, PathBuf};
+
+use lavida_store::{Error, Result};
+
+/// Files of `dir` whose ending is one of `endings` (lower case, no dot), in natural order; hidden files are not listed.
+///
+/// # Errors
+///
+/// [`Error::Invalid`] when `dir` cannot be listed.
+pub fn list_files(dir: &Path, endings: &[&str]) -> Result<Vec<PathBuf>> {
+    let mut files: Vec<PathBuf> = entries(dir)?
+        .into_iter()
+        .filter(|path| path.is_file() && endings.contains(&ending(path).as_str()))
+        .collect();
+    files.sort_by_key(|path| natural_key(&name(path)));
+    Ok(files)
+}
+
+/// Folders inside `dir`, in natural order; hidden ones are not listed.
+///
+/// # Errors
+///
+/// [`Error::Invalid`] when `dir` cannot be listed.
+pub fn list_dirs(dir: &Path) -> Result<Vec<PathBuf>> {
+    let mut dirs: Vec<PathBuf> = entries(dir)?
+        .into_iter()
+        .filter(|path| path.is_dir())
+        .collect();
+    dirs.sort_by_key(|path| natural_key(&name(path)));
+    Ok(dirs)
+}
+
+fn entries(dir: &Path) -> Result<Vec<PathBuf>> {
+    let listing = std::fs::read_dir(dir)
+        .map_err(|error| Error::invalid(dir.display(), "a folder that can be listed", error))?;
+    let mut paths = Vec::new();
+    for entry in listing {
+        let entry = entry
+            .map_err(|error| Error::invalid(dir.display(), "a folder that can be listed", error))?;
+        if !entry.file_name().to_string_lossy().starts_with('.') {
+            paths.push(entry.path());
+        }
+    }
+    Ok(paths)
+}
+
+/// The last part of a path, as text.
+pub fn name(path: &Path) -> String {
+    path.file_name()
+        .unwrap_or(path.as_os_str())
+        .to_string_lossy()
+        .into_owned()
+}
+
+/// The file name without its ending, as text.
+pub fn stem(path: &Path) -> String {
+    path.file_stem()
+        .unwrap_or(path.as_os_str())
+        .to_string_lossy()
+        .into_owned()
+}
+
+fn ending(path: &Path) -> String {
+    path.extension()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .to_ascii_lowercase()
+}
+
+/// A sort key under which `frame2` comes before `frame10`.
+pub fn natural_key(text: &str) -> Vec<(u64, String)> {
+    let mut key = Vec::new();
+    let mut rest = text;
+    while !rest.is_empty() {
+        let n_other = rest
+            .find(|c: char| c.is_ascii_digit())
+            .unwrap_or(rest.len());
+        let (other, tail) = rest.split_at(n_other);
+        let n_digits = tail
+            .find(|c: char| !c.is_ascii_digit())
+            .unwrap_or(tail.len());
+        let (digits, tail) = tail.split_at(n_digits);
+        // A number too long for u64 is no frame number; its text still orders it.
+        key.push((0, other.to_owned()));
+        key.push((digits.parse().unwrap_or(u64::MAX), digits.to_owned()));
+        rest = tail;
+    }
+    key
+}
+
+/// The bytes of a file that somebody's annotations name: a regular one, since a pipe or a device may never end.
+///
+/// # Errors
+///
+/// What the system says, and [`std::io::ErrorKind::InvalidInput`] for anything but a file.
+pub fn read(path: &Path) -> std::io::Result<Vec<u8>> {
+    if std::fs::metadata(path)?.is_file() {
+        return std::fs::read(path);
+    }
+    let found = "a folder, pipe or device";
+    Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, found))
+}
+
+/// `dir`, when it is a folder.
+///
+/// # Errors
+///
+/// [`Error::Invalid`] saying which layout was expected and what was found instead.
+pub fn require_dir(dir: &Path, layout: &str) -> Result<()> {
+    if dir.is_dir() {
+        Ok(())
+    } else {
+        Err(layout_error(dir, layout))
+    }
+}
+
+/// `ROOT/SPLIT` where that is a folder, else `ROOT`, so that the split's own folder may be given.
+pub fn split_dir(root: &Path, split: &str) -> PathBuf {
+    let dir = root.join(split);
+    if dir.is_dir() { dir } else { root.to_owned() }
+}
+
+/// The error for a source folder that does not have its dataset's layout.
+pub fn layout_error(path: &Path, layout: &str) -> Error {
+    Error::invalid(path.display(), layout, describe(path))
+}
+
+/// What is at `path`, in a few words: for the `found` of an error.
+pub fn describe(path: &Path) -> String {
+    if path.is_dir() {
+        let mut names: Vec<String> = entries(path)
+            .unwrap_or_default()
+            .iter()
+            .map(|path| name(path))
+            .collect();
+        names.sort_by_key(|name| natural_key(name));
+        match names.len() {
+            0 => "an empty folder".to_owned(),
+            1..=6 => format!("a folder holding {}", names.join(", ")),
+            n => format!(
+                "a folder holding {}, … ({n} entries)",
+                names[..6].join(", ")
+            ),
+        }
+    } else if path.exists() {
+        "a file".to_owned()
+    } else {
+        let parent = path
+            .ancestors()
+            .skip(1)
+            .find(|parent| parent.is_dir() && parent.as_os_str() != "");
+        match parent {
+            Some(parent) => format!(
+                "nothing there ({} is {})",
+                parent.display(),
+                describe(parent)
+            ),
+            None => "nothing there".to_owned(),
+        }
+    }
+}
+
+/// Tells one input from another: annotation files by content, images and videos by name.
+#[derive(Clone, Default)]
+pub struct InputDigest(blake3::Hasher);
+
+impl InputDigest {
+    /// Adds a file's content, or a name.
+    pub fn add(&mut self, bytes: impl AsRef<[u8]>) {
+        let bytes = bytes.as_ref();
+        self.0.update(&(bytes.len() as u64).to_le_bytes());
+        self.0.update(bytes);
+    }
+
+    /// The digest in hex.
+    pub fn hex(&self) -> String {
+        self.0.finalize().to_hex().to_string()
+    }
+}
+
+/// A JSON file as `T`; its content goes into `digest`.
+///
+/// # Errors
+///
+/// [`Error::Invalid`] when the file cannot be read or is JSON of another form, [`Error::Corrupt`] when it is cut or not
+/// JSON; both name file, line and column.
+pub fn read_json<T: serde::de::DeserializeOwned>(
+    path: &Path,
+    form: &str,
+    digest: &mut InputDigest,
+) -> Result<T> {
+    let bytes = std::fs::read(path).map_err(|error| {
+        Error::invalid(
+            path.display(),
+            form,
+            format!("{} ({error})", describe(path)),
+        )
+    })?;
+    digest.add(&bytes);
+    serde_json::from_slice(&bytes).map_err(|error| {
+        let found = error.to_string(); // ends with "at line L column C"
+        match error.classify() {
+            serde_json::error::Category::Data => Error::invalid(path.display(), form, found),
+            serde_json::error::Category::Eof => {
+                Error::corrupt(path.display(), "whole JSON", format!("a cut file: {found}"))
+            }
+            _ => Error::corrupt(path.display(), "JSON", found),
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn natural_order_counts_numbers_as_numbers() {
+        let mut names = ["f10.png", "f9.png", "f010.png", "a", "f1b2", "f1b10"];
+        names.sort_by_key(|name| natural_key(name));
+        assert_eq!(
+            names,
+            ["a", "f1b2", "f1b10", "f9.png", "f010.png", "f10.png"]
+        );
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_is_no_file_is_not_read() {
+        // Reading it would never end.
+        let error = read(Path::new("/dev/zero")).expect_err("a device");
+        assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput);
+    }
+
+    #[test]
+    fn a_cut_json_file_names_line_and_column() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let path = dir.path().join("cut.json");
+        std::fs::write(&path, "{\"a\": [1,\n 2, ").expect("write");
+        let error = read_json::<serde_json::Value>(&path, "an object", &mut InputDigest::default())
+            .expect_err("cut");
+        assert_eq!(error.exit_code(), 3);
+        let text = error.to_string();
+        assert!(
+            text.contains("cut.json") && text.contains("line 2 column"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_missing_folder_says_what_is_beside_it() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        std::fs::create_dir(dir.path().join("pictures")).expect("mkdir");
+        let error = require_dir(
+            &dir.path().join("images/training"),
+            "ROOT/images/training/*.jpg",
+        )
+        .expect_err("missing");
+        assert_eq!(error.exit_code(), 2);
+        let text = error.to_string();
+        assert!(
+            text.contains("ROOT/images/training/*.jpg") && text.contains("pictures"),
+            "{text}"
+        );
+    }
+}

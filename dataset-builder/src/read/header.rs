@@ -1,0 +1,45 @@
+//! What the manifest says about a dataset as a whole.
+
+use std::collections::BTreeMap;
+
+use lavida_data::manifest::{CategorySource, DatasetHeader, Positives, Purpose};
+
+use crate::read::rows::Naming;
+
+/// Most categories a prompt names, for sources that do not ask for fewer. Reference: `n_anomalies`.
+const MAX_CATEGORIES: usize = 30;
+
+/// The header of a training dataset.
+pub fn training_header(
+    naming: &Naming,
+    category_source: CategorySource,
+    positives: Positives,
+    settings: serde_json::Value,
+) -> DatasetHeader {
+    DatasetHeader {
+        dataset: naming.dataset.clone(),
+        split: naming.split.clone(),
+        purpose: Purpose::Training,
+        category_source,
+        max_categories: MAX_CATEGORIES,
+        positives,
+        eval_categories: None,
+        true_categories: BTreeMap::new(),
+        settings,
+    }
+}
+
+/// The header of an evaluation dataset whose prompt names `categories`.
+pub fn evaluation_header(naming: &Naming, categories: &[String], source: &str) -> DatasetHeader {
+    DatasetHeader {
+        dataset: naming.dataset.clone(),
+        split: naming.split.clone(),
+        purpose: Purpose::Evaluation,
+        category_source: CategorySource::Vocabulary(categories.to_vec()),
+        max_categories: categories.len(),
+        positives: Positives::All,
+        eval_categories: Some(categories.to_vec()),
+        true_categories: BTreeMap::new(),
+        settings: serde_json::json!({ "source": source }),
+    }
+}

@@ -1,0 +1,4 @@
+//! Videos whose objects have a mask in every annotated frame: a row is a window of one video.
+
+pub mod davis;
+pub mod youtube_vos;

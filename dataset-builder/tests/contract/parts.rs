@@ -1,0 +1,139 @@
+//! Where the tree of a source has what a case breaks.
+
+use serde_json::Value;
+
+/// What a source's tree is made of; paths are below the folder of all trees.
+pub struct Parts {
+    pub source: &'static str,
+    /// Files that say what the images or videos hold, beside masks.
+    pub annotations: &'static [Annotations],
+    pub mask: Mask,
+}
+
+pub enum Annotations {
+    Json(&'static str),
+    /// Rows of columns with tabs between them.
+    Table(&'static str),
+}
+
+/// How a mask is taken away or cut, and the reason for which that is counted.
+pub enum Mask {
+    /// A file of its own, in this folder.
+    File {
+        folder: &'static str,
+        missing: &'static str,
+        cut: &'static str,
+    },
+    /// A part of a JSON file.
+    In {
+        file: &'static str,
+        remove: fn(&mut Value),
+        missing: &'static str,
+    },
+}
+
+const fn image_mask(folder: &'static str) -> Mask {
+    Mask::File {
+        folder,
+        missing: "missing_mask",
+        cut: "unreadable_mask",
+    }
+}
+
+/// Videos for training are annotated in some frames only, so a frame without a mask is left out by design.
+const fn video_mask(folder: &'static str) -> Mask {
+    Mask::File {
+        folder,
+        missing: "unannotated_frame",
+        cut: "unreadable_mask",
+    }
+}
+
+pub const ALL: &[Parts] = &[
+    Parts {
+        source: "coco",
+        annotations: &[Annotations::Json("annotations/instances_train2017.json")],
+        mask: Mask::In {
+            file: "annotations/instances_train2017.json",
+            remove: |file| {
+                let first = file["annotations"][0].as_object_mut().unwrap();
+                first.remove("segmentation").unwrap();
+            },
+            missing: "segmentation_missing",
+        },
+    },
+    Parts {
+        source: "coco-panoptic",
+        annotations: &[Annotations::Json("annotations/panoptic_train2017.json")],
+        mask: image_mask("annotations/panoptic_train2017"),
+    },
+    Parts {
+        source: "ade20k",
+        annotations: &[Annotations::Table("ADEChallengeData2016/objectInfo150.txt")],
+        mask: image_mask("ADEChallengeData2016/annotations/training"),
+    },
+    Parts {
+        source: "cityscapes",
+        annotations: &[],
+        mask: image_mask("cityscapes/gtFine/train/bonn"),
+    },
+    Parts {
+        source: "mapillary",
+        annotations: &[Annotations::Json("mapillary-vistas-2.0/config_v2.0.json")],
+        mask: image_mask("mapillary-vistas-2.0/training/v2.0/labels"),
+    },
+    Parts {
+        source: "davis",
+        annotations: &[],
+        mask: video_mask("DAVIS/Annotations/480p"),
+    },
+    Parts {
+        source: "youtube-vos",
+        annotations: &[Annotations::Json("youtube-vos/train/meta.json")],
+        mask: video_mask("youtube-vos/train/Annotations"),
+    },
+    Parts {
+        source: "mevis",
+        annotations: &[
+            Annotations::Json("MeViS/train/meta_expressions.json"),
+            Annotations::Json("MeViS/train/mask_dict.json"),
+        ],
+        mask: Mask::In {
+            file: "MeViS/train/mask_dict.json",
+            remove: |file| {
+                let masks = file.as_object_mut().unwrap();
+                let first = masks.keys().next().unwrap().clone();
+                masks.remove(&first);
+            },
+            missing: "missing_mask",
+        },
+    },
+    Parts {
+        source: "ref-youtube-vos",
+        annotations: &[Annotations::Json(
+            "Ref-YouTube-VOS/meta_expressions/train/meta_expressions.json",
+        )],
+        mask: video_mask("Ref-YouTube-VOS/train/Annotations"),
+    },
+    Parts {
+        source: "ref-davis",
+        annotations: &[Annotations::Json(
+            "Ref-DAVIS/meta_expressions/train/meta_expressions.json",
+        )],
+        mask: video_mask("Ref-DAVIS/train/Annotations"),
+    },
+    Parts {
+        source: "ucsd-ped",
+        annotations: &[],
+        mask: image_mask("UCSD_Anomaly_Dataset.v1p2/UCSDped2/Test/Test001_gt"),
+    },
+    Parts {
+        source: "shanghaitech",
+        annotations: &[],
+        mask: Mask::File {
+            folder: "shanghaitech/testing/test_pixel_mask",
+            missing: "incomplete_video", // one file has the masks of all frames of a video
+            cut: "missing_mask",
+        },
+    },
+];
