@@ -20,14 +20,18 @@
 #[cfg(feature = "cube")]
 mod cube;
 mod flex;
+mod keep_ratio;
 mod ops;
 pub mod plain;
+
+use std::num::NonZeroUsize;
 
 use burn::backend::Dispatch;
 use burn::tensor::{Int, Tensor, assert_shape};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use keep_ratio::{KeepRatio, KeepRatioError};
 pub use ops::{Background, CompressionOps, Samples};
 pub use plain::reverse_attention;
 
@@ -43,23 +47,22 @@ fn is_bad_length(squared_length: f32) -> bool {
 }
 
 /// How tokens are compressed.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct CompressionConfig {
-    /// `L_r / L`, in (0, 1]; default 0.5. Small is fast and forgetful, 1 keeps every token as it is.
-    pub keep_ratio: f64,
+    /// `L_r / L`; default 0.5. Small is fast and forgetful, 1 keeps every token as it is.
+    pub keep_ratio: KeepRatio,
     /// How density is estimated; default [`Density::Reachability`].
     pub density: Density,
-    /// `k`, neighbours the density looks at, at least 1; default 8. Larger smooths over larger objects.
-    pub n_neighbors: usize,
+    /// `k`, neighbours the density looks at; default 8. Larger smooths over larger objects.
+    pub n_neighbors: NonZeroUsize,
 }
 
 impl Default for CompressionConfig {
     fn default() -> Self {
         Self {
-            keep_ratio: 0.5,
+            keep_ratio: KeepRatio::HALF,
             density: Density::default(),
-            n_neighbors: 8,
+            n_neighbors: const { NonZeroUsize::new(8).expect("8 is not 0") },
         }
     }
 }
@@ -76,34 +79,9 @@ pub enum Density {
     Knn,
 }
 
-impl CompressionConfig {
-    /// `L_r`: how many of `n_tokens` tokens are left.
-    pub fn n_kept(&self, n_tokens: usize) -> usize {
-        ((self.keep_ratio * n_tokens as f64).floor() as usize).clamp(1, n_tokens)
-    }
-
-    /// Refuses values outside the documented ranges.
-    pub fn check(&self) -> Result<(), CompressionError> {
-        let keeps_some = self.keep_ratio > 0.0 && self.keep_ratio <= 1.0;
-        if !keeps_some {
-            return Err(CompressionError::KeepRatio(self.keep_ratio));
-        }
-        if self.n_neighbors == 0 {
-            return Err(CompressionError::NoNeighbors);
-        }
-        Ok(())
-    }
-}
-
 /// Why tokens cannot be compressed.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum CompressionError {
-    /// The setting is out of range.
-    #[error("keep_ratio is {0}, expected a value in (0, 1]")]
-    KeepRatio(f64),
-    /// The setting is out of range.
-    #[error("n_neighbors is 0, expected at least 1")]
-    NoNeighbors,
     /// There is nothing to compress.
     #[error("no visual tokens to compress")]
     NoTokens,
@@ -172,7 +150,7 @@ pub struct CompressedSamples {
 ///
 /// # Errors
 ///
-/// Settings out of range, no tokens, or a token that is not finite: the first one is named.
+/// No tokens, or a token that is not finite: the first one is named.
 pub fn compress(
     tokens: Tensor<2>,
     config: &CompressionConfig,
@@ -227,7 +205,6 @@ pub fn compress_samples(
     n_tokens: &[usize],
     config: &CompressionConfig,
 ) -> Result<CompressedSamples, CompressionError> {
-    config.check()?;
     let samples = Samples::new(n_tokens, config)?;
     let [_, d_token] = tokens.dims();
     assert_shape!(tokens, [samples.n_tokens().iter().sum(), d_token]);

@@ -28,7 +28,6 @@ pub fn compress_batch(
     tokens: Tensor<3>,
     config: &CompressionConfig,
 ) -> Result<CompressedBatch, CompressionError> {
-    config.check()?;
     let [n_samples, n_tokens, _] = tokens.dims();
     if n_samples == 0 || n_tokens == 0 {
         return Err(CompressionError::NoTokens);
@@ -36,7 +35,7 @@ pub fn compress_batch(
     let values = tokens.clone().without_autodiff().cast(FloatDType::F32);
     check_finite(values.clone())?;
 
-    let n_kept = config.n_kept(n_tokens);
+    let n_kept = config.keep_ratio.n_kept(n_tokens);
     let squared = squared_distances(values.clone()); // [B, L, L]
     let density = density(values, squared.clone(), config); // [B, L]
     let kept = densest(density.clone(), n_kept); // [B, L_r]
@@ -81,7 +80,7 @@ fn squared_distances(values: Tensor<3>) -> Tensor<3> {
 /// Density of each token (Eq. 3, or the reference's reachability): `[B, L]`.
 fn density(values: Tensor<3>, squared: Tensor<3>, config: &CompressionConfig) -> Tensor<2> {
     let [n_samples, n_tokens, d_token] = values.dims();
-    let k = config.n_neighbors.min(n_tokens - 1);
+    let k = config.n_neighbors.get().min(n_tokens - 1);
     if k == 0 {
         return Tensor::zeros([n_samples, n_tokens], &values.device());
     }

@@ -9,7 +9,6 @@
 mod cache;
 mod checkpoint;
 mod cluster;
-mod compression;
 mod embedded;
 pub mod keys;
 mod model;
@@ -21,13 +20,13 @@ mod train;
 use std::path::Path;
 
 use lavida_data::{Error, Result};
+use lavida_model::compression::Compression;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use cache::CacheSettings;
 pub use checkpoint::CheckpointSettings;
 pub use cluster::ClusterSettings;
-pub use compression::CompressionSettings;
 pub use embedded::{EMBEDDED, EMBEDDED_PREFIX, embedded};
 pub use model::ModelSettings;
 pub use optimizer::OptimizerSettings;
@@ -52,7 +51,7 @@ pub struct Settings {
     pub model: ModelSettings,
     /// Visual token compression.
     #[serde(default)]
-    pub compression: CompressionSettings,
+    pub compression: Compression,
     /// What is shown of a clip and what is asked about it.
     #[serde(default)]
     pub sampler: SamplerSettings,

@@ -219,7 +219,7 @@ pub async fn evaluate(
         interval: windowing.interval,
         reference_metrics,
         reference_windows: windowing.reference_windows,
-        keep_ratio: model.settings.compression.keep_ratio,
+        keep_ratio: model.settings.compression.keep_ratio.get(),
     };
     let report = EvaluationReport::new(benchmark.name.clone(), settings, &videos);
     Ok((report, videos))
