@@ -9,7 +9,13 @@
 //!
 //! Shapes: `T` frames of the clip, `K` categories of the prompt.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use crate::catalog::Catalog;
 use crate::clip::Clip;
@@ -43,15 +49,22 @@ pub struct Exposure {
 #[derive(Clone, Debug, PartialEq)]
 pub struct SamplerSettings {
     /// max(K_E), most categories a prompt names; `None` takes each dataset's own (30, 20 for Mapillary, 6 for Cityscapes).
-    pub max_categories: Option<usize>,
+    pub max_categories: Option<MaxCategories>,
     /// p of Eq. 2: share of clips shown as anomalous, in [0, 1].
     pub anomaly_ratio: f64,
     /// Which texts of other samples may not be a distractor.
     pub exclusion: Exclusion,
 }
 
-/// When a text of another sample counts as naming something of this clip.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// max(K_E), most categories a prompt names: a true one and a distractor at least.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(try_from = "usize", into = "usize")]
+#[schemars(extend("minimum" = 2, "maximum" = 4096))]
+pub struct MaxCategories(usize);
+
+/// When a text of another sample counts as naming something of this clip, and is no distractor.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
 pub enum Exclusion {
     /// When it equals a text of the clip's video (the reference's rule). A paraphrase passes as a distractor.
     #[default]
@@ -78,13 +91,56 @@ impl Default for SamplerSettings {
     }
 }
 
+impl MaxCategories {
+    /// So many categories.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] for a number that is not from 2 to 4096.
+    pub fn new(n_categories: usize) -> Result<Self> {
+        if (2..=4_096).contains(&n_categories) {
+            return Ok(Self(n_categories));
+        }
+        Err(Error::invalid(
+            "sampler.max_categories",
+            "a number from 2 (one true category and one distractor) to 4096",
+            n_categories,
+        ))
+    }
+
+    /// The number.
+    pub fn get(self) -> usize {
+        self.0
+    }
+}
+
+impl TryFrom<usize> for MaxCategories {
+    type Error = Error;
+
+    fn try_from(n_categories: usize) -> Result<Self> {
+        Self::new(n_categories)
+    }
+}
+
+impl From<MaxCategories> for usize {
+    fn from(max_categories: MaxCategories) -> usize {
+        max_categories.get()
+    }
+}
+
+impl fmt::Display for MaxCategories {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 impl AnomalyExposureSampler {
     /// A sampler for the clips of `catalog`.
     ///
     /// # Errors
     ///
-    /// [`Error::Invalid`] for a ratio outside [0, 1], for fewer than 2 categories (a true one and a distractor), and for two
-    /// datasets of one name that draw by different rules.
+    /// [`Error::Invalid`] for a ratio outside [0, 1], for a dataset whose prompts name fewer than 2 categories (a true one and
+    /// a distractor), and for two datasets of one name that draw by different rules.
     pub fn new(settings: SamplerSettings, catalog: &Catalog) -> Result<Self> {
         if !(0.0..=1.0).contains(&settings.anomaly_ratio) {
             return Err(Error::invalid(
@@ -96,14 +152,12 @@ impl AnomalyExposureSampler {
         let mut pools: BTreeMap<String, DatasetPool> = BTreeMap::new();
         for dataset in catalog.datasets() {
             let header = &dataset.header;
-            let max_categories = settings.max_categories.unwrap_or(header.max_categories);
+            let max_categories = settings
+                .max_categories
+                .map_or(header.max_categories, MaxCategories::get);
             if max_categories < 2 {
-                let what = match settings.max_categories {
-                    Some(_) => "sampler.max_categories".to_owned(),
-                    None => format!("dataset {}, max_categories", header.dataset),
-                };
                 return Err(Error::invalid(
-                    what,
+                    format!("dataset {}, max_categories", header.dataset),
                     "at least 2 (one true category and one distractor)",
                     max_categories,
                 ));

@@ -16,7 +16,7 @@ use lavida_model::{
     lavida::{ForwardOptions, MaskOutput},
 };
 
-use crate::settings::{Exclusion, Settings};
+use crate::settings::Settings;
 
 /// Names the vocabularies that are part of the program.
 const EMBEDDED_TINY: &str = "embedded:tiny";
@@ -121,10 +121,7 @@ impl Settings {
         let settings = exposure::SamplerSettings {
             max_categories: self.sampler.max_categories,
             anomaly_ratio: self.sampler.anomaly_ratio,
-            exclusion: match self.sampler.exclusion {
-                Exclusion::Equal => exposure::Exclusion::Equal,
-                Exclusion::Words => exposure::Exclusion::Words,
-            },
+            exclusion: self.sampler.exclusion,
         };
         AnomalyExposureSampler::new(settings, catalog)
     }

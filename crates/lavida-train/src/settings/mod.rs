@@ -30,7 +30,7 @@ pub use cluster::ClusterSettings;
 pub use embedded::{EMBEDDED, EMBEDDED_PREFIX, embedded};
 pub use model::ModelSettings;
 pub use optimizer::OptimizerSettings;
-pub use sampler::{Exclusion, SamplerSettings};
+pub use sampler::SamplerSettings;
 pub use source::{Origin, Origins};
 pub use train::{Policy, Stage, TrainSettings};
 
