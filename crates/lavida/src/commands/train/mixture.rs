@@ -1,7 +1,8 @@
 //! The datasets of a run: opened, mixed, and said in which shares.
 
 use lavida_data::{
-    catalog::{Catalog, DataSource},
+    catalog::{Caching, Catalog, DataSource},
+    disk_cache::DiskCache,
     manifest::Purpose,
 };
 use lavida_dataset_builder::sources::TRAINING_SOURCES;
@@ -14,7 +15,13 @@ pub async fn open_catalog(uris: &[String], settings: &Settings) -> anyhow::Resul
         weight: None,
     });
     let sources: Vec<_> = sources.collect();
-    let caching = settings.cache.open()?;
+    let cache = &settings.cache;
+    let disk = cache.dir.as_ref();
+    let disk = disk.map(|dir| DiskCache::open(dir, cache.disk_bytes));
+    let caching = Caching {
+        memory_bytes: cache.memory_bytes,
+        disk: disk.transpose()?,
+    };
     let catalog = Catalog::open_with(&sources, Purpose::Training, caching).await?;
     Ok(catalog.with_weights(&settings.sampler.weights, &TRAINING_SOURCES)?)
 }
