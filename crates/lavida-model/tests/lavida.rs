@@ -393,7 +393,7 @@ fn adapters_of_anything_but_the_language_model_are_refused() {
     assert!(
         error
             .to_string()
-            .contains("train policy of seg_model.sam_mask_decoder"),
+            .contains("train.policy.\"seg_model.sam_mask_decoder\""),
         "{error}"
     );
 }
