@@ -6,6 +6,7 @@
 //! A [`Settings`] that was read is valid: every value is in the limits that stand beside its field, and each section's
 //! `check` holds for values that depend on each other. Errors name the key, and file and line where it was said.
 
+mod assignment;
 mod cache;
 mod checkpoint;
 mod cluster;
@@ -13,6 +14,7 @@ mod embedded;
 pub mod keys;
 mod model;
 mod optimizer;
+mod origin;
 mod sampler;
 mod source;
 mod train;
@@ -30,8 +32,8 @@ pub use cluster::ClusterSettings;
 pub use embedded::{EMBEDDED, EMBEDDED_PREFIX, embedded};
 pub use model::ModelSettings;
 pub use optimizer::OptimizerSettings;
+pub use origin::{Origin, Origins};
 pub use sampler::SamplerSettings;
-pub use source::{Origin, Origins};
 pub use train::{Policy, Stage, TrainSettings};
 
 use source::{Source, dotted};
@@ -91,6 +93,7 @@ impl Resolved {
     /// Reads `path`, follows `extends`, applies `overrides` (`section.key=value`) in order and checks the result.
     ///
     /// # Errors
+    ///
     /// [`Error::Invalid`] with file, line and key.
     pub fn load(path: &Path, overrides: &[String]) -> Result<Self> {
         Self::of(Source::file(path)?, overrides)
@@ -99,6 +102,7 @@ impl Resolved {
     /// The same for a text that is not a file, called `name`.
     ///
     /// # Errors
+    ///
     /// As [`Resolved::load`].
     pub fn parse(name: &str, text: &str, overrides: &[String]) -> Result<Self> {
         Self::of(Source::text(name, text)?, overrides)
@@ -123,6 +127,7 @@ impl Settings {
     /// Reads `path`, follows `extends`, applies `overrides` (`section.key=value`) in order and checks the result.
     ///
     /// # Errors
+    ///
     /// [`Error::Invalid`] with file, line and key.
     pub fn load(path: &Path, overrides: &[String]) -> Result<Self> {
         Ok(Resolved::load(path, overrides)?.settings)
@@ -131,6 +136,7 @@ impl Settings {
     /// The same for a text that is not a file, called `name`.
     ///
     /// # Errors
+    ///
     /// As [`Settings::load`].
     pub fn parse(name: &str, text: &str, overrides: &[String]) -> Result<Self> {
         Ok(Resolved::parse(name, text, overrides)?.settings)
@@ -167,12 +173,14 @@ fn explain(source: &Source, error: &serde_path_to_error::Error<toml::de::Error>)
 
     let mut key = String::new();
     let mut section = String::new();
+    let mut names = Vec::new();
     let mut value = Some(toml::Value::Table(source.table.clone()));
     for segment in error.path().iter() {
         match segment {
             Segment::Map { key: name } => {
                 section = std::mem::take(&mut key);
                 key = dotted(&section, name);
+                names.push(name.clone());
                 value = value.and_then(|value| value.get(name).cloned());
             }
             Segment::Seq { index } => {
@@ -197,7 +205,15 @@ fn explain(source: &Source, error: &serde_path_to_error::Error<toml::de::Error>)
         (key, value) = (dotted(&key, named), None);
     }
     // Every place of a settings type is a key, an entry of one, or a section.
-    let expected = keys::expected(&key).unwrap_or_else(|| message.trim().to_owned());
+    let mut expected = keys::expected(&key).unwrap_or_else(|| message.trim().to_owned());
+    let mut inner = value.as_ref();
+    while let Some((name, below)) = inner.and_then(|value| value.as_table()?.iter().next()) {
+        names.push(name.clone());
+        inner = Some(below);
+    }
+    if let Some(quoted) = keys::quoted_entry(&names) {
+        expected += &format!("; a name with dots stands in quotes: {quoted}");
+    }
     Error::invalid(source.place(&key), expected, keys::found(value.as_ref()))
 }
 
