@@ -24,7 +24,7 @@ use std::path::Path;
 use lavida_data::{Error, Result};
 use lavida_model::compression::Compression;
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
 pub use cache::CacheSettings;
 pub use checkpoint::CheckpointSettings;
@@ -40,7 +40,7 @@ use source::{Source, dotted};
 
 /// Everything a run is determined by, besides its data.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, remote = "Self")]
 pub struct Settings {
     /// Root of every random choice.
     #[schemars(range(min = 0, max = 9_223_372_036_854_775_807i64), extend("unit" = "seed"))]
@@ -113,8 +113,15 @@ impl Resolved {
             source.set(text)?;
         }
         keys::make_whole(&mut source.table);
-        let settings: Settings = serde_path_to_error::deserialize(source.table.clone())
-            .map_err(|error| explain(&source, &error))?;
+        let mut track = serde_path_to_error::Track::new();
+        let values = serde_path_to_error::Deserializer::new(source.table.clone(), &mut track);
+        let read = Settings::deserialize(values);
+        let settings = read.map_err(|error| {
+            explain(
+                &source,
+                &serde_path_to_error::Error::new(track.path(), error),
+            )
+        })?;
         settings.check().map_err(|error| source.placed(error))?;
         Ok(Self {
             settings,
@@ -164,6 +171,22 @@ impl Settings {
         self.sampler.check(&self.model.vision)?;
         self.train.check(self.model.language.hidden_size)?;
         self.optimizer.check()
+    }
+}
+
+// `remote = "Self"` makes the derived functions the type's own, so that whoever reads settings with serde gets checked
+// ones too.
+impl<'de> Deserialize<'de> for Settings {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let settings = Self::deserialize(deserializer)?;
+        settings.check().map_err(D::Error::custom)?;
+        Ok(settings)
+    }
+}
+
+impl Serialize for Settings {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Self::serialize(self, serializer)
     }
 }
 

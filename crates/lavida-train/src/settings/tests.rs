@@ -86,6 +86,21 @@ fn a_limit_is_said_as_far_as_toml_has_numbers() {
 }
 
 #[test]
+fn settings_that_do_not_hold_are_none_for_serde_either() {
+    let text = tiny(&[]).unwrap().to_toml();
+    toml::from_str::<Settings>(&text).unwrap();
+    for (valid, invalid, words) in [
+        ("keep_ratio = 0.5", "keep_ratio = 0.0", "(0, 1]"),
+        ("steps = 1000", "steps = 0", "train.steps"),
+        ("num_heads = 2", "num_heads = 3", "model."),
+    ] {
+        assert!(text.contains(valid), "{valid}");
+        let error = toml::from_str::<Settings>(&text.replace(valid, invalid)).unwrap_err();
+        assert!(error.to_string().contains(words), "{error}");
+    }
+}
+
+#[test]
 fn a_value_of_another_kind_is_told_in_the_users_words() {
     refused(
         &["train.steps=ten"],
