@@ -112,19 +112,6 @@ pub struct CompressedTokens {
     pub density: Tensor<1>,
 }
 
-/// Samples of equal length after compression.
-#[derive(Clone, Debug)]
-pub struct CompressedBatch {
-    /// `[B, L_r, D]` merged tokens, in the order of `kept`.
-    pub tokens: Tensor<3>,
-    /// `[B, L_r]` indices of the background tokens within their sample, ascending.
-    pub kept: Tensor<2, Int>,
-    /// `[B, L]` which row of `kept` each token belongs to.
-    pub assignment: Tensor<2, Int>,
-    /// `[B, L]` density of each token, in f32.
-    pub density: Tensor<2>,
-}
-
 /// Samples of any lengths after compression, one after the other.
 #[derive(Clone, Debug)]
 pub struct CompressedSamples {
@@ -162,31 +149,6 @@ pub fn compress(
         kept: samples.kept,
         assignment: samples.assignment,
         density: samples.density,
-    })
-}
-
-/// [`compress`] for samples of equal length; each sample is its own set of tokens.
-///
-/// # Shapes
-///
-/// - tokens: `[B, L, D]`
-///
-/// # Errors
-///
-/// As [`compress`].
-pub fn compress_batch(
-    tokens: Tensor<3>,
-    config: &CompressionConfig,
-) -> Result<CompressedBatch, CompressionError> {
-    let [n_samples, n_tokens, d_token] = tokens.dims();
-    let rows = tokens.reshape([n_samples * n_tokens, d_token]);
-    let samples = compress_samples(rows, &vec![n_tokens; n_samples], config)?;
-    let n_kept = samples.n_kept[0];
-    Ok(CompressedBatch {
-        tokens: samples.tokens.reshape([n_samples, n_kept, d_token]),
-        kept: samples.kept.reshape([n_samples, n_kept]),
-        assignment: samples.assignment.reshape([n_samples, n_tokens]),
-        density: samples.density.reshape([n_samples, n_tokens]),
     })
 }
 

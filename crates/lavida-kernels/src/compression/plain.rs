@@ -8,14 +8,25 @@ use burn::tensor::activation::softmax;
 use burn::tensor::ops::IndexingUpdateOp;
 use burn::tensor::{FloatDType, Int, IntDType, Tensor, assert_shape};
 
-use super::{
-    CompressedBatch, CompressionConfig, CompressionError, Density, NO_DISTANCE, is_bad_length,
-};
+use super::{CompressionConfig, CompressionError, Density, NO_DISTANCE, is_bad_length};
 
 /// Score of a token outside the cluster: its weight is exactly zero.
 const OUTSIDE: f64 = -1e38;
 
-/// [`super::compress_batch`] in plain operations, on any device.
+/// Samples of equal length after compression.
+#[derive(Clone, Debug)]
+pub struct CompressedBatch {
+    /// `[B, L_r, D]` merged tokens, in the order of `kept`.
+    pub tokens: Tensor<3>,
+    /// `[B, L_r]` indices of the background tokens within their sample, ascending.
+    pub kept: Tensor<2, Int>,
+    /// `[B, L]` which row of `kept` each token belongs to.
+    pub assignment: Tensor<2, Int>,
+    /// `[B, L]` density of each token, in f32.
+    pub density: Tensor<2>,
+}
+
+/// [`super::compress`] for samples of equal length in plain operations, on any device; each is its own set of tokens.
 ///
 /// # Shapes
 ///
@@ -23,7 +34,7 @@ const OUTSIDE: f64 = -1e38;
 ///
 /// # Errors
 ///
-/// As [`super::compress_batch`].
+/// As [`super::compress`].
 pub fn compress_batch(
     tokens: Tensor<3>,
     config: &CompressionConfig,
