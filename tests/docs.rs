@@ -112,3 +112,23 @@ fn every_file_of_the_tree_that_is_named_exists() {
         }
     }
 }
+
+#[test]
+fn every_decision_has_a_date_and_a_status() {
+    let decisions = pages().into_iter().filter(|(page, _)| {
+        let is_numbered = |name: &str| name.starts_with(|c: char| c.is_ascii_digit());
+        let name = page.file_name().and_then(|name| name.to_str());
+        page.starts_with(root().join("docs/adr")) && name.is_some_and(is_numbered)
+    });
+    let mut n_decisions = 0;
+    for (page, text) in decisions {
+        n_decisions += 1;
+        let line = text.lines().nth(2).unwrap_or_default();
+        let date = line.strip_prefix("**Date.** ").unwrap_or_default();
+        let is_dated =
+            date.len() > 10 && date[..10].chars().all(|c| c.is_ascii_digit() || c == '-');
+        let has_status = line.contains("**Status.** ");
+        assert!(is_dated && has_status, "{}: {line}", page.display());
+    }
+    assert!(n_decisions > 10, "{n_decisions}");
+}

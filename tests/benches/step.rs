@@ -23,7 +23,7 @@ use burn::tensor::Device;
 use lavida_model::policy::TrainPolicy;
 use measure::Request;
 use support::Fixture;
-use whole_model::{TRAIN, adamw, adapters, batch, lora_policies, losses, model};
+use whole_model::{adamw, adapters, batch, lora_policies, losses, model, training};
 
 /// As in `lavida`.
 #[global_allocator]
@@ -47,11 +47,12 @@ fn main() {
     let mut optimizer = adamw(&fixture, &policies, trained);
     let input = batch(&fixture, &Device::flex());
     let learning_rate = fixture.number("/optimizer/lr");
+    let options = training(&fixture);
     request.measure("step", || {
         let model = current.take().expect("there between steps");
         let losses = losses(
             &fixture,
-            &model.forward(&input, TRAIN).expect("a valid batch"),
+            &model.forward(&input, options).expect("a valid batch"),
         );
         let mut gradients = losses.total.backward();
         let gradients = optimizer.flatten(&model, &mut gradients);

@@ -1,8 +1,10 @@
 //! Token compression, both densities, against `LavidaForCausalLM.visual_token_sampling`.
 
+use std::num::NonZeroUsize;
+
 use burn::tensor::{Device, Int, Tensor};
 use lavida_kernels::compression::{
-    CompressedTokens, CompressionConfig, Density, compress, plain, reverse_attention,
+    CompressedTokens, CompressionConfig, Density, KeepRatio, compress, plain, reverse_attention,
 };
 
 use crate::support::{Fixture, assert_close, assert_close_values};
@@ -18,9 +20,10 @@ fn cases(fixture: &Fixture) -> Vec<(String, CompressionConfig)> {
         .filter(|(_, case)| case.get("L").is_some())
         .map(|(name, _)| {
             let config = CompressionConfig {
-                keep_ratio: fixture.number(&format!("/cases/{name}/ratio")),
+                keep_ratio: KeepRatio::new(fixture.number(&format!("/cases/{name}/ratio")))
+                    .unwrap(),
                 density: Density::Reachability,
-                n_neighbors: fixture.size(&format!("/cases/{name}/k")),
+                n_neighbors: NonZeroUsize::new(fixture.size(&format!("/cases/{name}/k"))).unwrap(),
             };
             (name.clone(), config)
         })

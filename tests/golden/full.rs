@@ -3,7 +3,7 @@
 
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor};
-use lavida_model::lavida::{Mode, ModelInput};
+use lavida_model::lavida::ModelInput;
 use lavida_model::policy::{TrainPolicies, TrainPolicy};
 use lavida_model::projector::ClipLayout;
 use lavida_model::qwen2_vl::MllmInput;
@@ -14,7 +14,7 @@ use crate::gradients::assert_gradients;
 use crate::loss::assert_scalar;
 use crate::support::{Fixture, FixtureTensors, TOLERANCE, assert_close, assert_close_values};
 use crate::whole_model::{
-    Losses, TRAIN, adamw, adapters, batch, lora_policies, losses, model, our_name,
+    Losses, adamw, adapters, batch, evaluation, lora_policies, losses, model, our_name, training,
 };
 
 /// What gets gradients in the reference: the compression cuts off everything before it.
@@ -85,7 +85,7 @@ fn a_training_step_equals_the_reference() {
     let device = Device::flex().autodiff();
     let model = model(&fixture, &reference_policies(&[]), Tensors::new(), &device);
     let output = model
-        .forward(&batch(&fixture, &Device::flex()), TRAIN)
+        .forward(&batch(&fixture, &Device::flex()), training(&fixture))
         .unwrap();
 
     let outputs = fixture.tensors("outputs");
@@ -119,7 +119,7 @@ fn step(fixture: &Fixture, recompute: Recompute, policies: &TrainPolicies) -> (f
     };
     let model = model(fixture, policies, extra, &device).with_recompute(recompute);
     let output = model
-        .forward(&batch(fixture, &Device::flex()), TRAIN)
+        .forward(&batch(fixture, &Device::flex()), training(fixture))
         .unwrap();
     let total = losses(fixture, &output).total;
     let gradients = GradientsParams::from_grads(total.clone().backward(), &model);
@@ -206,7 +206,10 @@ fn adapters_get_the_references_gradients() {
     let policies = lora_policies(&fixture, TrainPolicy::Full);
     let model = model(&fixture, &policies, adapters(&fixture, "lora"), &device);
     let input = batch(&fixture, &Device::flex());
-    let losses = losses(&fixture, &model.forward(&input, TRAIN).unwrap());
+    let losses = losses(
+        &fixture,
+        &model.forward(&input, training(&fixture)).unwrap(),
+    );
     assert_losses_of_step(&fixture, 0, &losses);
 
     let gradients = GradientsParams::from_grads(losses.total.backward(), &model);
@@ -236,7 +239,10 @@ fn three_steps_of_adamw_follow_the_reference() {
     let input = batch(&fixture, &Device::flex());
     let n_steps = fixture.setting("/lora_steps").as_array().unwrap().len();
     for step in 0..n_steps {
-        let losses = losses(&fixture, &model.forward(&input, TRAIN).unwrap());
+        let losses = losses(
+            &fixture,
+            &model.forward(&input, training(&fixture)).unwrap(),
+        );
         assert_losses_of_step(&fixture, step, &losses);
         let mut gradients = losses.total.backward();
         let gradients = optimizer.flatten(&model, &mut gradients);
@@ -257,14 +263,7 @@ fn evaluation_of_a_video_equals_the_reference() {
     let device = Device::flex();
     let model = model(&fixture, &TrainPolicies::default(), Tensors::new(), &device);
     let input = clip(&batch(&fixture, &device), 0);
-    let output = model
-        .forward(
-            &input,
-            Mode::Eval {
-                drop_static_patches: true,
-            },
-        )
-        .unwrap();
+    let output = model.forward(&input, evaluation(&fixture)).unwrap();
     let outputs = fixture.tensors("outputs");
     outputs.assert_close("eval_video.pred_scores", output.object_logits);
     outputs.assert_close("eval_video.pred_ious", output.iou_scores);

@@ -3,15 +3,15 @@
 //! The reference keeps the padding a batch came with; here it is taken off before the batch is padded again. What
 //! stands behind the padding is the same, so sequences are compared from the right, where a token stands.
 
+use std::num::NonZeroUsize;
+
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor};
-use lavida_kernels::compression::{CompressionConfig, Density};
+use lavida_model::compression::{Compression, Density, KeepRatio};
 use lavida_model::config::{LanguageConfig, Positions, VisionConfig};
 use lavida_model::qwen2_vl::rope::vision_angles;
 use lavida_model::qwen2_vl::sequence::SequenceLayout;
-use lavida_model::qwen2_vl::{
-    MllmInput, MllmOutput, MllmSettings, Qwen2Vl, SpecialTokens, attention_mask,
-};
+use lavida_model::qwen2_vl::{MllmInput, MllmOutput, Qwen2Vl, SpecialTokens, attention_mask};
 use lavida_model::weights;
 
 use crate::support::{Fixture, FixtureTensors, assert_close, assert_close_values, assert_same};
@@ -42,24 +42,31 @@ fn model(fixture: &Fixture, positions: Positions, device: &Device) -> Qwen2Vl {
         rms_norm_eps: fixture.number("/config/rms_norm_eps"),
         positions,
     };
-    weights::load(Qwen2Vl::init(&vision, &language, device), weights).unwrap()
+    let model = Qwen2Vl::init(&vision, &language, special_tokens(fixture), device);
+    weights::load(model, weights).unwrap()
 }
 
-fn settings(fixture: &Fixture, keep_ratio: Option<f64>, drop_static_patches: bool) -> MllmSettings {
-    let special = |name: &str| fixture.size(&format!("/config/special/{name}")) as i64;
-    MllmSettings {
-        compression: CompressionConfig {
-            keep_ratio: keep_ratio.unwrap_or_else(|| fixture.number("/config/llm/ratio")),
-            density: Density::Reachability,
-            n_neighbors: fixture.size("/config/llm/k"),
-        },
+fn special_tokens(fixture: &Fixture) -> SpecialTokens {
+    let id = |name: &str| fixture.size(&format!("/config/special/{name}")) as i64;
+    SpecialTokens {
+        seg: id("seg"),
+        image_pad: id("image"),
+        video_pad: id("video"),
+        pad: id("bos"),
+    }
+}
+
+fn compression(
+    fixture: &Fixture,
+    keep_ratio: Option<KeepRatio>,
+    drop_static_patches: bool,
+) -> Compression {
+    let of_fixture = || KeepRatio::new(fixture.number("/config/llm/ratio")).unwrap();
+    Compression {
+        keep_ratio: keep_ratio.unwrap_or_else(of_fixture),
+        density: Density::Reachability,
+        n_neighbors: NonZeroUsize::new(fixture.size("/config/llm/k")).unwrap(),
         drop_static_patches,
-        special: SpecialTokens {
-            seg: special("seg"),
-            image_pad: special("image"),
-            video_pad: special("video"),
-            pad: special("bos"),
-        },
     }
 }
 
@@ -180,7 +187,7 @@ fn compressed_training_equals_the_reference() {
     let input = training_input(&fixture, &device);
 
     let whole = model
-        .embed(&input, &settings(&fixture, Some(1.0), false))
+        .embed(&input, &compression(&fixture, Some(KeepRatio::ALL), false))
         .unwrap();
     assert_tail_close(
         &outputs,
@@ -189,8 +196,8 @@ fn compressed_training_equals_the_reference() {
         &whole.layout,
     );
 
-    let settings = settings(&fixture, None, false);
-    let reduced = model.embed(&input, &settings).unwrap();
+    let compression = compression(&fixture, None, false);
+    let reduced = model.embed(&input, &compression).unwrap();
     let layout = &reduced.layout;
     let mask = &layout.attention_mask;
     assert_tail_close(
@@ -214,7 +221,7 @@ fn compressed_training_equals_the_reference() {
     );
     assert_tail_close(&outputs, "train.hidden_1", first_layer, layout);
 
-    let found = model.forward(&input, &settings).unwrap();
+    let found = model.forward(&input, &compression).unwrap();
     assert_tail_close(
         &outputs,
         "train.hidden_last",
@@ -224,7 +231,7 @@ fn compressed_training_equals_the_reference() {
     let logits = model.logits(found.hidden_last.clone());
     assert_tail_close(&outputs, "train.logits", logits, layout);
     assert_loss(&outputs, "train.ce_loss", &found);
-    let seg = settings.special.seg;
+    let seg = special_tokens(&fixture).seg;
     let [_, _, width] = found.hidden_last.dims();
     let hidden = outputs.data("train.hidden_last");
     let hidden: Vec<f32> = hidden.iter().collect();
@@ -246,9 +253,9 @@ fn uncompressed_training_equals_the_reference() {
     let (outputs, gradients) = (fixture.tensors("outputs"), fixture.tensors("grads"));
     let device = Device::flex().autodiff();
     let model = model(&fixture, Positions::Counts, &device);
-    let settings = settings(&fixture, Some(1.0), false);
+    let compression = compression(&fixture, Some(KeepRatio::ALL), false);
     let found = model
-        .forward(&training_input(&fixture, &device), &settings)
+        .forward(&training_input(&fixture, &device), &compression)
         .unwrap();
     assert_tail_close(
         &outputs,
@@ -267,9 +274,9 @@ fn grid_positions_equal_stock_qwen2_vl() {
     let outputs = fixture.tensors("outputs");
     let device = Device::flex();
     let model = model(&fixture, Positions::Grid, &device);
-    let settings = settings(&fixture, Some(1.0), false);
+    let compression = compression(&fixture, Some(KeepRatio::ALL), false);
     let found = model
-        .forward(&training_input(&fixture, &device), &settings)
+        .forward(&training_input(&fixture, &device), &compression)
         .unwrap();
     let mask = &found.layout.attention_mask;
     let expected = outputs.int_rows("stock.position_ids");
@@ -320,7 +327,7 @@ fn inference_without_static_patches_equals_the_reference() {
         labels: inputs.int_rows("infer_labels"),
     };
     let uncompressed = model
-        .embed(&input, &settings(&fixture, Some(1.0), true))
+        .embed(&input, &compression(&fixture, Some(KeepRatio::ALL), true))
         .unwrap();
     let expected = outputs.int_rows("infer.ids_after_static");
     assert_same(
@@ -329,7 +336,7 @@ fn inference_without_static_patches_equals_the_reference() {
         &expected,
     );
     let found = model
-        .forward(&input, &settings(&fixture, None, true))
+        .forward(&input, &compression(&fixture, None, true))
         .unwrap();
     let expected = outputs.int_rows("infer.final_ids");
     assert_same("infer.final_ids", &found.layout.input_ids, &expected);

@@ -1,12 +1,16 @@
 //! The model, the batch and the losses of the folder `full`: one video and one image.
 
+use std::num::NonZeroUsize;
+
 use burn::tensor::{Device, Tensor};
-use lavida_model::compression::{CompressionConfig, Density};
+use lavida_model::compression::{Compression, Density, KeepRatio};
 use lavida_model::config::{
     ClipTextConfig, LanguageConfig, LavidaConfig, Positions, ProjectorConfig, Sam2Config,
     VisionConfig,
 };
-use lavida_model::lavida::{Lavida, Mode, ModelInput, ModelOutput, without_unused};
+use lavida_model::lavida::{
+    ForwardOptions, Lavida, MaskOutput, ModelInput, ModelOutput, is_unused,
+};
 use lavida_model::policy::{TrainPolicies, TrainPolicy};
 use lavida_model::projector::ClipLayout;
 use lavida_model::qwen2_vl::{MllmInput, SpecialTokens};
@@ -20,8 +24,6 @@ use lavida_train::settings::OptimizerSettings;
 
 use crate::support::Fixture;
 
-/// How the reference trains.
-pub const TRAIN: Mode = Mode::Train { gate_masks: true };
 /// Heads of the categories' cross attention: the reference's constant.
 const CROSS_ATTN_HEADS: usize = 8;
 /// PEFT's prefix of every name.
@@ -88,11 +90,6 @@ fn config(fixture: &Fixture) -> LavidaConfig {
 }
 
 fn undrawn(fixture: &Fixture, device: &Device) -> Lavida {
-    let compression = CompressionConfig {
-        keep_ratio: fixture.number("/config/llm/ratio"),
-        density: Density::Reachability,
-        n_neighbors: fixture.size("/config/llm/k"),
-    };
     let id = |name: &str| fixture.size(&format!("/config/special/{name}")) as i64;
     let special = SpecialTokens {
         seg: id("seg"),
@@ -100,7 +97,32 @@ fn undrawn(fixture: &Fixture, device: &Device) -> Lavida {
         video_pad: id("video"),
         pad: id("bos"),
     };
-    Lavida::undrawn(&config(fixture), &compression, special, device)
+    Lavida::undrawn(&config(fixture), special, device)
+}
+
+/// How the reference trains.
+pub fn training(fixture: &Fixture) -> ForwardOptions {
+    ForwardOptions {
+        compression: compression(fixture, false),
+        masks: MaskOutput::Candidates { gated: true },
+    }
+}
+
+/// How the reference scores.
+pub fn evaluation(fixture: &Fixture) -> ForwardOptions {
+    ForwardOptions {
+        compression: compression(fixture, true),
+        masks: MaskOutput::Best,
+    }
+}
+
+fn compression(fixture: &Fixture, drop_static_patches: bool) -> Compression {
+    Compression {
+        keep_ratio: KeepRatio::new(fixture.number("/config/llm/ratio")).unwrap(),
+        density: Density::Reachability,
+        n_neighbors: NonZeroUsize::new(fixture.size("/config/llm/k")).unwrap(),
+        drop_static_patches,
+    }
 }
 
 /// The reference's weights, set up to train what `policies` say; `extra` are adapters.
@@ -110,11 +132,8 @@ pub fn model(
     extra: Tensors,
     device: &Device,
 ) -> Lavida {
-    let (mut tensors, unused) = without_unused(fixture.tensors("weights").all());
-    assert!(
-        unused.iter().all(|name| name.starts_with("seg_model.")),
-        "{unused:?}"
-    );
+    let mut tensors = fixture.tensors("weights").all();
+    tensors.retain(|name, _| !is_unused(name));
     tensors.extend(extra);
     let model = undrawn(fixture, device).with_policies(policies, 0).unwrap();
     weights::load(model, tensors).unwrap()

@@ -284,15 +284,12 @@ impl Run {
 
 /// Settings as a table, without those that a resumed run may change.
 fn comparable(settings: &Settings) -> toml::Table {
-    let mut settings = settings.clone();
-    settings.device = String::new();
-    settings.checkpoint = Default::default();
-    settings.cluster = Default::default();
-    settings.cache = Default::default();
-    settings.train.steps = 0;
-    settings.train.initial = None;
-    settings.train.side_by_side = 0;
-    toml::Table::try_from(settings).unwrap_or_default()
+    let mut values = settings.values();
+    values.retain(|name, _| !["device", "checkpoint", "cluster", "cache"].contains(&name));
+    if let Some(toml::Value::Table(train)) = values.get_mut("train") {
+        train.retain(|name, _| !["steps", "initial", "side_by_side"].contains(&name));
+    }
+    values
 }
 
 /// The first key whose values differ.

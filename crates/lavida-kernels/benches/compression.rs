@@ -17,7 +17,7 @@
 use std::time::Instant;
 
 use burn::tensor::{Device, Tensor, TensorData};
-use lavida_kernels::compression::{CompressionConfig, Density, compress, plain};
+use lavida_kernels::compression::{CompressionConfig, Density, KeepRatio, compress, plain};
 
 struct Options {
     n_tokens: usize,
@@ -35,7 +35,7 @@ fn options() -> Options {
         n_tokens: 1564,
         d_token: 3584,
         config: CompressionConfig {
-            keep_ratio: 0.2,
+            keep_ratio: KeepRatio::new(0.2).unwrap(),
             ..CompressionConfig::default()
         },
         n_threads: 0,
@@ -54,7 +54,9 @@ fn options() -> Options {
         match name.as_str() {
             "--tokens" => options.n_tokens = value().parse().unwrap(),
             "--width" => options.d_token = value().parse().unwrap(),
-            "--keep" => options.config.keep_ratio = value().parse().unwrap(),
+            "--keep" => {
+                options.config.keep_ratio = KeepRatio::new(value().parse().unwrap()).unwrap()
+            }
             "--neighbors" => options.config.n_neighbors = value().parse().unwrap(),
             "--threads" => options.n_threads = value().parse().unwrap(),
             "--runs" => options.n_runs = value().parse().unwrap(),

@@ -6,8 +6,12 @@
     reason = "a test may fail where it stands; clippy sees only its #[test] functions as tests"
 )]
 
+use std::num::NonZeroUsize;
+
 use burn::tensor::{Device, Tensor, TensorData};
-use lavida_kernels::compression::{CompressedTokens, CompressionConfig, Density, compress};
+use lavida_kernels::compression::{
+    CompressedTokens, CompressionConfig, Density, KeepRatio, compress,
+};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
@@ -65,9 +69,9 @@ fn cases() -> Vec<(String, CompressionConfig)> {
         .filter(|(_, case)| case.get("rows_equal_to_mean_of_all_tokens").is_none())
         .map(|(name, case)| {
             let config = CompressionConfig {
-                keep_ratio: case["ratio"].as_f64().unwrap(),
+                keep_ratio: KeepRatio::new(case["ratio"].as_f64().unwrap()).unwrap(),
                 density: Density::Reachability,
-                n_neighbors: case["k"].as_u64().unwrap() as usize,
+                n_neighbors: NonZeroUsize::new(case["k"].as_u64().unwrap() as usize).unwrap(),
             };
             (name.clone(), config)
         })

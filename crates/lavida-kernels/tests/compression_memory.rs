@@ -4,7 +4,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use burn::tensor::{Device, Tensor, TensorData};
-use lavida_kernels::compression::{CompressionConfig, compress};
+use lavida_kernels::compression::{CompressionConfig, KeepRatio, compress};
 
 /// Bytes in use, and the most there ever were.
 struct Counting {
@@ -43,7 +43,7 @@ fn extra_bytes(n_tokens: usize, d_token: usize, device: &Device) -> usize {
     let tokens = Tensor::<2>::from_data(tokens, device);
     device.sync().expect("the device is there");
     let config = CompressionConfig {
-        keep_ratio: 0.2,
+        keep_ratio: KeepRatio::new(0.2).expect("in range"),
         ..CompressionConfig::default()
     };
 

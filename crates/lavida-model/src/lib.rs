@@ -2,6 +2,7 @@
 
 pub mod attention;
 pub mod clip_text;
+pub mod compression;
 pub mod config;
 pub mod draw;
 pub mod error;
@@ -19,4 +20,4 @@ pub mod two_way;
 pub mod weights;
 
 pub use error::{Error, Result};
-pub use lavida_kernels::{compression, watch};
+pub use lavida_kernels::watch;

@@ -201,7 +201,7 @@ impl TrainPolicies {
         for (prefix, policy) in &self.by_prefix {
             let below = || names.iter().filter(|name| is_below(name, prefix));
             let invalid = |expected: &str, found: &str| Error::Invalid {
-                what: format!("train policy of {prefix}"),
+                what: key(prefix),
                 expected: expected.to_owned(),
                 found: found.to_owned(),
             };
@@ -230,6 +230,15 @@ impl TrainPolicies {
             TrainPolicy::Lora { .. } => is_adapter(name),
             TrainPolicy::Full => !is_constant(name),
         }
+    }
+}
+
+/// The key of a prefix's policy in settings.
+fn key(prefix: &str) -> String {
+    if prefix.contains('.') {
+        format!("train.policy.\"{prefix}\"")
+    } else {
+        format!("train.policy.{prefix}")
     }
 }
 
@@ -385,7 +394,7 @@ mod tests {
         check(
             "vision",
             TrainPolicy::Frozen,
-            "invalid train policy of vision: expected a prefix of parameter names, found a prefix that no parameter has",
+            "invalid train.policy.vision: expected a prefix of parameter names, found a prefix that no parameter has",
         );
         check(
             "visual",
@@ -393,7 +402,7 @@ mod tests {
                 rank: 1,
                 alpha: 1.0,
             },
-            "invalid train policy of visual: expected frozen or full: only the language model's q_proj and v_proj take \
+            "invalid train.policy.visual: expected frozen or full: only the language model's q_proj and v_proj take \
              adapters, found lora",
         );
     }

@@ -3,15 +3,17 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
+use std::num::NonZeroUsize;
+
 use burn::module::Module;
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Distribution, Tensor, TensorData, Tolerance};
-use lavida_model::compression::CompressionConfig;
+use lavida_model::compression::{Compression, Density, KeepRatio};
 use lavida_model::config::{
     ClipTextConfig, LanguageConfig, LavidaConfig, Positions, ProjectorConfig, Sam2Config,
     VisionConfig,
 };
-use lavida_model::lavida::{Lavida, Mode, ModelInput};
+use lavida_model::lavida::{ForwardOptions, Lavida, MaskOutput, ModelInput};
 use lavida_model::policy::{ModuleCount, TrainPolicies, TrainPolicy, is_adapter, trains};
 use lavida_model::projector::ClipLayout;
 use lavida_model::qwen2_vl::{MllmInput, SpecialTokens};
@@ -23,9 +25,19 @@ const SPECIAL: SpecialTokens = SpecialTokens {
     video_pad: 22,
     pad: 23,
 };
-const TRAIN: Mode = Mode::Train { gate_masks: false };
-const EVAL: Mode = Mode::Eval {
+const COMPRESSION: Compression = Compression {
+    keep_ratio: KeepRatio::HALF,
+    density: Density::Reachability,
+    n_neighbors: NonZeroUsize::new(2).unwrap(),
     drop_static_patches: false,
+};
+const TRAIN: ForwardOptions = ForwardOptions {
+    compression: COMPRESSION,
+    masks: MaskOutput::Candidates { gated: false },
+};
+const EVAL: ForwardOptions = ForwardOptions {
+    compression: COMPRESSION,
+    masks: MaskOutput::Best,
 };
 
 fn tiny() -> LavidaConfig {
@@ -87,11 +99,7 @@ fn tiny() -> LavidaConfig {
 }
 
 fn model(device: &Device, seed: u64) -> Lavida {
-    let compression = CompressionConfig {
-        n_neighbors: 2,
-        ..CompressionConfig::default()
-    };
-    Lavida::init(&tiny(), &compression, SPECIAL, device, seed)
+    Lavida::init(&tiny(), SPECIAL, device, seed)
 }
 
 /// A clip of random frames with a prompt of its own: videos have two frames, images one.
@@ -187,14 +195,14 @@ fn assert_same_values<const D: usize>(found: Tensor<D>, expected: Vec<Tensor<D>>
         .assert_approx_eq::<f32>(&expected, Tolerance::absolute(2e-5));
 }
 
-fn clips_do_not_see_each_other(mode: Mode) {
+fn clips_do_not_see_each_other(options: ForwardOptions) {
     let device = Device::flex();
     let model = model(&device, 7);
     let clips = clips(&device);
-    let batch = model.forward(&together(&clips), mode).unwrap();
+    let batch = model.forward(&together(&clips), options).unwrap();
     let alone: Vec<_> = clips
         .iter()
-        .map(|clip| model.forward(clip, mode).unwrap())
+        .map(|clip| model.forward(clip, options).unwrap())
         .collect();
     assert_same_values(
         batch.mask_logits,
@@ -222,6 +230,32 @@ fn clips_of_a_training_batch_do_not_see_each_other() {
 #[test]
 fn videos_and_images_are_evaluated_in_one_batch_as_apart() {
     clips_do_not_see_each_other(EVAL);
+}
+
+#[test]
+fn one_loaded_model_answers_at_any_keep_ratio_as_one_loaded_for_it() {
+    let device = Device::flex();
+    let weights = export(&model(&device, 7));
+    let loaded = || load(model(&device, 8), weights.clone()).unwrap();
+    let batch = together(&clips(&device));
+    let answer = |model: &Lavida, keep_ratio: f64| {
+        let mut options = EVAL;
+        options.compression.keep_ratio = KeepRatio::new(keep_ratio).unwrap();
+        let output = model.forward(&batch, options).unwrap();
+        let values = [
+            output.object_logits.into_data(),
+            output.iou_scores.into_data(),
+            output.mask_logits.into_data(),
+            output.semantic_feature.into_data(),
+        ];
+        values.map(|data| data.try_into_vec::<f32>().unwrap())
+    };
+    let one = loaded();
+    let answers = [0.25, 1.0, 0.25].map(|keep_ratio| answer(&one, keep_ratio));
+    for (found, keep_ratio) in answers.iter().zip([0.25, 1.0, 0.25]) {
+        assert_eq!(*found, answer(&loaded(), keep_ratio), "{keep_ratio}");
+    }
+    assert_ne!(answers[0], answers[1], "the ratio reaches the answer");
 }
 
 #[test]
@@ -359,7 +393,7 @@ fn adapters_of_anything_but_the_language_model_are_refused() {
     assert!(
         error
             .to_string()
-            .contains("train policy of seg_model.sam_mask_decoder"),
+            .contains("train.policy.\"seg_model.sam_mask_decoder\""),
         "{error}"
     );
 }
@@ -424,7 +458,7 @@ fn the_papers_model_has_the_papers_counts() {
     };
     let device = Device::flex();
     let policies = TrainPolicies::paper();
-    let model = Lavida::undrawn(&config, &CompressionConfig::default(), SPECIAL, &device);
+    let model = Lavida::undrawn(&config, SPECIAL, &device);
     let model = model.with_policies(&policies, 0).unwrap();
     let counts = policies.counts(&model, 2);
     let of = |module: &str| counts.iter().find(|count| count.module == module).unwrap();

@@ -104,7 +104,7 @@ pub async fn evaluate(
         n_frames_done += n_passes * video.n_frames;
         on(EvaluationEvent::VideoDone { n_frames_done });
     }
-    let keep_ratio = model.settings.compression.keep_ratio;
+    let keep_ratio = model.settings.compression.keep_ratio.get();
     let settings = EvaluationSettings::of(plan, &benchmark.categories, keep_ratio);
     Ok(Evaluation {
         report: EvaluationReport::new(benchmark.name.clone(), settings, &videos),

@@ -6,10 +6,12 @@ use burn::tensor::Device;
 use lavida_checkpoint::contents;
 use lavida_data::{Error, Result, batch::HostBatch, tokenizer::Tokenizers};
 use lavida_model::{
-    lavida::{Lavida, Mode},
+    compression::Compression,
+    lavida::{ForwardOptions, Lavida},
     weights::{self, Tensors, WeightError},
 };
 use lavida_train::{
+    assembly::Phase,
     model_input::model_input,
     settings::Settings,
     trainer::{model_error, special_tokens},
@@ -19,7 +21,7 @@ use lavida_train::{
 pub struct Scorer {
     model: Lavida,
     device: Device,
-    mode: Mode,
+    options: ForwardOptions,
     side: usize,
 }
 
@@ -65,9 +67,7 @@ impl Scorer {
         Ok(Self {
             model: model.merge_adapters(),
             device: device.clone(),
-            mode: Mode::Eval {
-                drop_static_patches: settings.compression.drop_static_patches,
-            },
+            options: settings.forward_options(Phase::Evaluation),
             side: settings.model.sam2.image_size,
         })
     }
@@ -77,6 +77,11 @@ impl Scorer {
         &self.model
     }
 
+    /// Scores with another compression from now on: the same weights at another keep ratio.
+    pub fn set_compression(&mut self, compression: Compression) {
+        self.options.compression = compression;
+    }
+
     /// Scores the frames of a batch.
     ///
     /// # Errors
@@ -84,7 +89,8 @@ impl Scorer {
     /// A prompt that does not fit its clip; scores that are not numbers.
     pub fn score(&self, batch: &HostBatch) -> Result<ScoredBatch> {
         let input = model_input(batch, &self.device);
-        let output = self.model.forward(&input, self.mode).map_err(model_error)?;
+        let output = self.model.forward(&input, self.options);
+        let output = output.map_err(model_error)?;
         let values =
             |data: burn::tensor::TensorData| data.try_into_vec::<f32>().expect("scores are f32");
         let object_logits = values(output.object_logits.into_data());
@@ -107,9 +113,8 @@ impl Scorer {
 
 /// A model of the settings' sizes whose values are not initialised.
 pub fn uninitialised(settings: &Settings, tokenizers: &Tokenizers, device: &Device) -> Lavida {
-    let compression = settings.compression.config();
     let special = special_tokens(tokenizers);
-    Lavida::undrawn(&settings.model.config(), &compression, special, device)
+    Lavida::undrawn(&settings.model.config(), special, device)
 }
 
 /// The model of a checkpoint with the adapters it was trained with, without a tape. Adapters are where the weights have
@@ -135,4 +140,68 @@ fn load_model(
 
 fn unfit(error: WeightError) -> Error {
     Error::corrupt(contents::WEIGHTS, "weights that fit the model", error)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use lavida_data::{exposure::Exposure, frame::RgbFrame};
+
+    use super::*;
+    use lavida_train::settings::embedded;
+
+    fn settings(keep_ratio: f64) -> Settings {
+        let set = [format!("compression.keep_ratio={keep_ratio}")];
+        Settings::parse("tiny", embedded("tiny").unwrap(), &set).unwrap()
+    }
+
+    /// A video in which something bright moves.
+    fn batch(settings: &Settings, tokenizers: &Arc<Tokenizers>) -> HostBatch {
+        const SIDE_PX: u32 = 64;
+        let frame = |at: u32| RgbFrame {
+            width: SIDE_PX,
+            height: SIDE_PX,
+            pixels: (0..3 * SIDE_PX * SIDE_PX)
+                .map(|i| {
+                    if (i / 600) % 8 == at {
+                        200
+                    } else {
+                        (i % 40) as u8
+                    }
+                })
+                .collect(),
+        };
+        let frames: Vec<RgbFrame> = (0..settings.sampler.n_frames as u32).map(frame).collect();
+        let categories = ["red square", "blue circle"].map(str::to_owned);
+        let exposure = Exposure::unlabelled(frames.len(), &categories);
+        let batcher = settings
+            .batcher(tokenizers.clone(), Phase::Evaluation)
+            .unwrap();
+        let sample = batcher.unlabelled("a clip", true, &frames, &exposure);
+        batcher.collate(vec![sample.unwrap()]).unwrap()
+    }
+
+    #[test]
+    fn one_loaded_model_scores_at_two_keep_ratios_as_two_models_loaded_for_them() {
+        let (all, quarter) = (settings(1.0), settings(0.25));
+        let tokenizers = Arc::new(Tokenizers::tiny());
+        let device = Device::flex();
+        let special = special_tokens(&tokenizers);
+        let model = Lavida::init(&all.model.config(), special, &device, all.seed);
+        let weights = weights::export(&model);
+        let load = |settings: &Settings| {
+            Scorer::with_tensors(settings, &tokenizers, weights.clone(), &device).unwrap()
+        };
+        let batch = batch(&all, &tokenizers);
+        let expected = [&all, &quarter].map(|settings| load(settings).score(&batch).unwrap());
+        assert_ne!(expected[0], expected[1], "the ratio reaches the scores");
+
+        let mut scorer = load(&all);
+        let found = [&all, &quarter].map(|settings| {
+            scorer.set_compression(settings.compression);
+            scorer.score(&batch).unwrap()
+        });
+        assert_eq!(found, expected);
+    }
 }

@@ -14,12 +14,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use burn::tensor::Device;
-use lavida_model::{
-    lavida::{Lavida, Mode},
-    qwen2_vl::MllmSettings,
-};
+use lavida_model::lavida::Lavida;
 use lavida_train::{
-    model_input::model_input, reduce::StepShare, settings::Settings, trainer::special_tokens,
+    assembly::Phase, model_input::model_input, reduce::StepShare, settings::Settings,
+    trainer::special_tokens,
 };
 
 #[path = "../tests/support/mod.rs"]
@@ -185,23 +183,17 @@ fn measure(case: &Case) {
             let model = undrawn(&settings, &device);
             lavida_model::draw::draw(&model, &device, settings.seed);
             let at_rest = IN_USE.load(Ordering::Relaxed);
-            let mllm = MllmSettings {
-                compression: settings.compression.config(),
-                drop_static_patches: false,
-                special: special_tokens(&lavida_data::tokenizer::Tokenizers::tiny()),
-            };
+            let compression = settings.forward_options(Phase::Training).compression;
             let input = model_input(&batch, &Device::flex());
             let begin = Begin::now();
             let mut loss = 0.0;
             for _ in 0..case.n_runs {
-                let output = match with_tape {
-                    true => model.mllm.forward(&input.mllm, &mllm).unwrap(),
-                    false => {
-                        let mode = Mode::Train { gate_masks: false };
-                        model.read(&input, mode).unwrap()
-                    }
+                let output = if with_tape {
+                    model.mllm.forward(&input.mllm, &compression)
+                } else {
+                    model.read(&input, &compression)
                 };
-                loss = output.answer.unwrap().loss().into_scalar();
+                loss = output.unwrap().answer.unwrap().loss().into_scalar();
             }
             (at_rest, loss, begin)
         }
@@ -253,8 +245,7 @@ fn cpu_seconds() -> f64 {
 
 fn undrawn(settings: &Settings, device: &Device) -> Lavida {
     let special = special_tokens(&lavida_data::tokenizer::Tokenizers::tiny());
-    let compression = settings.compression.config();
-    Lavida::undrawn(&settings.model.config(), &compression, special, device)
+    Lavida::undrawn(&settings.model.config(), special, device)
         .with_policies(&settings.policies(), 0)
         .unwrap()
 }

@@ -1,4 +1,4 @@
-//! From settings to the parts of the data side: vocabularies, views, sampler.
+//! From settings to the parts of the data side, vocabularies, views, sampler, and to how the model is run.
 
 use std::{borrow::Cow, path::Path, sync::Arc};
 
@@ -11,18 +11,22 @@ use lavida_data::{
     resize::PixelBounds,
     tokenizer::Tokenizers,
 };
+use lavida_model::{
+    compression::Compression,
+    lavida::{ForwardOptions, MaskOutput},
+};
 
-use crate::settings::{Exclusion, Settings};
+use crate::settings::Settings;
 
 /// Names the vocabularies that are part of the program.
 const EMBEDDED_TINY: &str = "embedded:tiny";
 
-/// What the language model's view is bounded for.
+/// What clips are read and the model is run for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
-    /// Training bounds.
+    /// To learn from every patch and mask.
     Training,
-    /// Evaluation bounds: finer frames.
+    /// To score: finer frames, one mask each.
     Evaluation,
 }
 
@@ -87,6 +91,25 @@ impl Settings {
         }
     }
 
+    /// How the model is run. Training looks at every patch and gives out every mask.
+    pub fn forward_options(&self, phase: Phase) -> ForwardOptions {
+        match phase {
+            Phase::Training => ForwardOptions {
+                compression: Compression {
+                    drop_static_patches: false,
+                    ..self.compression
+                },
+                masks: MaskOutput::Candidates {
+                    gated: self.train.gate_masks_in_training,
+                },
+            },
+            Phase::Evaluation => ForwardOptions {
+                compression: self.compression,
+                masks: MaskOutput::Best,
+            },
+        }
+    }
+
     /// What turns clips into samples.
     pub fn batcher(&self, tokenizers: Arc<Tokenizers>, phase: Phase) -> Result<Batcher> {
         let positions = self.model.clip_text.max_position_embeddings;
@@ -98,10 +121,7 @@ impl Settings {
         let settings = exposure::ExposureSettings {
             max_categories: self.sampler.max_categories,
             anomaly_ratio: self.sampler.anomaly_ratio,
-            exclusion: match self.sampler.exclusion {
-                Exclusion::Equal => exposure::Exclusion::Equal,
-                Exclusion::Words => exposure::Exclusion::Words,
-            },
+            exclusion: self.sampler.exclusion,
         };
         AnomalyExposureSampler::new(settings, catalog)
     }

@@ -79,9 +79,8 @@ pub fn plan(settings: &Settings) -> Result<Plan> {
         video_pad: 0,
         pad: 0,
     };
-    let compression = settings.compression.config();
     let policies = settings.policies();
-    let model = Lavida::undrawn(&config, &compression, special, &Device::flex());
+    let model = Lavida::undrawn(&config, special, &Device::flex());
     let model = model
         .with_undrawn_policies(&policies)
         .map_err(model_error)?;
@@ -180,7 +179,8 @@ fn activation_bytes(settings: &Settings, config: &LavidaConfig) -> u128 {
         heads: l.num_attention_heads as u128,
         products_per_hidden: 3,
     };
-    let kept = (visual as f64 * settings.compression.keep_ratio).max(1.0) as u128 + TEXT_TOKENS;
+    let kept =
+        (visual as f64 * settings.compression.keep_ratio.get()).max(1.0) as u128 + TEXT_TOKENS;
     let inputs = kept * layer.width * value;
     let language = Blocks {
         n: l.num_hidden_layers as u128,

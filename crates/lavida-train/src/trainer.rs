@@ -13,7 +13,7 @@ use bytes::Bytes;
 use lavida_checkpoint::contents::{self, Content, Snapshot, Stage, TrainState};
 use lavida_data::{Error, Result, batch::HostBatch, tokenizer::Tokenizers};
 use lavida_model::{
-    lavida::{Lavida, Mode},
+    lavida::Lavida,
     policy::{TrainPolicies, TrainPolicy},
     precision::Precision,
     qwen2_vl::SpecialTokens,
@@ -21,6 +21,7 @@ use lavida_model::{
 };
 
 use crate::{
+    assembly::Phase,
     cores::Cores,
     losses::{
         IouSupervision, MaskPrediction, grounding_losses, language_loss, scale_loss,
@@ -146,16 +147,12 @@ impl Trainer {
         let taped = device.clone().autodiff();
         let policies = settings.policies();
         let special = special_tokens(&tokenizers);
-        let undrawn = || {
-            let compression = settings.compression.config();
-            Lavida::undrawn(&settings.model.config(), &compression, special, &taped)
-        };
+        let config = settings.model.config();
+        let undrawn = || Lavida::undrawn(&config, special, &taped);
         let seed = settings.seed;
         let model = match &initial {
             InitialWeights::Random => {
-                let compression = settings.compression.config();
-                let config = settings.model.config();
-                let model = Lavida::init(&config, &compression, special, &taped, seed);
+                let model = Lavida::init(&config, special, &taped, seed);
                 model.with_policies(&policies, seed).map_err(model_error)?
             }
             InitialWeights::Pretrained(bytes) => {
@@ -478,11 +475,9 @@ impl Trainer {
 
     fn anomaly_losses(&self, model: &Lavida, batch: &HostBatch) -> Result<(Tensor<1>, LossTerms)> {
         let t = &self.settings.train;
-        let mode = Mode::Train {
-            gate_masks: t.gate_masks_in_training,
-        };
+        let options = self.settings.forward_options(Phase::Training);
         let input = model_input(batch, &self.device);
-        let output = model.forward(&input, mode);
+        let output = model.forward(&input, options);
         let output = output.map_err(|error| self.learning_error(error, batch))?;
         let prediction = MaskPrediction {
             mask_logits: output.mask_logits,

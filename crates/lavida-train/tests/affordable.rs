@@ -9,9 +9,10 @@ use std::collections::BTreeMap;
 
 use burn::tensor::{DType, Device, Tensor, Tolerance};
 use bytes::Bytes;
-use lavida_model::lavida::{Lavida, Mode, ModelOutput};
+use lavida_model::lavida::{Lavida, ModelOutput};
 use lavida_model::weights;
 use lavida_train::{
+    assembly::Phase,
     model_input::model_input,
     reduce::StepShare,
     settings::Settings,
@@ -238,9 +239,8 @@ fn a_checkpoint_in_half_precision_has_exact_values_of_what_trains() {
 
 fn undrawn(settings: &Settings, device: &Device) -> Lavida {
     let tokenizers = lavida_data::tokenizer::Tokenizers::tiny();
-    let compression = settings.compression.config();
     let special = special_tokens(&tokenizers);
-    Lavida::undrawn(&settings.model.config(), &compression, special, device)
+    Lavida::undrawn(&settings.model.config(), special, device)
 }
 
 fn drawn(settings: &Settings, device: &Device) -> Lavida {
@@ -252,7 +252,7 @@ fn drawn(settings: &Settings, device: &Device) -> Lavida {
 fn forward(settings: &Settings, model: &Lavida) -> ModelOutput {
     let input = model_input(&batch(settings, 2, SIDE_PX, 9), &Device::flex());
     model
-        .forward(&input, Mode::Train { gate_masks: false })
+        .forward(&input, settings.forward_options(Phase::Training))
         .unwrap()
 }
 

@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::clips::clip::Clip;
 use crate::clips::mask::RleMask;
 use crate::exposure::pool::DatasetPool;
-pub use crate::exposure::settings::{Exclusion, ExposureSettings};
+pub use crate::exposure::settings::{Exclusion, ExposureSettings, MaxCategories};
 use crate::seed::StageRng;
 use crate::shards::catalog::Catalog;
 use crate::shards::manifest::{CategorySource, Positives};
@@ -56,8 +56,8 @@ impl AnomalyExposureSampler {
     ///
     /// # Errors
     ///
-    /// [`Error::Invalid`] for a ratio outside [0, 1], for fewer than 2 categories (a true one and a distractor), and for two
-    /// datasets of one name that draw by different rules.
+    /// [`Error::Invalid`] for a ratio outside [0, 1], for a dataset whose prompts name fewer than 2 categories (a true one and
+    /// a distractor), and for two datasets of one name that draw by different rules.
     pub fn new(settings: ExposureSettings, catalog: &Catalog) -> Result<Self> {
         if !(0.0..=1.0).contains(&settings.anomaly_ratio) {
             return Err(Error::invalid(
@@ -69,14 +69,12 @@ impl AnomalyExposureSampler {
         let mut pools: BTreeMap<String, DatasetPool> = BTreeMap::new();
         for dataset in catalog.datasets() {
             let header = &dataset.header;
-            let max_categories = settings.max_categories.unwrap_or(header.max_categories);
+            let max_categories = settings
+                .max_categories
+                .map_or(header.max_categories, MaxCategories::get);
             if max_categories < 2 {
-                let what = match settings.max_categories {
-                    Some(_) => "sampler.max_categories".to_owned(),
-                    None => format!("dataset {}, max_categories", header.dataset),
-                };
                 return Err(Error::invalid(
-                    what,
+                    format!("dataset {}, max_categories", header.dataset),
                     "at least 2 (one true category and one distractor)",
                     max_categories,
                 ));

@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use lavida_data::clip::Clip;
-use lavida_data::exposure::{AnomalyExposureSampler, Exclusion, Exposure, ExposureSettings};
+use lavida_data::exposure::{
+    AnomalyExposureSampler, Exclusion, Exposure, ExposureSettings, MaxCategories,
+};
 use lavida_data::manifest::Positives;
 use lavida_data::mask::RleMask;
 use lavida_data::seed::StageRng;
@@ -213,7 +215,7 @@ fn two_positives_give_3_to_30_and_1_to_28() {
 fn six_categories_give_2_to_6_and_1_to_5() {
     let one = vec![object(0, Some("class 00"), &["class 00"], &[true], 0)];
     let settings = ExposureSettings {
-        max_categories: Some(6),
+        max_categories: Some(MaxCategories::new(6).unwrap()),
         ..Default::default()
     };
     let set = dataset(
@@ -335,7 +337,7 @@ fn a_text_is_a_distractor_as_often_as_it_is_true() {
         })
         .collect();
     let settings = ExposureSettings {
-        max_categories: Some(2),
+        max_categories: Some(MaxCategories::new(2).unwrap()),
         ..Default::default()
     };
     let (sampler, clips) = sampler(settings, dataset("set", None, Positives::One, clips));
@@ -447,13 +449,12 @@ fn settings_that_cannot_hold_are_refused() {
         let error = AnomalyExposureSampler::new(settings, &catalog).unwrap_err();
         assert_eq!(error.to_string(), expected);
     };
-    check(
-        ExposureSettings {
-            max_categories: Some(1),
-            ..Default::default()
-        },
-        "sampler.max_categories: expected at least 2 (one true category and one distractor), found 1",
-    );
+    for (n_categories, found) in [(0, "0"), (1, "1"), (4097, "4097")] {
+        let error = MaxCategories::new(n_categories).unwrap_err().to_string();
+        let expected =
+            "expected a number from 2 (one true category and one distractor) to 4096, found ";
+        assert_eq!(error, format!("sampler.max_categories: {expected}{found}"));
+    }
     check(
         ExposureSettings {
             anomaly_ratio: 1.5,

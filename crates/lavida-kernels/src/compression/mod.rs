@@ -20,14 +20,18 @@
 #[cfg(feature = "cube")]
 mod cube;
 mod flex;
+mod keep_ratio;
 mod ops;
 pub mod plain;
+
+use std::num::NonZeroUsize;
 
 use burn::backend::Dispatch;
 use burn::tensor::{Int, Tensor, assert_shape};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use keep_ratio::{KeepRatio, KeepRatioError};
 pub use ops::{Background, CompressionOps, Samples};
 pub use plain::reverse_attention;
 
@@ -43,23 +47,22 @@ fn is_bad_length(squared_length: f32) -> bool {
 }
 
 /// How tokens are compressed.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct CompressionConfig {
-    /// `L_r / L`, in (0, 1]; default 0.5. Small is fast and forgetful, 1 keeps every token as it is.
-    pub keep_ratio: f64,
+    /// `L_r / L`; default 0.5. Small is fast and forgetful, 1 keeps every token as it is.
+    pub keep_ratio: KeepRatio,
     /// How density is estimated; default [`Density::Reachability`].
     pub density: Density,
-    /// `k`, neighbours the density looks at, at least 1; default 8. Larger smooths over larger objects.
-    pub n_neighbors: usize,
+    /// `k`, neighbours the density looks at; default 8. Larger smooths over larger objects.
+    pub n_neighbors: NonZeroUsize,
 }
 
 impl Default for CompressionConfig {
     fn default() -> Self {
         Self {
-            keep_ratio: 0.5,
+            keep_ratio: KeepRatio::HALF,
             density: Density::default(),
-            n_neighbors: 8,
+            n_neighbors: const { NonZeroUsize::new(8).expect("8 is not 0") },
         }
     }
 }
@@ -76,34 +79,9 @@ pub enum Density {
     Knn,
 }
 
-impl CompressionConfig {
-    /// `L_r`: how many of `n_tokens` tokens are left.
-    pub fn n_kept(&self, n_tokens: usize) -> usize {
-        ((self.keep_ratio * n_tokens as f64).floor() as usize).clamp(1, n_tokens)
-    }
-
-    /// Refuses values outside the documented ranges.
-    pub fn check(&self) -> Result<(), CompressionError> {
-        let keeps_some = self.keep_ratio > 0.0 && self.keep_ratio <= 1.0;
-        if !keeps_some {
-            return Err(CompressionError::KeepRatio(self.keep_ratio));
-        }
-        if self.n_neighbors == 0 {
-            return Err(CompressionError::NoNeighbors);
-        }
-        Ok(())
-    }
-}
-
 /// Why tokens cannot be compressed.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum CompressionError {
-    /// The setting is out of range.
-    #[error("keep_ratio is {0}, expected a value in (0, 1]")]
-    KeepRatio(f64),
-    /// The setting is out of range.
-    #[error("n_neighbors is 0, expected at least 1")]
-    NoNeighbors,
     /// There is nothing to compress.
     #[error("no visual tokens to compress")]
     NoTokens,
@@ -134,19 +112,6 @@ pub struct CompressedTokens {
     pub density: Tensor<1>,
 }
 
-/// Samples of equal length after compression.
-#[derive(Clone, Debug)]
-pub struct CompressedBatch {
-    /// `[B, L_r, D]` merged tokens, in the order of `kept`.
-    pub tokens: Tensor<3>,
-    /// `[B, L_r]` indices of the background tokens within their sample, ascending.
-    pub kept: Tensor<2, Int>,
-    /// `[B, L]` which row of `kept` each token belongs to.
-    pub assignment: Tensor<2, Int>,
-    /// `[B, L]` density of each token, in f32.
-    pub density: Tensor<2>,
-}
-
 /// Samples of any lengths after compression, one after the other.
 #[derive(Clone, Debug)]
 pub struct CompressedSamples {
@@ -172,7 +137,7 @@ pub struct CompressedSamples {
 ///
 /// # Errors
 ///
-/// Settings out of range, no tokens, or a token that is not finite: the first one is named.
+/// No tokens, or a token that is not finite: the first one is named.
 pub fn compress(
     tokens: Tensor<2>,
     config: &CompressionConfig,
@@ -184,31 +149,6 @@ pub fn compress(
         kept: samples.kept,
         assignment: samples.assignment,
         density: samples.density,
-    })
-}
-
-/// [`compress`] for samples of equal length; each sample is its own set of tokens.
-///
-/// # Shapes
-///
-/// - tokens: `[B, L, D]`
-///
-/// # Errors
-///
-/// As [`compress`].
-pub fn compress_batch(
-    tokens: Tensor<3>,
-    config: &CompressionConfig,
-) -> Result<CompressedBatch, CompressionError> {
-    let [n_samples, n_tokens, d_token] = tokens.dims();
-    let rows = tokens.reshape([n_samples * n_tokens, d_token]);
-    let samples = compress_samples(rows, &vec![n_tokens; n_samples], config)?;
-    let n_kept = samples.n_kept[0];
-    Ok(CompressedBatch {
-        tokens: samples.tokens.reshape([n_samples, n_kept, d_token]),
-        kept: samples.kept.reshape([n_samples, n_kept]),
-        assignment: samples.assignment.reshape([n_samples, n_tokens]),
-        density: samples.density.reshape([n_samples, n_tokens]),
     })
 }
 
@@ -227,7 +167,6 @@ pub fn compress_samples(
     n_tokens: &[usize],
     config: &CompressionConfig,
 ) -> Result<CompressedSamples, CompressionError> {
-    config.check()?;
     let samples = Samples::new(n_tokens, config)?;
     let [_, d_token] = tokens.dims();
     assert_shape!(tokens, [samples.n_tokens().iter().sum(), d_token]);

@@ -28,7 +28,10 @@ impl Samples {
         }
         Ok(Self {
             n_tokens: n_tokens.into(),
-            n_kept: n_tokens.iter().map(|n| config.n_kept(*n)).collect(),
+            n_kept: n_tokens
+                .iter()
+                .map(|n| config.keep_ratio.n_kept(*n))
+                .collect(),
         })
     }
 

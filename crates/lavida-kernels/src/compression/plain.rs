@@ -8,14 +8,25 @@ use burn::tensor::activation::softmax;
 use burn::tensor::ops::IndexingUpdateOp;
 use burn::tensor::{FloatDType, Int, IntDType, Tensor, assert_shape};
 
-use super::{
-    CompressedBatch, CompressionConfig, CompressionError, Density, NO_DISTANCE, is_bad_length,
-};
+use super::{CompressionConfig, CompressionError, Density, NO_DISTANCE, is_bad_length};
 
 /// Score of a token outside the cluster: its weight is exactly zero.
 const OUTSIDE: f64 = -1e38;
 
-/// [`super::compress_batch`] in plain operations, on any device.
+/// Samples of equal length after compression.
+#[derive(Clone, Debug)]
+pub struct CompressedBatch {
+    /// `[B, L_r, D]` merged tokens, in the order of `kept`.
+    pub tokens: Tensor<3>,
+    /// `[B, L_r]` indices of the background tokens within their sample, ascending.
+    pub kept: Tensor<2, Int>,
+    /// `[B, L]` which row of `kept` each token belongs to.
+    pub assignment: Tensor<2, Int>,
+    /// `[B, L]` density of each token, in f32.
+    pub density: Tensor<2>,
+}
+
+/// [`super::compress`] for samples of equal length in plain operations, on any device; each is its own set of tokens.
 ///
 /// # Shapes
 ///
@@ -23,12 +34,11 @@ const OUTSIDE: f64 = -1e38;
 ///
 /// # Errors
 ///
-/// As [`super::compress_batch`].
+/// As [`super::compress`].
 pub fn compress_batch(
     tokens: Tensor<3>,
     config: &CompressionConfig,
 ) -> Result<CompressedBatch, CompressionError> {
-    config.check()?;
     let [n_samples, n_tokens, _] = tokens.dims();
     if n_samples == 0 || n_tokens == 0 {
         return Err(CompressionError::NoTokens);
@@ -36,7 +46,7 @@ pub fn compress_batch(
     let values = tokens.clone().without_autodiff().cast(FloatDType::F32);
     check_finite(values.clone())?;
 
-    let n_kept = config.n_kept(n_tokens);
+    let n_kept = config.keep_ratio.n_kept(n_tokens);
     let squared = squared_distances(values.clone()); // [B, L, L]
     let density = density(values, squared.clone(), config); // [B, L]
     let kept = densest(density.clone(), n_kept); // [B, L_r]
@@ -81,7 +91,7 @@ fn squared_distances(values: Tensor<3>) -> Tensor<3> {
 /// Density of each token (Eq. 3, or the reference's reachability): `[B, L]`.
 fn density(values: Tensor<3>, squared: Tensor<3>, config: &CompressionConfig) -> Tensor<2> {
     let [n_samples, n_tokens, d_token] = values.dims();
-    let k = config.n_neighbors.min(n_tokens - 1);
+    let k = config.n_neighbors.get().min(n_tokens - 1);
     if k == 0 {
         return Tensor::zeros([n_samples, n_tokens], &values.device());
     }

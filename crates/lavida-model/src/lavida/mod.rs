@@ -9,25 +9,24 @@
 //! Shapes: `B` clips · `N` frames of all clips · `C` categories of all clips · `K` most categories of a clip ·
 //! `S` side of a frame in px · `M` masks given out · `P` cells of a frame's coarsest features · `D` language width.
 
+mod options;
 mod texts;
 
 use burn::module::Module;
 use burn::tensor::{Bool, Device, FloatDType, Int, Tensor, TensorData, assert_shape};
 
 use crate::clip_text::ClipText;
-use crate::compression::CompressionConfig;
+use crate::compression::Compression;
 use crate::config::LavidaConfig;
 use crate::draw::drawn_on_host;
 use crate::error::Result;
 use crate::linear::Linear;
 use crate::policy::{TrainPolicies, TrainPolicy, is_adapter, trains};
 use crate::projector::{ClipLayout, ProjectorInput, ProjectorWidths, SemanticProjector};
-use crate::qwen2_vl::{
-    AnswerPrediction, MllmInput, MllmOutput, MllmSettings, Qwen2Vl, SpecialTokens,
-};
+use crate::qwen2_vl::{AnswerPrediction, MllmInput, MllmOutput, Qwen2Vl, SpecialTokens};
 use crate::recompute::Recompute;
 use crate::sam2::{FrameFeatures, FrameMasks, MaskChoice, MaskSettings, Sam2};
-use crate::weights::Tensors;
+pub use options::{ForwardOptions, MaskOutput};
 use texts::DistinctTexts;
 
 /// Tensors of the reference's checkpoint that its forward pass never reads: SAM2's memory. By prefix of their names.
@@ -53,10 +52,6 @@ pub struct Lavida {
     pub assist_clf: ClipText,
     /// SAM2 and the projector.
     pub seg_model: SegModel,
-    #[module(skip)]
-    compression: CompressionConfig,
-    #[module(skip)]
-    special: SpecialTokens,
     image_no_mem_embed: bool,
 }
 
@@ -82,22 +77,6 @@ pub struct ModelInput {
     pub layout: ClipLayout,
     /// `[C]` CLIP ids of every category, clip after clip; behind the first end-of-text id anything may stand.
     pub category_ids: Vec<Vec<i64>>,
-}
-
-/// What a forward pass is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
-    /// All candidate masks are given out.
-    Train {
-        /// Masks of frames whose object score is not positive become −1024 and get no gradient, as in the reference.
-        gate_masks: bool,
-    },
-    /// One mask per frame: of a video the candidate of highest predicted IoU, of an image the single mask where it
-    /// is stable. Masks are gated by the object score.
-    Eval {
-        /// Patches that stay as they are in the clip's first frames are not looked at again, as in the reference.
-        drop_static_patches: bool,
-    },
 }
 
 /// What the model says about a batch.
@@ -127,24 +106,13 @@ pub struct Grounding {
 
 impl Lavida {
     /// A model whose values are all drawn now, from `seed` alone.
-    pub fn init(
-        config: &LavidaConfig,
-        compression: &CompressionConfig,
-        special: SpecialTokens,
-        device: &Device,
-        seed: u64,
-    ) -> Self {
-        let model = Self::undrawn(config, compression, special, device);
+    pub fn init(config: &LavidaConfig, special: SpecialTokens, device: &Device, seed: u64) -> Self {
+        let model = Self::undrawn(config, special, device);
         drawn_on_host(model, device, seed, |_| true)
     }
 
     /// A model whose values are drawn at their first use: for listing the parameters of any size, and for loading.
-    pub fn undrawn(
-        config: &LavidaConfig,
-        compression: &CompressionConfig,
-        special: SpecialTokens,
-        device: &Device,
-    ) -> Self {
+    pub fn undrawn(config: &LavidaConfig, special: SpecialTokens, device: &Device) -> Self {
         let widths = ProjectorWidths {
             language: config.language.hidden_size,
             text: config.clip_text.hidden_size,
@@ -152,14 +120,12 @@ impl Lavida {
             prompt: config.sam2.d_model,
         };
         Self {
-            mllm: Qwen2Vl::init(&config.vision, &config.language, device),
+            mllm: Qwen2Vl::init(&config.vision, &config.language, special, device),
             assist_clf: config.clip_text.init(device),
             seg_model: SegModel {
                 sam2: Sam2::init(&config.sam2, device),
                 multi_scale_projector: config.projector.init(&widths, device),
             },
-            compression: *compression,
-            special,
             image_no_mem_embed: config.image_no_mem_embed,
         }
     }
@@ -227,12 +193,12 @@ impl Lavida {
     /// # Errors
     ///
     /// A prompt that does not fit its clip, or visual tokens that are not finite.
-    pub fn forward(&self, input: &ModelInput, mode: Mode) -> Result<ModelOutput> {
+    pub fn forward(&self, input: &ModelInput, options: ForwardOptions) -> Result<ModelOutput> {
         let MllmOutput {
             semantic_feature,
             answer,
             ..
-        } = self.read(input, mode)?;
+        } = self.read(input, &options.compression)?;
         let frames = self.seg_model.sam2.encode(input.frames.clone());
         let prompts = self
             .seg_model
@@ -244,7 +210,7 @@ impl Lavida {
                 cell_positions: frames.top_positions.clone(),
                 layout: &input.layout,
             });
-        let masks = self.segment(&frames, prompts, input, mode);
+        let masks = self.segment(&frames, prompts, input, options.masks);
         Ok(ModelOutput {
             mask_logits: masks.mask_logits,
             iou_scores: masks.iou_scores,
@@ -309,23 +275,15 @@ impl Lavida {
     /// # Errors
     ///
     /// A prompt that does not fit its clip, or visual tokens that are not finite.
-    pub fn read(&self, input: &ModelInput, mode: Mode) -> Result<MllmOutput> {
-        let settings = MllmSettings {
-            compression: self.compression,
-            drop_static_patches: mode
-                == Mode::Eval {
-                    drop_static_patches: true,
-                },
-            special: self.special,
-        };
+    pub fn read(&self, input: &ModelInput, compression: &Compression) -> Result<MllmOutput> {
         if !trains(&self.mllm) {
-            return self.mllm.valid().forward(&input.mllm, &settings);
+            return self.mllm.valid().forward(&input.mllm, compression);
         }
         let mut mllm = self.mllm.clone(); // parameters are shared, not copied
         if !trains(&mllm.visual) {
             mllm.visual = mllm.visual.valid();
         }
-        mllm.forward(&input.mllm, &settings)
+        mllm.forward(&input.mllm, compression)
     }
 
     fn segment(
@@ -333,7 +291,7 @@ impl Lavida {
         frames: &FrameFeatures,
         prompts: Tensor<2>,
         input: &ModelInput,
-        mode: Mode,
+        masks: MaskOutput,
     ) -> FrameMasks {
         let is_video = input.is_video_of_frame();
         let without_memory: Vec<bool> = is_video
@@ -346,16 +304,16 @@ impl Lavida {
                 .sam2
                 .segment(frames, prompts.clone(), &without_memory, settings)
         };
-        match mode {
-            Mode::Train { gate_masks } => segment(MaskChoice::Candidates, gate_masks),
-            Mode::Eval { .. } if !is_video.contains(&false) => {
+        match masks {
+            MaskOutput::Candidates { gated } => segment(MaskChoice::Candidates, gated),
+            MaskOutput::Best if !is_video.contains(&false) => {
                 segment(MaskChoice::BestCandidate, true)
             }
-            Mode::Eval { .. } if !is_video.contains(&true) => {
+            MaskOutput::Best if !is_video.contains(&true) => {
                 segment(MaskChoice::SingleIfStable, true)
             }
             // Videos and images in one batch are rare: both answers are cheaper than sorting the frames.
-            Mode::Eval { .. } => segment(MaskChoice::SingleIfStable, true)
+            MaskOutput::Best => segment(MaskChoice::SingleIfStable, true)
                 .where_frame(&is_video, segment(MaskChoice::BestCandidate, true)),
         }
     }
@@ -367,13 +325,6 @@ fn attach(projection: &mut Linear, rank: usize, alpha: f64) {
         Some(a) if a.lazy_shape()[1] == rank => projection.lora_scale = alpha / rank as f64,
         _ => *projection = projection.clone().with_lora(rank, alpha),
     }
-}
-
-/// Takes out the tensors of the reference's checkpoint that nothing reads, and names them.
-pub fn without_unused(tensors: Tensors) -> (Tensors, Vec<String>) {
-    let (unused, used): (Tensors, Tensors) =
-        tensors.into_iter().partition(|(name, _)| is_unused(name));
-    (used, unused.into_keys().collect())
 }
 
 /// Whether the tensor of this name is one of [`UNUSED_TENSORS`].
@@ -418,28 +369,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn memory_weights_are_set_aside_by_name() {
-        let tensor = || TensorData::new(vec![0f32], [1]);
-        let names = [
-            "seg_model.memory_encoder.fuser.weight",
-            "seg_model.no_mem_embed",
-            "seg_model.no_obj_ptr",
-        ];
-        let tensors = names
-            .iter()
-            .map(|name| (name.to_string(), tensor()))
-            .collect();
-        let (used, unused) = without_unused(tensors);
-        assert_eq!(
-            used.into_keys().collect::<Vec<_>>(),
-            ["seg_model.no_mem_embed"]
-        );
-        assert_eq!(
-            unused,
-            [
-                "seg_model.memory_encoder.fuser.weight",
-                "seg_model.no_obj_ptr"
-            ]
-        );
+    fn memory_weights_are_known_by_name() {
+        assert!(is_unused("seg_model.memory_encoder.fuser.weight"));
+        assert!(is_unused("seg_model.no_obj_ptr"));
+        assert!(!is_unused("seg_model.no_mem_embed"));
     }
 }

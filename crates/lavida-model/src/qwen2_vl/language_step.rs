@@ -9,7 +9,7 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
 
 use super::sequence::{IGNORED_LABEL, Prompt};
-use super::{MllmInput, MllmSettings, Qwen2Vl, SpecialTokens};
+use super::{MllmInput, Qwen2Vl, SpecialTokens};
 use crate::compression::CompressionConfig;
 use crate::config::{LanguageConfig, Positions, VisionConfig};
 use crate::draw::draw;
@@ -25,7 +25,6 @@ const SPREAD: f32 = 0.1;
 #[derive(Debug)]
 pub struct LanguageStep {
     mllm: Qwen2Vl,
-    special: SpecialTokens,
     /// `[L, D]`
     visual: Tensor<2>,
     prompt: Prompt,
@@ -73,14 +72,13 @@ impl LanguageStep {
             pad: vocabulary - 4,
         };
         let device = device.clone().autodiff();
-        let mllm = Qwen2Vl::init(vision, &language, &device);
+        let mllm = Qwen2Vl::init(vision, &language, special, &device);
         draw(&mllm.model, &device, seed);
         draw(&mllm.lm_head, &device, seed);
         let values = scene(n_visual, language.hidden_size, seed);
         let values = TensorData::new(values, [n_visual, language.hidden_size]);
         Self {
             mllm,
-            special,
             visual: Tensor::from_data(values, &device),
             prompt: prompt(n_visual, n_text, &special, &device),
         }
@@ -95,15 +93,10 @@ impl LanguageStep {
     ///
     /// # Errors
     ///
-    /// Compression settings out of range.
-    pub fn run(&self, compression: &CompressionConfig) -> Result<LanguageStepReport> {
-        let settings = MllmSettings {
-            compression: *compression,
-            drop_static_patches: false,
-            special: self.special,
-        };
+    /// Visual tokens that are not finite.
+    pub fn run(&self, merging: &CompressionConfig) -> Result<LanguageStepReport> {
         let prompts = vec![self.prompt.clone()];
-        let sequences = self.mllm.place(self.visual.clone(), prompts, &settings)?;
+        let sequences = self.mllm.place(self.visual.clone(), prompts, merging)?;
         let n_positions = sequences.layout.n_positions();
         let output = self.mllm.read(sequences);
         let answer = output.answer.expect("the prompt has labels");
@@ -160,17 +153,18 @@ fn scene(n_visual: usize, d_token: usize, seed: u64) -> Vec<f32> {
 mod tests {
     use super::super::tests::sizes;
     use super::*;
+    use crate::compression::KeepRatio;
 
     #[test]
     fn a_smaller_keep_ratio_is_a_shorter_sequence_of_the_same_words() {
         let (vision, language) = sizes(Positions::Grid);
         let step = LanguageStep::new(&vision, &language, 50, 9, &Device::flex(), 3);
         let run = |keep_ratio: f64| {
-            let compression = CompressionConfig {
-                keep_ratio,
+            let merging = CompressionConfig {
+                keep_ratio: KeepRatio::new(keep_ratio).unwrap(),
                 ..CompressionConfig::default()
             };
-            step.run(&compression).unwrap()
+            step.run(&merging).unwrap()
         };
         let reports = [1.0, 0.5, 0.1].map(run);
         assert_eq!(reports.map(|report| report.n_positions), [59, 34, 14]);

@@ -18,10 +18,11 @@ use burn::module::Module;
 use burn::nn::Linear;
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Device, FloatDType, Int, Tensor, TensorData};
+use lavida_kernels::compression::{CompressionError, compress_samples};
 use lavida_kernels::watch::gated;
 
 use crate::attention::{MASKED_SCORE, additive_mask, causal_keep};
-use crate::compression::{CompressionConfig, CompressionError, compress_samples};
+use crate::compression::{Compression, CompressionConfig, KeepRatio};
 use crate::config::{LanguageConfig, Positions, VisionConfig};
 use crate::error::{Error, Result};
 use crate::initial::normal_linear;
@@ -57,17 +58,6 @@ pub struct MllmInput {
     pub attention_mask: Vec<Vec<i64>>,
     /// `[B]` targets of the language loss, -100 where nothing is predicted.
     pub labels: Vec<Vec<i64>>,
-}
-
-/// What may differ from one forward pass to the next.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct MllmSettings {
-    /// How visual tokens are compressed; a `keep_ratio` of 1 leaves them alone.
-    pub compression: CompressionConfig,
-    /// Patches that stay as they are in the first frames are not looked at again; for inference.
-    pub drop_static_patches: bool,
-    /// Ids with a meaning.
-    pub special: SpecialTokens,
 }
 
 /// Sequences ready for the language model.
@@ -114,15 +104,22 @@ pub struct Qwen2Vl {
     rope_theta: f64,
     #[module(skip)]
     positions: Positions,
+    #[module(skip)]
+    special: SpecialTokens,
 }
 
 impl Qwen2Vl {
-    /// A model with random weights.
+    /// A model with random weights whose vocabulary has the `special` ids.
     ///
     /// # Panics
     ///
     /// Panics unless the M-RoPE sections fill half a head and key heads divide query heads.
-    pub fn init(vision: &VisionConfig, language: &LanguageConfig, device: &Device) -> Self {
+    pub fn init(
+        vision: &VisionConfig,
+        language: &LanguageConfig,
+        special: SpecialTokens,
+        device: &Device,
+    ) -> Self {
         assert_eq!(
             2 * language.mrope_section.iter().sum::<usize>(),
             language.head_dim(),
@@ -146,6 +143,7 @@ impl Qwen2Vl {
             mrope_section: language.mrope_section,
             rope_theta: language.rope_theta,
             positions: language.positions,
+            special,
         }
     }
 
@@ -154,8 +152,8 @@ impl Qwen2Vl {
     /// # Errors
     ///
     /// A prompt does not fit its clip or has no single `<SEG>`; visual tokens are not finite.
-    pub fn forward(&self, input: &MllmInput, settings: &MllmSettings) -> Result<MllmOutput> {
-        Ok(self.read(self.embed(input, settings)?))
+    pub fn forward(&self, input: &MllmInput, compression: &Compression) -> Result<MllmOutput> {
+        Ok(self.read(self.embed(input, compression)?))
     }
 
     /// The language model's half of [`Qwen2Vl::forward`].
@@ -196,18 +194,18 @@ impl Qwen2Vl {
     /// # Errors
     ///
     /// As [`Qwen2Vl::forward`].
-    pub fn embed(&self, input: &MllmInput, settings: &MllmSettings) -> Result<EmbeddedSequences> {
+    pub fn embed(&self, input: &MllmInput, compression: &Compression) -> Result<EmbeddedSequences> {
         let mut prompts = (0..input.input_ids.len())
             .map(|sample| {
                 let n_visual = self.visual.n_tokens(input.grids[sample]);
                 let merge_size = self.visual.merge_size();
-                let special = &settings.special;
+                let special = &self.special;
                 Prompt::read(input, sample, n_visual, merge_size, special, self.positions)
             })
             .collect::<Result<Vec<_>>>()?;
 
         let patches = input.patches.clone();
-        let visual = if settings.drop_static_patches {
+        let visual = if compression.drop_static_patches {
             let moving = self.visual.forward_moving(patches, &input.grids);
             for (prompt, kept) in prompts.iter_mut().zip(&moving.kept) {
                 prompt.keep_visual(kept);
@@ -216,7 +214,7 @@ impl Qwen2Vl {
         } else {
             self.visual.forward(patches, &input.grids)
         }; // [L, D]
-        self.place(visual, prompts, settings)
+        self.place(visual, prompts, &compression.merging())
     }
 
     /// Compresses visual tokens `[L, D]` of all samples and places them between the words.
@@ -224,17 +222,13 @@ impl Qwen2Vl {
         &self,
         visual: Tensor<2>,
         mut prompts: Vec<Prompt>,
-        settings: &MllmSettings,
+        merging: &CompressionConfig,
     ) -> Result<EmbeddedSequences> {
         let dtype = visual.dtype();
-        let visual = reduce_tokens(
-            visual.cast(FloatDType::F32),
-            &mut prompts,
-            &settings.compression,
-        )?;
+        let visual = reduce_tokens(visual.cast(FloatDType::F32), &mut prompts, merging)?;
         let visual = visual.cast(dtype); // [L_r, D]
 
-        let layout = SequenceLayout::pad_left(&prompts, &settings.special)?;
+        let layout = SequenceLayout::pad_left(&prompts, &self.special)?;
         let (n_samples, n_positions) = (layout.n_samples(), layout.n_positions());
         let [_, width] = visual.dims();
         let ids = int_tensor(&layout.input_ids.concat(), &visual.device());
@@ -308,8 +302,7 @@ fn reduce_tokens(
     prompts: &mut [Prompt],
     config: &CompressionConfig,
 ) -> Result<Tensor<2>> {
-    config.check().map_err(compression_error)?;
-    if config.keep_ratio >= 1.0 {
+    if config.keep_ratio == KeepRatio::ALL {
         return Ok(visual);
     }
     let n_tokens: Vec<usize> = prompts.iter().map(Prompt::n_visual).collect();
@@ -340,9 +333,9 @@ fn compression_error(error: CompressionError) -> Error {
             what: format!("visual tokens of sample {sample}"),
             found: error.to_string(),
         },
-        _ => Error::Invalid {
+        CompressionError::NoTokens => Error::Invalid {
             what: "token compression".to_owned(),
-            expected: "settings in range".to_owned(),
+            expected: "a visual token of every sample".to_owned(),
             found: error.to_string(),
         },
     }

@@ -45,17 +45,13 @@ pub(super) fn sizes(positions: Positions) -> (VisionConfig, LanguageConfig) {
 
 fn model(positions: Positions, device: &Device) -> Qwen2Vl {
     let (vision, language) = sizes(positions);
-    Qwen2Vl::init(&vision, &language, device)
+    Qwen2Vl::init(&vision, &language, SPECIAL, device)
 }
 
-fn settings(keep_ratio: f64) -> MllmSettings {
-    MllmSettings {
-        compression: CompressionConfig {
-            keep_ratio,
-            ..CompressionConfig::default()
-        },
-        drop_static_patches: false,
-        special: SPECIAL,
+fn keeping(ratio: f64) -> Compression {
+    Compression {
+        keep_ratio: KeepRatio::new(ratio).unwrap(),
+        ..Compression::default()
     }
 }
 
@@ -101,10 +97,10 @@ fn a_sample_does_not_depend_on_its_batch() {
         let model = model(positions, &device);
         let (first, second) = (sample([2, 4, 8], &device), sample([1, 4, 4], &device));
         let together = model
-            .forward(&batch(&first, &second), &settings(0.5))
+            .forward(&batch(&first, &second), &keeping(0.5))
             .unwrap();
         let apart = [first, second].map(|sample| {
-            let found = model.forward(&sample, &settings(0.5)).unwrap();
+            let found = model.forward(&sample, &keeping(0.5)).unwrap();
             (found.semantic_feature, found.answer.unwrap().logits)
         });
         let [(first, first_logits), (second, second_logits)] = apart;
@@ -126,7 +122,7 @@ fn compression_keeps_as_many_tokens_as_asked() {
     let model = model(Positions::Counts, &device);
     let clip = sample([2, 4, 8], &device); // 16 visual tokens
     for (keep_ratio, n_kept) in [(1.0, 16), (0.5, 8), (0.2, 3), (0.01, 1)] {
-        let layout = model.embed(&clip, &settings(keep_ratio)).unwrap().layout;
+        let layout = model.embed(&clip, &keeping(keep_ratio)).unwrap().layout;
         let pads = layout.input_ids[0]
             .iter()
             .filter(|id| **id == SPECIAL.video_pad);
@@ -139,7 +135,7 @@ fn words_and_tower_learn_through_compression() {
     let device = seeded().autodiff();
     let model = model(Positions::Counts, &device);
     let clip = sample([2, 4, 4], &device);
-    let found = model.forward(&clip, &settings(0.5)).unwrap();
+    let found = model.forward(&clip, &keeping(0.5)).unwrap();
     let loss = found.answer.unwrap().loss() + found.semantic_feature.square().mean();
     let gradients = loss.backward();
     let embedding = model
@@ -168,7 +164,7 @@ fn without_labels_nothing_is_predicted() {
     clip.labels[0].fill(sequence::IGNORED_LABEL);
     assert!(
         model
-            .forward(&clip, &settings(0.5))
+            .forward(&clip, &keeping(0.5))
             .unwrap()
             .answer
             .is_none()
@@ -183,7 +179,7 @@ fn a_bad_patch_is_an_error_with_its_sample() {
     let mut second = sample([1, 4, 4], &device);
     second.patches = second.patches.full_like(f32::NAN);
     let error = model
-        .forward(&batch(&first, &second), &settings(0.5))
+        .forward(&batch(&first, &second), &keeping(0.5))
         .unwrap_err();
     assert!(
         error

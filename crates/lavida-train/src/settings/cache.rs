@@ -1,10 +1,6 @@
 //! `[cache]`: where training data is kept that was fetched.
 
-use lavida_data::{
-    Result,
-    catalog::{Caching, DEFAULT_MEMORY_BYTES},
-    disk_cache::{DEFAULT_DISK_BYTES, DiskCache},
-};
+use lavida_data::{catalog::DEFAULT_MEMORY_BYTES, disk_cache::DEFAULT_DISK_BYTES};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -31,22 +27,5 @@ impl Default for CacheSettings {
             disk_bytes: DEFAULT_DISK_BYTES,
             memory_bytes: DEFAULT_MEMORY_BYTES,
         }
-    }
-}
-
-impl CacheSettings {
-    /// The cache; its folder is made.
-    ///
-    /// # Errors
-    /// [`lavida_data::Error::Invalid`] when there can be no such folder.
-    pub fn open(&self) -> Result<Caching> {
-        let disk = self
-            .dir
-            .as_ref()
-            .map(|dir| DiskCache::open(dir, self.disk_bytes));
-        Ok(Caching {
-            memory_bytes: self.memory_bytes,
-            disk: disk.transpose()?,
-        })
     }
 }

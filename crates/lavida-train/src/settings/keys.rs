@@ -222,6 +222,20 @@ pub(super) fn expected(key: &str) -> Option<String> {
     })
 }
 
+/// A key whose names below a table are written as its one entry, the rest of them in quotes: `train.policy."visual.blocks"`.
+/// None where every name has its own place.
+pub(super) fn quoted_entry(path: &[String]) -> Option<String> {
+    keys().find_map(|key| {
+        let Kind::Table(_) = key.kind else {
+            return None;
+        };
+        let n_names = key.path.split('.').count();
+        let (table, entry) = path.split_at_checked(n_names)?;
+        let is_below = entry.len() > 1 && table.join(".") == key.path;
+        is_below.then(|| dotted(&key.path, &entry.join(".")))
+    })
+}
+
 /// The known key nearest to an unknown one: of the same name in another section, or of a similar one in its own.
 pub(super) fn nearest(section: &str, name: &str) -> Option<String> {
     let all = || {
@@ -279,9 +293,10 @@ fn check_value(key: &str, kind: &Kind, value: &Value) -> Result<()> {
         (Kind::Choice(choices), Value::String(word)) => choices.iter().any(|c| c.name == *word),
         _ => false,
     };
-    match holds {
-        true => Ok(()),
-        false => Err(Error::invalid(key, kind, found(Some(value)))),
+    if holds {
+        Ok(())
+    } else {
+        Err(Error::invalid(key, kind, found(Some(value))))
     }
 }
 
@@ -322,17 +337,18 @@ pub(super) fn make_whole(values: &mut Table) {
 
 /// A value as an error repeats it.
 pub(super) fn found(value: Option<&Value>) -> String {
-    let text = match value {
-        None => return "nothing: no file says it".to_owned(),
-        Some(Value::Table(table)) => match table.len() {
-            0 => return "an empty table".to_owned(),
-            _ => Value::Table(table.clone()).to_string(),
-        },
-        Some(value) => value.to_string(),
-    };
+    match value {
+        None => "nothing: no file says it".to_owned(),
+        Some(Value::Table(table)) if table.is_empty() => "an empty table".to_owned(),
+        Some(value) => shortened(&value.to_string()),
+    }
+}
+
+/// The beginning of a text that may be long.
+pub(super) fn shortened(text: &str) -> String {
     match text.char_indices().nth(LONGEST_FOUND) {
         Some((end, _)) => format!("{} …", &text[..end]),
-        None => text,
+        None => text.to_owned(),
     }
 }
 
@@ -362,12 +378,12 @@ impl fmt::Display for Kind {
                     [] => return f.write_str("nothing"),
                 };
                 let others: Vec<String> = others.iter().map(|c| format!("`{}`", c.name)).collect();
-                match others.is_empty() {
-                    true => write!(f, "`{}`", last.name),
-                    false => write!(f, "{} or `{}`", others.join(", "), last.name),
+                if others.is_empty() {
+                    write!(f, "`{}`", last.name)
+                } else {
+                    write!(f, "{} or `{}`", others.join(", "), last.name)
                 }
             }
-            Self::Whole { min, max: i64::MAX } => write!(f, "a whole number of at least {min}"),
             Self::Whole { min, max } => write!(f, "a whole number from {min} to {max}"),
             Self::Real { min, max } => {
                 let from = if min.is_excluded { "above" } else { "from" };

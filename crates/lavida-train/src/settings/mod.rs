@@ -6,14 +6,15 @@
 //! A [`Settings`] that was read is valid: every value is in the limits that stand beside its field, and each section's
 //! `check` holds for values that depend on each other. Errors name the key, and file and line where it was said.
 
+mod assignment;
 mod cache;
 mod checkpoint;
 mod cluster;
-mod compression;
 mod embedded;
 pub mod keys;
 mod model;
 mod optimizer;
+mod origin;
 mod sampler;
 mod source;
 mod train;
@@ -21,25 +22,25 @@ mod train;
 use std::path::Path;
 
 use lavida_data::{Error, Result};
+use lavida_model::compression::Compression;
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
 pub use cache::CacheSettings;
 pub use checkpoint::CheckpointSettings;
 pub use cluster::ClusterSettings;
-pub use compression::CompressionSettings;
 pub use embedded::{EMBEDDED, EMBEDDED_PREFIX, embedded};
 pub use model::ModelSettings;
 pub use optimizer::OptimizerSettings;
-pub use sampler::{Exclusion, SamplerSettings};
-pub use source::{Origin, Origins};
+pub use origin::{Origin, Origins};
+pub use sampler::SamplerSettings;
 pub use train::{Policy, TrainSettings};
 
 use source::{Source, dotted};
 
 /// Everything a run is determined by, besides its data.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, remote = "Self")]
 pub struct Settings {
     /// Root of every random choice.
     #[schemars(range(min = 0, max = 9_223_372_036_854_775_807i64), extend("unit" = "seed"))]
@@ -52,7 +53,7 @@ pub struct Settings {
     pub model: ModelSettings,
     /// Visual token compression.
     #[serde(default)]
-    pub compression: CompressionSettings,
+    pub compression: Compression,
     /// What is shown of a clip and what is asked about it.
     #[serde(default)]
     pub sampler: SamplerSettings,
@@ -92,6 +93,7 @@ impl Resolved {
     /// Reads `path`, follows `extends`, applies `overrides` (`section.key=value`) in order and checks the result.
     ///
     /// # Errors
+    ///
     /// [`Error::Invalid`] with file, line and key.
     pub fn load(path: &Path, overrides: &[String]) -> Result<Self> {
         Self::of(Source::file(path)?, overrides)
@@ -100,6 +102,7 @@ impl Resolved {
     /// The same for a text that is not a file, called `name`.
     ///
     /// # Errors
+    ///
     /// As [`Resolved::load`].
     pub fn parse(name: &str, text: &str, overrides: &[String]) -> Result<Self> {
         Self::of(Source::text(name, text)?, overrides)
@@ -110,8 +113,15 @@ impl Resolved {
             source.set(text)?;
         }
         keys::make_whole(&mut source.table);
-        let settings: Settings = serde_path_to_error::deserialize(source.table.clone())
-            .map_err(|error| explain(&source, &error))?;
+        let mut track = serde_path_to_error::Track::new();
+        let values = serde_path_to_error::Deserializer::new(source.table.clone(), &mut track);
+        let read = Settings::deserialize(values);
+        let settings = read.map_err(|error| {
+            explain(
+                &source,
+                &serde_path_to_error::Error::new(track.path(), error),
+            )
+        })?;
         settings.check().map_err(|error| source.placed(error))?;
         Ok(Self {
             settings,
@@ -124,6 +134,7 @@ impl Settings {
     /// Reads `path`, follows `extends`, applies `overrides` (`section.key=value`) in order and checks the result.
     ///
     /// # Errors
+    ///
     /// [`Error::Invalid`] with file, line and key.
     pub fn load(path: &Path, overrides: &[String]) -> Result<Self> {
         Ok(Resolved::load(path, overrides)?.settings)
@@ -132,6 +143,7 @@ impl Settings {
     /// The same for a text that is not a file, called `name`.
     ///
     /// # Errors
+    ///
     /// As [`Settings::load`].
     pub fn parse(name: &str, text: &str, overrides: &[String]) -> Result<Self> {
         Ok(Resolved::parse(name, text, overrides)?.settings)
@@ -162,18 +174,36 @@ impl Settings {
     }
 }
 
+// `remote = "Self"` makes the derived functions the type's own, so that whoever reads settings with serde gets checked
+// ones too.
+impl<'de> Deserialize<'de> for Settings {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let settings = Self::deserialize(deserializer)?;
+        settings.check().map_err(D::Error::custom)?;
+        Ok(settings)
+    }
+}
+
+impl Serialize for Settings {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Self::serialize(self, serializer)
+    }
+}
+
 /// What serde did not take, in the words of whoever writes settings.
 fn explain(source: &Source, error: &serde_path_to_error::Error<toml::de::Error>) -> Error {
     use serde_path_to_error::Segment;
 
     let mut key = String::new();
     let mut section = String::new();
+    let mut names = Vec::new();
     let mut value = Some(toml::Value::Table(source.table.clone()));
     for segment in error.path().iter() {
         match segment {
             Segment::Map { key: name } => {
                 section = std::mem::take(&mut key);
                 key = dotted(&section, name);
+                names.push(name.clone());
                 value = value.and_then(|value| value.get(name).cloned());
             }
             Segment::Seq { index } => {
@@ -198,7 +228,15 @@ fn explain(source: &Source, error: &serde_path_to_error::Error<toml::de::Error>)
         (key, value) = (dotted(&key, named), None);
     }
     // Every place of a settings type is a key, an entry of one, or a section.
-    let expected = keys::expected(&key).unwrap_or_else(|| message.trim().to_owned());
+    let mut expected = keys::expected(&key).unwrap_or_else(|| message.trim().to_owned());
+    let mut inner = value.as_ref();
+    while let Some((name, below)) = inner.and_then(|value| value.as_table()?.iter().next()) {
+        names.push(name.clone());
+        inner = Some(below);
+    }
+    if let Some(quoted) = keys::quoted_entry(&names) {
+        expected += &format!("; a name with dots stands in quotes: {quoted}");
+    }
     Error::invalid(source.place(&key), expected, keys::found(value.as_ref()))
 }
 

@@ -2,7 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use lavida_data::{Error, Result, order::DEFAULT_SHUFFLE_WINDOW};
+use lavida_data::{
+    Error, Result,
+    exposure::{Exclusion, MaxCategories},
+    order::DEFAULT_SHUFFLE_WINDOW,
+};
 use lavida_model::config::VisionConfig;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -13,8 +17,8 @@ use serde::{Deserialize, Serialize};
 pub struct SamplerSettings {
     /// max(K_E), categories a prompt names at most: a true one and a distractor at least. By default each dataset's own
     /// (30, Mapillary 20, Cityscapes 6).
-    #[schemars(range(min = 2, max = 4_096), extend("unit" = "categories"))]
-    pub max_categories: Option<usize>,
+    #[schemars(extend("unit" = "categories"))]
+    pub max_categories: Option<MaxCategories>,
     /// p of Eq. 2, share of clips shown as anomalous.
     #[schemars(range(min = 0.0, max = 1.0), extend("unit" = "share"))]
     pub anomaly_ratio: f64,
@@ -47,17 +51,6 @@ pub struct SamplerSettings {
     /// better and holds more: half of it in memory. A dataset that fits into its share is permuted whole.
     #[schemars(range(min = 1, max = 1_099_511_627_776i64), extend("unit" = "samples"))]
     pub shuffle_window: usize,
-}
-
-/// When a text of another sample counts as naming something of this clip, and is no distractor.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Exclusion {
-    /// When it equals a text of the clip (the reference).
-    #[default]
-    Equal,
-    /// Also when all its words stand in one text of the clip: no `circle` beside a `red circle`.
-    Words,
 }
 
 impl Default for SamplerSettings {

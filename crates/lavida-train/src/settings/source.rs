@@ -1,75 +1,23 @@
 //! From a file, the files it extends and `--set` to one table of values that knows where each was said.
 
-use std::{collections::BTreeMap, fmt, path::Path};
+use std::{collections::BTreeMap, fs::File, io::Read, path::Path};
 
 use lavida_data::{Error, Result};
-use toml::{Table, Value, de::DeTable};
+use toml::{
+    Table, Value,
+    de::{DeTable, DeValue},
+};
 
-use super::{EMBEDDED_PREFIX, embedded};
+use super::{EMBEDDED_PREFIX, Origin, Origins, assignment::Assignment, embedded, keys};
 
 /// `extends` chains longer than this are taken for a loop.
 const MAX_EXTENDS: usize = 8;
 
-/// Where a value was said.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Origin {
-    /// In a settings file.
-    File {
-        /// The file, as it was named.
-        file: String,
-        /// Its line, from 1.
-        line: usize,
-        /// The file that extends it, unless it is the one that was asked for.
-        extended_by: Option<String>,
-    },
-    /// On the command line.
-    Set,
-}
+/// A longer file is none of settings, and some have no end (`/dev/zero`).
+const MAX_FILE_BYTES: u64 = 1 << 20;
 
-impl fmt::Display for Origin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Set => f.write_str("--set"),
-            Self::File {
-                file,
-                line,
-                extended_by,
-            } => {
-                write!(f, "{file}:{line}")?;
-                match extended_by {
-                    Some(by) => write!(f, ", extended by {by}"),
-                    None => Ok(()),
-                }
-            }
-        }
-    }
-}
-
-/// Where values were said, by dotted key; a key that is not in it has its default.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Origins(BTreeMap<String, Origin>);
-
-impl Origins {
-    /// Where the value of a key was said.
-    pub fn of(&self, key: &str) -> Option<&Origin> {
-        self.0.get(key)
-    }
-
-    /// Forgets a key and everything below it.
-    fn forget(&mut self, key: &str) {
-        let below = format!("{key}.");
-        self.0
-            .retain(|known, _| known != key && !known.starts_with(&below));
-    }
-
-    /// Notes where a value, and everything in it, was said.
-    fn note(&mut self, key: &str, value: &Value, origin: &dyn Fn(&str) -> Origin) {
-        self.0.insert(key.to_owned(), origin(key));
-        for (name, value) in value.as_table().into_iter().flatten() {
-            self.note(&dotted(key, name), value, origin);
-        }
-    }
-}
+/// Names in names in names; those of settings are three deep, and whoever follows them recurses.
+pub(super) const MAX_DEPTH: usize = 16;
 
 /// Values as they were said, not yet settings.
 pub(super) struct Source {
@@ -96,22 +44,22 @@ impl Source {
         layers(&at, text)
     }
 
-    /// Applies one `section.key=value`: the key as in TOML, the value too where it is any, else a plain text.
+    /// Applies one `section.key=value`.
     pub fn set(&mut self, text: &str) -> Result<()> {
-        let what = format!("--set {text}");
-        let expected = "section.key=value, with a key of other characters than letters, digits, _ and - in quotes";
-        let refuse = || Error::invalid(&what, expected, text);
-        let (path, value) = key_and_value(text).ok_or_else(refuse)?;
+        let Assignment { path, value } = Assignment::parse(text)?;
+        let what = || format!("--set {}", keys::shortened(text));
         let mut place = &mut self.table;
         let mut key = String::new();
-        let (last, sections) = path.split_last().ok_or_else(refuse)?;
+        let (last, sections) = path.split_last().expect("a key has a name");
         for section in sections {
             key = dotted(&key, section);
-            place = place
-                .entry(section.as_str())
-                .or_insert_with(|| Value::Table(Table::new()))
+            if !place.contains_key(section) {
+                self.origins.note_set(&key);
+                place.insert(section.clone(), Value::Table(Table::new()));
+            }
+            place = place[section]
                 .as_table_mut()
-                .ok_or_else(|| Error::invalid(&what, format!("a section {key}"), "a value"))?;
+                .ok_or_else(|| Error::invalid(what(), format!("a section {key}"), "a value"))?;
         }
         key = dotted(&key, last);
         self.origins.forget(&key);
@@ -150,9 +98,10 @@ impl Source {
 /// `key.name`, with the name in quotes where TOML wants them.
 pub fn dotted(key: &str, name: &str) -> String {
     let is_bare = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
-    let name = match !name.is_empty() && name.chars().all(is_bare) {
-        true => name.to_owned(),
-        false => Value::String(name.to_owned()).to_string(),
+    let name = if !name.is_empty() && name.chars().all(is_bare) {
+        name.to_owned()
+    } else {
+        Value::String(name.to_owned()).to_string()
     };
     match key {
         "" => name,
@@ -171,8 +120,14 @@ struct Place<'a> {
 
 fn read(path: &Path, extended_by: Option<&str>, depth: usize) -> Result<Source> {
     let name = path.display().to_string();
-    let text = std::fs::read_to_string(path)
-        .map_err(|e| Error::invalid(&name, "a readable settings file", e))?;
+    let text = text_of(path).map_err(|found| match extended_by {
+        None => Error::invalid(&name, "a readable settings file", found),
+        Some(by) => Error::invalid(
+            format!("{by}: extends"),
+            "a readable settings file",
+            format!("{name}: {found}"),
+        ),
+    })?;
     let at = Place {
         name: &name,
         folder: Some(path.parent().unwrap_or(Path::new(""))),
@@ -180,6 +135,19 @@ fn read(path: &Path, extended_by: Option<&str>, depth: usize) -> Result<Source> 
         depth,
     };
     layers(&at, &text)
+}
+
+/// The text of a settings file, or why it is none.
+fn text_of(path: &Path) -> Result<String, String> {
+    let mut bytes = Vec::new();
+    let file = File::open(path).map_err(|error| error.to_string())?;
+    file.take(MAX_FILE_BYTES + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|error| error.to_string())?;
+    if bytes.len() as u64 > MAX_FILE_BYTES {
+        return Err(format!("more than {} KiB", MAX_FILE_BYTES >> 10));
+    }
+    String::from_utf8(bytes).map_err(|_| "bytes that are no UTF-8".to_owned())
 }
 
 /// The values of a text over those that it extends.
@@ -192,13 +160,16 @@ fn layers(at: &Place, text: &str) -> Result<Source> {
             found,
         ));
     }
-    let mut table: Table = text
-        .parse()
-        .map_err(|e: toml::de::Error| Error::invalid(at.name, "TOML", e.to_string().trim_end()))?;
-    let mut lines = BTreeMap::new();
-    if let Ok(spanned) = DeTable::parse(text) {
-        note_lines(spanned.get_ref(), "", text, &mut lines);
+    let no_toml = |e: toml::de::Error| Error::invalid(at.name, "TOML", e.to_string().trim_end());
+    let spanned = DeTable::parse(text).map_err(no_toml)?;
+    let names = depth(spanned.get_ref());
+    if names > MAX_DEPTH {
+        let expected = format!("at most {MAX_DEPTH} names in each other");
+        return Err(Error::invalid(at.name, expected, names));
     }
+    let mut table: Table = text.parse().map_err(no_toml)?;
+    let mut lines = BTreeMap::new();
+    note_lines(spanned.get_ref(), "", text, &mut lines);
     let mut source = match table.remove("extends") {
         None => Source {
             name: String::new(),
@@ -223,6 +194,14 @@ fn layers(at: &Place, text: &str) -> Result<Source> {
 
 fn extended(at: &Place, base: &str) -> Result<Source> {
     let refuse = |expected: String| Error::invalid(format!("{}: extends", at.name), expected, base);
+    if base.is_empty() {
+        let what = format!("{}: extends", at.name);
+        return Err(Error::invalid(
+            what,
+            "a file, or embedded:NAME",
+            "an empty text",
+        ));
+    }
     if let Some(name) = base.strip_prefix(EMBEDDED_PREFIX) {
         let base = Place {
             name: base,
@@ -261,6 +240,26 @@ fn merge(
     }
 }
 
+/// How many names lie in each other at most. Not by recursion: a text may go deeper than a stack.
+pub(super) fn depth(table: &DeTable) -> usize {
+    let mut deepest = 0;
+    let mut open: Vec<(&DeValue, usize)> = Vec::new();
+    open.extend(table.iter().map(|(_, value)| (value.get_ref(), 1)));
+    while let Some((value, depth)) = open.pop() {
+        deepest = deepest.max(depth);
+        match value {
+            DeValue::Table(table) => {
+                open.extend(table.iter().map(|(_, value)| (value.get_ref(), depth + 1)));
+            }
+            DeValue::Array(values) => {
+                open.extend(values.iter().map(|value| (value.get_ref(), depth + 1)));
+            }
+            _ => {}
+        }
+    }
+    deepest
+}
+
 /// The line of every key of a text.
 fn note_lines(table: &DeTable, prefix: &str, text: &str, lines: &mut BTreeMap<String, usize>) {
     for (name, value) in table.iter() {
@@ -271,38 +270,4 @@ fn note_lines(table: &DeTable, prefix: &str, text: &str, lines: &mut BTreeMap<St
         }
         lines.insert(key, 1 + before.matches('\n').count());
     }
-}
-
-/// Splits `section."a.key"=value` at its first `=` outside of quotes.
-fn key_and_value(text: &str) -> Option<(Vec<String>, Value)> {
-    let mut quote = None;
-    let is_split = |c: char| {
-        match (quote, c) {
-            (None, '=') => return true,
-            (None, '"' | '\'') => quote = Some(c),
-            (Some(open), c) if open == c => quote = None,
-            _ => {}
-        }
-        false
-    };
-    let (key, value) = text.split_at(text.find(is_split)?);
-    let value = &value[1..];
-
-    let mut path = Vec::new();
-    let mut at = Value::Table(format!("{key} = 0").parse().ok()?);
-    while let Value::Table(table) = at {
-        let mut entries = table.into_iter();
-        let (name, inner) = entries.next()?;
-        if entries.next().is_some() {
-            return None;
-        }
-        path.push(name);
-        at = inner;
-    }
-
-    let parsed = format!("value = {value}").parse::<Table>().ok();
-    let parsed = parsed.filter(|table| table.len() == 1);
-    let plain = || Value::String(value.trim().to_owned());
-    let value = parsed.and_then(|mut table| table.remove("value"));
-    Some((path, value.unwrap_or_else(plain)))
 }

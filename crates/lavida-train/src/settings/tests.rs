@@ -48,7 +48,7 @@ fn an_unknown_key_is_refused_with_the_nearest_known_one() {
     refused(&["sede=3"], &["sede", "`seed`"]);
     refused(&["model.sam2.image_sise=3"], &["`model.sam2.image_size`"]);
     refused(&["learning_rate=3"], &["`optimizer.learning_rate`"]);
-    refused(&["trian.steps=3"], &["trian", "`train`"]);
+    refused(&["trian.steps=3"], &["--set: trian", "`train`"]);
 }
 
 #[test]
@@ -74,6 +74,32 @@ fn a_value_out_of_range_names_its_key() {
         &["cluster.workers=-1"],
         &["a whole number from 0 to 65536", "found -1"],
     );
+}
+
+#[test]
+fn a_limit_is_said_as_far_as_toml_has_numbers() {
+    refused(
+        &["seed=18446744073709551615"],
+        &[
+            "--set: seed",
+            "a whole number from 0 to 9223372036854775807",
+        ],
+    );
+}
+
+#[test]
+fn settings_that_do_not_hold_are_none_for_serde_either() {
+    let text = tiny(&[]).unwrap().to_toml();
+    toml::from_str::<Settings>(&text).unwrap();
+    for (valid, invalid, words) in [
+        ("keep_ratio = 0.5", "keep_ratio = 0.0", "(0, 1]"),
+        ("steps = 1000", "steps = 0", "train.steps"),
+        ("num_heads = 2", "num_heads = 3", "model."),
+    ] {
+        assert!(text.contains(valid), "{valid}");
+        let error = toml::from_str::<Settings>(&text.replace(valid, invalid)).unwrap_err();
+        assert!(error.to_string().contains(words), "{error}");
+    }
 }
 
 #[test]
@@ -203,6 +229,86 @@ fn an_override_takes_quoted_keys_plain_texts_and_whole_numbers_in_any_notation()
         "train.policy.\"a=frozen",
     ] {
         refused(&[bad], &[bad, "section.key=value"]);
+    }
+}
+
+#[test]
+fn a_name_with_dots_that_lacks_its_quotes_is_told_with_them() {
+    let quoted = "train.policy.\"seg_model.image_encoder\"";
+    refused(
+        &["train.policy.seg_model.image_encoder=full"],
+        &["--set train.policy.seg_model", "in quotes", quoted],
+    );
+    refused(
+        &["train.policy={ seg_model = { image_encoder = \"full\" } }"],
+        &["--set: train.policy.seg_model", "in quotes", quoted],
+    );
+    let text = "extends = \"embedded:tiny\"\n[train.policy.seg_model]\nimage_encoder = \"full\"";
+    let error = Settings::parse("mine", text, &[]).unwrap_err();
+    check_error(
+        error,
+        &["mine:2: train.policy.seg_model", "in quotes", quoted],
+    );
+}
+
+#[test]
+fn names_lie_in_each_other_only_so_deep() {
+    const WORDS: &[&str] = &["at most 16 names in each other"];
+    let dotted = |n: usize| vec!["a"; n].join(".");
+    for n in [17, 79, 100, 100_000] {
+        refused(&[&format!("{}=1", dotted(n))], WORDS);
+        refused(&[&format!("train={{ {} = 1 }}", dotted(n))], WORDS);
+        refused(&[&format!("train={}", "[".repeat(n))], WORDS);
+    }
+    refused(&[&format!("{}={{ {} = 1 }}", dotted(9), dotted(9))], WORDS);
+    let nested = |n: usize| format!("{} 1 {}", "{ a = ".repeat(n), "}".repeat(n));
+    refused(&[&format!("a.b={}", nested(16))], WORDS);
+    let plain = tiny(&[&format!("train.initial=./{}", ".".repeat(100))]);
+    assert!(plain.unwrap().train.initial.unwrap().ends_with("...."));
+    for text in [
+        format!("{} = 1", dotted(17)),
+        format!("[{}]", dotted(17)),
+        format!("a = {}", nested(17)),
+        format!("{0} = {{ {0} = {{ {0} = {{ {0} = 1 }} }} }}", dotted(79)),
+    ] {
+        let error = Settings::parse("mine", &text, &[]).unwrap_err();
+        check_error(error, WORDS);
+    }
+}
+
+#[test]
+fn a_file_is_read_up_to_a_mebibyte() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("mine.toml");
+    let text = "extends = \"embedded:tiny\"\n";
+    std::fs::write(&file, text.to_owned() + &"#".repeat((1 << 20) - text.len())).unwrap();
+    Settings::load(&file, &[]).unwrap();
+    std::fs::write(&file, text.to_owned() + &"#".repeat(1 << 20)).unwrap();
+    let name = file.to_str().unwrap();
+    let words = [name, "a readable settings file", "more than 1024 KiB"];
+    check_error(Settings::load(&file, &[]).unwrap_err(), &words);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_file_without_an_end_is_none_of_settings() {
+    let error = Settings::load(Path::new("/dev/zero"), &[]).unwrap_err();
+    check_error(error, &["/dev/zero", "more than 1024 KiB"]);
+}
+
+#[test]
+fn a_file_that_cannot_be_extended_is_named_with_who_extends_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("mine.toml");
+    let name = file.to_str().unwrap();
+    for (base, found) in [
+        ("", "an empty text"),
+        ("none.toml", "none.toml"),
+        (".", "directory"),
+    ] {
+        std::fs::write(&file, format!("extends = {base:?}")).unwrap();
+        let words = [&format!("{name}: extends"), "a", found];
+        check_error(Settings::load(&file, &[]).unwrap_err(), &words);
     }
 }
 

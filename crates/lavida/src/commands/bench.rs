@@ -82,7 +82,7 @@ pub async fn run(args: &cli::Bench) -> anyhow::Result<()> {
 
 async fn compression(args: &cli::BenchCompression) -> anyhow::Result<()> {
     for keep_ratio in &args.keep_ratios {
-        measure::check_ratio(*keep_ratio)?;
+        measure::ratio(*keep_ratio)?;
     }
     let made = std::fs::create_dir_all(&args.out);
     made.map_err(|error| Error::unwritable(args.out.display(), error))?;

@@ -175,7 +175,7 @@ pub(super) fn choose(
     let [n_tokens, d_token] = tokens.shape().dims();
     let n_kept: usize = samples.n_kept().iter().sum();
     let longest = samples.n_tokens().iter().copied().max().unwrap_or(1);
-    let k = config.n_neighbors.min(longest - 1).max(1);
+    let k = config.n_neighbors.get().min(longest - 1).max(1);
     let beside = Beside::new(&tokens, layout);
     let client = &beside.client;
     let tables = Tables::new(samples);

@@ -5,6 +5,7 @@ use burn::tensor::{Device, TensorData, read_sync};
 use burn_cubecl::{CubeBackend, CubeDevice};
 
 use super::*;
+use crate::compression::KeepRatio;
 
 #[path = "../../../tests/devices/mod.rs"]
 mod devices;
@@ -82,9 +83,9 @@ fn the_number_of_units_and_the_size_of_a_tile_change_no_bit() {
         }
         for density in [Density::Reachability, Density::Knn] {
             let config = CompressionConfig {
-                keep_ratio: 0.2,
+                keep_ratio: KeepRatio::new(0.2).expect("in range"),
                 density,
-                n_neighbors: 8,
+                ..CompressionConfig::default()
             };
             let samples = Samples::new(&[97, 1, 40], &config).expect("samples with tokens");
             let expected = bits(&device, &samples, &config, most);

@@ -187,7 +187,7 @@ fn choose_all<T: Value>(
         .any(|length| is_bad_length(*length))
     {
         // Refused by the caller, who reads the lengths; the rest has the right shape and means nothing.
-        let n_kept = n_tokens.iter().map(|n| config.n_kept(*n)).sum();
+        let n_kept = n_tokens.iter().map(|n| config.keep_ratio.n_kept(*n)).sum();
         choice.kept = vec![0; n_kept];
         choice.assignment = vec![0; lengths.len()];
         choice.density = vec![0.0; lengths.len()];
@@ -216,7 +216,7 @@ fn choose_one<T: Value>(
 ) -> HostChoice {
     let mut tokens = Tokens::new(values, d_token, arithmetic);
     let n_tokens = tokens.n_tokens();
-    let k = config.n_neighbors.min(n_tokens - 1);
+    let k = config.n_neighbors.get().min(n_tokens - 1);
     if k == 0 {
         return HostChoice {
             kept: vec![0],
@@ -227,7 +227,7 @@ fn choose_one<T: Value>(
     }
     let around = neighborhoods(&mut tokens, k, blocking);
     let density = density(&around.nearest, k, &tokens, config.density);
-    let kept = densest(&density, config.n_kept(n_tokens));
+    let kept = densest(&density, config.keep_ratio.n_kept(n_tokens));
     let assignment = assign(&tokens, &around, k, &kept, blocking);
     HostChoice {
         kept,

@@ -1,8 +1,11 @@
 //! How the work is cut up changes nothing, and neither does what it is cut for.
 
+use std::num::NonZeroUsize;
+
 use proptest::prelude::*;
 
 use super::*;
+use crate::compression::KeepRatio;
 use crate::registers::PairVectors;
 
 /// Clouds of several sizes at several places, with copies: distances from zero to far beyond what f32 tells apart.
@@ -34,8 +37,8 @@ fn clouds(seed: u64, n_tokens: usize, d_token: usize) -> Vec<f32> {
 
 fn config(keep_ratio: f64, n_neighbors: usize, knn: bool) -> CompressionConfig {
     CompressionConfig {
-        keep_ratio,
-        n_neighbors,
+        keep_ratio: KeepRatio::new(keep_ratio).unwrap(),
+        n_neighbors: NonZeroUsize::new(n_neighbors).unwrap(),
         density: if knn {
             Density::Knn
         } else {
@@ -48,7 +51,7 @@ fn config(keep_ratio: f64, n_neighbors: usize, knn: bool) -> CompressionConfig {
 fn expected(values: &[f32], d_token: usize, config: &CompressionConfig) -> HostChoice {
     let tokens = Tokens::new(values, d_token, Arithmetic::of_this_machine());
     let n_tokens = tokens.n_tokens() as u32;
-    let k = config.n_neighbors.min(tokens.n_tokens() - 1);
+    let k = config.n_neighbors.get().min(tokens.n_tokens() - 1);
     let nearest_first = |token: u32, others: &mut dyn Iterator<Item = u32>| {
         let mut nearest: Vec<Neighbor> = others
             .map(|other| Neighbor {
@@ -66,7 +69,7 @@ fn expected(values: &[f32], d_token: usize, config: &CompressionConfig) -> HostC
         })
         .collect();
     let density = density(&neighbors, k, &tokens, config.density);
-    let kept = densest(&density, config.n_kept(n_tokens as usize));
+    let kept = densest(&density, config.keep_ratio.n_kept(n_tokens as usize));
     let assignment = (0..n_tokens)
         .map(|token| match kept.binary_search(&token) {
             Ok(own) => own as u32,

@@ -5,7 +5,10 @@ use lavida_dataflow::{
     clock::{Clock, SystemClock},
     device,
 };
-use lavida_model::qwen2_vl::language_step::LanguageStep;
+use lavida_model::{
+    compression::{CompressionConfig, KeepRatio},
+    qwen2_vl::language_step::LanguageStep,
+};
 
 use super::Point;
 use crate::{cli, config};
@@ -24,21 +27,15 @@ const MEDIUM: [&str; 7] = [
     "model.language.vocab_size=2048",
 ];
 
-/// Refuses a keep ratio outside its range.
-pub fn check_ratio(keep_ratio: f64) -> Result<()> {
-    match keep_ratio > 0.0 && keep_ratio <= 1.0 {
-        true => Ok(()),
-        false => Err(Error::invalid(
-            "--keep-ratios",
-            "values in (0, 1]",
-            keep_ratio,
-        )),
-    }
+/// The keep ratio that was asked for.
+pub fn ratio(keep_ratio: f64) -> Result<KeepRatio> {
+    KeepRatio::new(keep_ratio)
+        .map_err(|_| Error::invalid("--keep-ratios", "values in (0, 1]", keep_ratio))
 }
 
 /// One step to warm up, then as many as asked.
 pub fn point(args: &cli::BenchCompressionPoint) -> anyhow::Result<Point> {
-    check_ratio(args.keep_ratio)?;
+    let keep_ratio = ratio(args.keep_ratio)?;
     let changes: &[&str] = match args.model {
         cli::BenchModel::Tiny => &[],
         cli::BenchModel::Medium => &MEDIUM,
@@ -46,8 +43,10 @@ pub fn point(args: &cli::BenchCompressionPoint) -> anyhow::Result<Point> {
     let changes: Vec<String> = changes.iter().map(|change| (*change).to_owned()).collect();
     let settings = config::load("embedded:tiny", &changes)?.settings;
     let model = settings.model.config();
-    let mut compression = settings.compression.config();
-    compression.keep_ratio = args.keep_ratio;
+    let merging = CompressionConfig {
+        keep_ratio,
+        ..settings.compression.merging()
+    };
 
     let device = device::named("cpu")?;
     let step = LanguageStep::new(
@@ -60,12 +59,12 @@ pub fn point(args: &cli::BenchCompressionPoint) -> anyhow::Result<Point> {
     );
     let at_rest_bytes = status_bytes("VmRSS:");
     let clock = SystemClock::default();
-    let report = step.run(&compression)?;
+    let report = step.run(&merging)?;
     let cpu_before = cpu_seconds();
     let mut seconds = Vec::with_capacity(args.steps);
     for _ in 0..args.steps {
         let start = clock.monotonic();
-        step.run(&compression)?;
+        step.run(&merging)?;
         seconds.push((clock.monotonic() - start).as_secs_f64());
     }
     seconds.sort_by(f64::total_cmp);

@@ -3,6 +3,7 @@
 //! What is said of pixels and prompts is taken from the code that makes them.
 
 use lavida_data::{
+    exposure::MaxCategories,
     preprocess::{CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD},
     prompt::Prompt,
     tokenizer::SEG_TOKEN,
@@ -109,7 +110,7 @@ pub fn document(
             "start_id": special.clip_start,
             "end_id": special.clip_end,
             "min": 1,
-            "max_in_training": s.max_categories.unwrap_or(MAX_CATEGORIES),
+            "max_in_training": s.max_categories.map_or(MAX_CATEGORIES, MaxCategories::get),
             "max_ids": m.clip_text.max_position_embeddings,
             "rule": "raw text without a template; not blank, no special token of tokenizer.json in it; one longer than max_ids keeps its first words and end_id. More than max_in_training are accepted, but were never seen together",
         },

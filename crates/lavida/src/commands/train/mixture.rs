@@ -1,7 +1,8 @@
 //! The datasets of a run: opened, mixed, and said in which shares.
 
 use lavida_data::{
-    catalog::{Catalog, DataSource},
+    catalog::{Caching, Catalog, DataSource},
+    disk_cache::DiskCache,
     manifest::Purpose,
 };
 use lavida_dataset_builder::sources;
@@ -11,7 +12,13 @@ use lavida_train::settings::Settings;
 pub async fn open_catalog(uris: &[String], settings: &Settings) -> anyhow::Result<Catalog> {
     let sources = uris.iter().map(|uri| DataSource { uri: uri.clone() });
     let sources: Vec<_> = sources.collect();
-    let caching = settings.cache.open()?;
+    let cache = &settings.cache;
+    let disk = cache.dir.as_ref();
+    let disk = disk.map(|dir| DiskCache::open(dir, cache.disk_bytes));
+    let caching = Caching {
+        memory_bytes: cache.memory_bytes,
+        disk: disk.transpose()?,
+    };
     let catalog = Catalog::open_with(&sources, Purpose::Training, caching).await?;
     let sources = sources::names(Purpose::Training);
     Ok(catalog.with_weights(&settings.sampler.weights, &sources)?)
