@@ -10,6 +10,7 @@ mod commands;
 mod config;
 mod exported;
 mod help;
+mod launch;
 mod memory;
 mod outputs;
 mod scoring;
@@ -125,7 +126,7 @@ async fn execute(command: Command) -> anyhow::Result<()> {
 }
 
 fn exit_code(error: &anyhow::Error) -> u8 {
-    if let Some(failed) = error.downcast_ref::<commands::train::WorkerFailed>() {
+    if let Some(failed) = error.downcast_ref::<launch::processes::WorkerFailed>() {
         return failed.code;
     }
     if let Some(failed) = error.downcast_ref::<commands::check::ChecksFailed>() {

@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use lavida_store::local_path;
 use lavida_terminal::generate::{CompletionsArgs, ManArgs};
 
-use crate::help;
+use crate::{help, launch::scheduler::ClusterChoice};
 
 /// Zero-shot video anomaly detection: train LAVIDA on segmentation data, score videos by what you name.
 #[derive(Debug, Parser)]
@@ -127,19 +127,6 @@ pub struct Train {
     /// Serve Prometheus metrics at http://IP:PORT/metrics, port 0 for any; workers that are started here follow at PORT+1, …
     #[arg(long, value_name = "IP:PORT")]
     pub metrics: Option<SocketAddr>,
-}
-
-/// Schedulers that start one command on several nodes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum ClusterChoice {
-    /// Slurm in a step of several tasks, Kubernetes in a pod that has an index and JOBSET_NAME; else none
-    Auto,
-    /// A task of a Slurm step (srun)
-    Slurm,
-    /// A pod of an Indexed Job or a JobSet
-    Kubernetes,
-    /// Train alone whatever the environment says
-    None,
 }
 
 #[derive(Debug, Args)]

@@ -17,8 +17,14 @@ use lavida_dataflow::{
 use lavida_train::settings::Settings;
 use serde_json::{Value, json};
 
-use super::train::{self, described, open_catalog};
-use crate::{cli, config};
+use crate::{
+    cli, config,
+    launch::{
+        mixture::{described, open_catalog},
+        prepare::initial,
+        security::{security, security_to_join},
+    },
+};
 
 /// Something that was looked at.
 struct Check {
@@ -131,14 +137,14 @@ async fn checks(
     if let Some(address) = &args.listen {
         // A coordinator that is told no cookie draws one.
         let listens = async {
-            let security = train::security(certs, || Ok(String::new()))?;
+            let security = security(certs, || Ok(String::new()))?;
             network::listens(address, &security).await
         };
         checks.push(Check::new("listen", listens.await.into()));
     }
     if let Some(address) = &args.join {
         let reaches = async {
-            let security = train::security_to_join(certs)?;
+            let security = security_to_join(certs)?;
             network::reaches(address, &security).await
         };
         checks.push(Check::new("join", reaches.await.into()));
@@ -187,7 +193,7 @@ async fn weights(uri: &str, settings: &Settings, folder: &Path) -> Found {
             "the vocabularies, which the model's size rests on, fail".to_owned(),
         );
     };
-    let opened = train::initial(uri, settings, &tokenizers).await;
+    let opened = initial(uri, settings, &tokenizers).await;
     opened
         .map(|initial| format!("train.initial: {}", initial.name()))
         .context("train.initial")

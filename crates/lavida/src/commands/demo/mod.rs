@@ -41,11 +41,11 @@ use lavida_train::{evaluation::EvaluationReport, step::StepRecord};
 use super::{
     eval::{Benchmark, evaluate},
     export::Staged,
-    train::{FINISHING, interrupted, open_catalog, train},
 };
 use crate::{
     cli, config,
     exported::{ExportedFile, SUMS},
+    launch::{local::train, mixture::open_catalog},
     scoring::{Model, Windowing},
     stop::stopped_after,
 };
@@ -174,14 +174,7 @@ pub async fn run(args: cli::Demo) -> anyhow::Result<()> {
         ),
     ] {
         parts.begin(what);
-        let outcome = train(
-            loaded,
-            &data,
-            &text(&folder)?,
-            label,
-            interrupted(FINISHING),
-        )
-        .await?;
+        let outcome = train(loaded, &data, &text(&folder)?, label).await?;
         let note = match outcome {
             RunOutcome::AlreadyDone { step } => format!("{step} steps, done before"),
             RunOutcome::Ran(outcome) if outcome.stopped => {

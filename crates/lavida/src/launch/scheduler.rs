@@ -14,14 +14,26 @@
 
 use std::fmt;
 
+use clap::ValueEnum;
 use lavida_data::{Error, Result};
-
-use crate::cli::ClusterChoice;
 
 /// Where task 0 is reached when it is not where the scheduler's variables say.
 pub const COORDINATOR: &str = "LAVIDA_COORDINATOR";
 /// Where the coordinator listens unless told otherwise.
 const PORT: u16 = 7700;
+
+/// Schedulers that start one command on several nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ClusterChoice {
+    /// Slurm in a step of several tasks, Kubernetes in a pod that has an index and JOBSET_NAME; else none
+    Auto,
+    /// A task of a Slurm step (srun)
+    Slurm,
+    /// A pod of an Indexed Job or a JobSet
+    Kubernetes,
+    /// Train alone whatever the environment says
+    None,
+}
 
 /// Who started this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,6 +8,7 @@ use lavida_cluster::{
 };
 use lavida_data::Result;
 use lavida_dataflow::telemetry::{endpoint, figures};
+use lavida_terminal::screen;
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeMetric},
@@ -17,7 +18,6 @@ use prometheus_client::{
 use tokio::sync::watch;
 
 use super::view::of_members;
-use crate::screen;
 
 /// Serves the figures for as long as what comes back lives, and says where.
 pub async fn serve(

@@ -10,10 +10,17 @@ use lavida_cluster::{
 };
 use lavida_data::{Error, Result};
 use lavida_store::Store;
+use lavida_terminal::screen;
 use lavida_train::settings::Settings;
 
-use super::{COOKIE, interrupted, job::Job, metrics, report, security, view::View};
-use crate::{config::Loaded, screen};
+use super::{
+    job::Job,
+    metrics,
+    outcome::report,
+    security::{COOKIE, security},
+    view::View,
+};
+use crate::{config::Loaded, stop::interrupted};
 
 pub async fn run(
     loaded: Loaded,

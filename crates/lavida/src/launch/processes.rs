@@ -16,11 +16,16 @@ use lavida_cluster::{
 };
 use lavida_data::Error;
 use lavida_dataflow::{device, worker::Worker};
+use lavida_terminal::screen;
 use lavida_train::settings::Settings;
 use tokio::process::{Child, Command};
 
-use super::{COOKIE, is_complete, join, lead, metrics, report};
-use crate::{config::Loaded, screen};
+use super::{
+    join, lead, metrics,
+    outcome::{is_complete, report},
+    security::COOKIE,
+};
+use crate::config::Loaded;
 
 /// A worker that ends again and again is not started more often than this.
 const PAUSE: Duration = Duration::from_secs(1);

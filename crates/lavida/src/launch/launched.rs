@@ -5,33 +5,34 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs},
+    path::Path,
     time::Duration,
 };
 
 use lavida_cluster::control::Outcome;
 use lavida_data::{Error, Result};
+use lavida_terminal::screen;
 use tokio::net::TcpStream;
 
 use super::{
-    COOKIE, interrupted, is_complete, join, lead,
+    join, lead,
+    outcome::{is_complete, report},
     processes::{self, Ended, PARTING, Workers, own_folder},
-    report,
     scheduler::{Place, Scheduler},
-    security,
+    security::{COOKIE, security},
 };
-use crate::{cli, config::Loaded, screen};
+use crate::{config::Loaded, stop::interrupted};
 
 pub async fn run(
     mut loaded: Loaded,
-    args: &cli::Train,
+    data: &[String],
     out: &str,
     place: Place,
+    certs: Option<&Path>,
+    metrics_at: Option<SocketAddr>,
 ) -> anyhow::Result<()> {
     screen::line(&format!("train: {place}"));
-    let certs = args
-        .certs
-        .as_ref()
-        .map(|folder| own_folder(folder, &place.node));
+    let certs = certs.map(|folder| own_folder(folder, &place.node));
     let no_secret = || {
         let expected = format!("--certs DIR, or on one machine a {COOKIE} that all tasks have");
         Err(Error::invalid("train", expected, "neither"))
@@ -42,7 +43,7 @@ pub async fn run(
     }
     let secured = security(certs.as_deref(), no_secret)?;
     if place.index > 0 && place.scheduler == Scheduler::Kubernetes {
-        let joined = join::run(&place.coordinator, certs.as_deref(), args.metrics);
+        let joined = join::run(&place.coordinator, certs.as_deref(), metrics_at);
         let outcome = tokio::select! {
             outcome = joined => outcome?,
             complete = until_complete(out, steps, &place.coordinator) => return complete,
@@ -59,7 +60,7 @@ pub async fn run(
             .certificates
             .is_none()
             .then(|| secured.cookie.clone()),
-        metrics: args.metrics,
+        metrics: metrics_at,
         on_gpus: processes::has_gpus(&loaded.settings),
     };
     if place.index > 0 {
@@ -83,8 +84,8 @@ pub async fn run(
         cluster.workers = n;
     }
     let at = listen_at(&place.coordinator)?;
-    let coordinator = lead::start(&loaded, &args.data, out, at, &secured).await?;
-    let outcome = processes::lead_with(coordinator, workers, &loaded, args.metrics).await?;
+    let coordinator = lead::start(&loaded, data, out, at, &secured).await?;
+    let outcome = processes::lead_with(coordinator, workers, &loaded, metrics_at).await?;
     match place.scheduler {
         Scheduler::Slurm => report(&outcome, steps, out),
         Scheduler::Kubernetes => {

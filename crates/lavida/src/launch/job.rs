@@ -6,13 +6,14 @@ use lavida_cluster::control::RunId;
 use lavida_data::{Error, Result};
 use lavida_dataflow::{device::DeviceName, run::Run};
 use lavida_store::Store;
+use lavida_terminal::screen;
 use serde::{Deserialize, Serialize};
 
-use super::prepare;
-use crate::{
-    config::{self, Loaded},
-    screen,
+use super::{
+    mixture::{described, open_catalog},
+    prepare::prepare,
 };
+use crate::config::{self, Loaded};
 
 /// A run that every worker can prepare for itself. What it names has to be reachable from each machine under the same
 /// name: stores, and the tokenizers beside the settings.
@@ -33,8 +34,8 @@ impl Job {
     /// Opens the data and says what the run is.
     pub async fn of(loaded: &Loaded, data: &[String], out: &str) -> anyhow::Result<Self> {
         DeviceName::parse(&loaded.settings.device)?; // workers have it, this machine need not
-        let catalog = super::open_catalog(data, &loaded.settings).await?;
-        let mixture = super::described(&catalog, &loaded.settings);
+        let catalog = open_catalog(data, &loaded.settings).await?;
+        let mixture = described(&catalog, &loaded.settings);
         screen::line(&format!("train: mixes {mixture}"));
         let absolute = |uri: &String| Ok(Store::open(uri)?.uri().to_owned());
         let folder = match loaded.folder.as_os_str().is_empty() && loaded.is_embedded {

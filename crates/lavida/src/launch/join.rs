@@ -13,9 +13,10 @@ use lavida_cluster::{
 };
 use lavida_data::{Error, Result};
 use lavida_dataflow::telemetry::figures::Figures;
+use lavida_terminal::screen;
 
-use super::{interrupted, job::Job, metrics, report, security_to_join};
-use crate::{screen, stop::stopped_after};
+use super::{job::Job, metrics, outcome::report, security::security_to_join};
+use crate::stop::{interrupted, stopped_after};
 
 /// Steps of work that a worker asks for at a time.
 const WINDOW: u64 = 8;
