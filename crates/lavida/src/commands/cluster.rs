@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use lavida_cluster::shell::Authority;
 use lavida_data::{Error, Result};
 use lavida_dataflow::clock::{Clock, SystemClock};
+use lavida_terminal::screen;
 
 use crate::cli::{self, ClusterCommand};
 
@@ -42,14 +43,21 @@ fn certs(args: &cli::ClusterCerts) -> Result<()> {
         "the one that was there"
     };
     let at = folder.display();
-    eprintln!("authority: {at} ({whose}); keep it here, ca-key.pem lets anybody in");
+    screen::line(&format!(
+        "authority: {at} ({whose}); keep it here, ca-key.pem lets anybody in"
+    ));
     for ((folder, names), files) in machines.iter().zip(certificates) {
         files.write(folder)?;
         let at = folder.display();
         let (copy, reached) = (&names[0], names.join(", "));
-        eprintln!("{at}: copy the folder to {copy}; certificate for {reached}");
+        screen::line(&format!(
+            "{at}: copy the folder to {copy}; certificate for {reached}"
+        ));
     }
-    eprintln!("the certificates count for {} days from now", args.days);
+    screen::line(&format!(
+        "the certificates count for {} days from now",
+        args.days
+    ));
     Ok(())
 }
 

@@ -4,7 +4,10 @@ use lavida_dataflow::device::{self, DeviceName, Kind, Listed};
 use serde_json::{Value, json};
 
 use super::check::memory::free_bytes;
-use crate::cli;
+use crate::{
+    cli,
+    output::{gib, print_json, print_text},
+};
 
 pub async fn run(args: cli::Devices) -> anyhow::Result<()> {
     let listed = tokio::task::spawn_blocking(device::list).await?;
@@ -23,7 +26,7 @@ pub async fn run(args: cli::Devices) -> anyhow::Result<()> {
                 "feature": kind.word(),
             })).collect::<Vec<_>>(),
         });
-        return crate::print_document(&serde_json::to_string_pretty(&document)?);
+        return print_json(&document);
     }
     let built = rows.iter().map(Row::line);
     let others = not_built.iter().map(|kind| {
@@ -31,7 +34,7 @@ pub async fn run(args: cli::Devices) -> anyhow::Result<()> {
         format!("  {pattern:<11} {what}: not in this build, which needs --features {word}")
     });
     let lines: Vec<String> = built.chain(others).collect();
-    crate::print_document(&format!("device = …\n{}", lines.join("\n")))
+    print_text(&format!("device = …\n{}", lines.join("\n")))
 }
 
 /// A device, and what is known of its memory.
@@ -56,7 +59,7 @@ impl Row {
         let Listed { name, what, .. } = &self.device;
         let more = match (&self.device.unusable, self.free) {
             (Some(why), _) => format!(": not usable, {why}"),
-            (None, Some(bytes)) => format!(", {:.1} GiB free", bytes as f64 / f64::from(1 << 30)),
+            (None, Some(bytes)) => format!(", {:.1} GiB free", gib(bytes)),
             (None, None) => String::new(),
         };
         format!("  {name:<11} {what}{more}")

@@ -19,6 +19,7 @@ use lavida_train::evaluation::{
 
 use crate::{
     cli,
+    output::print_text,
     scoring::{FrameSource, Model, Windowing, categories},
 };
 
@@ -65,9 +66,9 @@ pub async fn run(args: cli::Eval) -> anyhow::Result<()> {
     drop(progress);
     if args.json {
         let json = serde_json::to_string_pretty(&report)?;
-        crate::print_document(&json)?;
+        print_text(&json)?;
     } else {
-        crate::print_document(&table(&report))?;
+        print_text(&table(&report))?;
     }
     Ok(())
 }

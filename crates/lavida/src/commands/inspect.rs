@@ -17,7 +17,11 @@ use lavida_store::Store;
 use lavida_train::settings::Settings;
 use serde_json::{Value, json};
 
-use crate::{cli, config, exported::Exported};
+use crate::{
+    cli, config,
+    exported::Exported,
+    output::{print_json, print_text, write_file},
+};
 
 pub async fn run(args: cli::Inspect) -> anyhow::Result<()> {
     let document = match (&args.checkpoint, &args.data, &args.sample) {
@@ -26,11 +30,11 @@ pub async fn run(args: cli::Inspect) -> anyhow::Result<()> {
         (_, Some(uri), Some(sample)) => replay(&args, uri, sample).await?,
         (None, None, _) => anyhow::bail!("--checkpoint or --data"), // clap asks for one of them
     };
-    let text = match args.json {
-        true => serde_json::to_string_pretty(&document)?,
-        false => lines(&document, 0),
-    };
-    crate::print_document(&text)
+    if args.json {
+        print_json(&document)
+    } else {
+        print_text(&lines(&document, 0))
+    }
 }
 
 async fn checkpoint(uri: &str) -> anyhow::Result<Value> {
@@ -107,7 +111,7 @@ async fn replay(args: &cli::Inspect, uri: &str, sample: &str) -> anyhow::Result<
     };
     let clip = catalog.read(index).await?;
     let draw = Draw::of(&clip, &catalog, &settings, seed, epoch)?;
-    super::predict::write(&args.out, &draw.picture()?.image().png())?;
+    write_file(&args.out, &draw.picture()?.image().png())?;
     Ok(json!({
         "sample": sample,
         "seed": seed,

@@ -5,12 +5,15 @@ use std::path::Path;
 use bytes::Bytes;
 use lavida_data::{Error, video::VideoReader};
 use lavida_report::{canvas::Image, overlay::MaskStyle, plot::ScorePlot, sheet::masked_frame};
-use lavida_terminal::progress::{Progress, Unit};
+use lavida_terminal::{
+    progress::{Progress, Unit},
+    screen,
+};
 use serde_json::json;
 
 use crate::{
     cli,
-    outputs::Outputs,
+    output::{Outputs, file_name},
     scoring::{FrameSource, Model, Windowing, categories},
 };
 
@@ -85,13 +88,13 @@ pub async fn run(args: cli::Predict) -> anyhow::Result<()> {
     files.extend(documents.map(|(name, bytes)| (name.to_owned(), bytes.into())));
     outputs.replace(files).await?;
     let highest = plot.highest_frame().unwrap_or_default();
-    eprintln!(
+    screen::line(&format!(
         "predict: {n_frames} frames, highest score {:.3} at frame {highest} ({:.2} s); scores.json, scores.svg, scores.png and \
          {n_pictures} pictures in {}",
         plot.scores.get(highest).copied().unwrap_or(f32::NAN),
         seconds(highest),
         args.out
-    );
+    ));
     Ok(())
 }
 
@@ -177,19 +180,4 @@ pub fn mask_at(logits: &[f32], side: usize, width: u32, height: u32) -> Vec<bool
     let grid = [height as usize, width as usize];
     let resized = super::eval::nearest(logits, side, grid);
     resized.into_iter().map(|logit| logit > 0.0).collect()
-}
-
-/// Writes a file whole or not at all, by way of one beside it whose name nobody else uses.
-pub fn write(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
-    let partial = path.with_file_name(format!(".{}.lavida-partial", file_name(path)));
-    let written = std::fs::write(&partial, bytes).and_then(|()| std::fs::rename(&partial, path));
-    written.map_err(|e| {
-        let _ = std::fs::remove_file(&partial); // what is left of a write that failed anyway
-        anyhow::Error::new(Error::unwritable(path.display(), e))
-    })
-}
-
-fn file_name(path: &Path) -> String {
-    let name = path.file_name().unwrap_or(path.as_os_str());
-    name.to_string_lossy().into_owned()
 }

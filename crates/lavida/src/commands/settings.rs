@@ -8,7 +8,10 @@ use lavida_train::settings::{
 use serde_json::{Value as Json, json};
 use toml::{Table, Value};
 
-use crate::{cli, config};
+use crate::{
+    cli, config,
+    output::{print_json, print_text},
+};
 
 /// Columns where standard output is no terminal.
 const PLAIN_WIDTH: usize = 80;
@@ -21,7 +24,7 @@ const INDENT: &str = "    ";
 pub fn run(args: &cli::Settings) -> anyhow::Result<()> {
     if let Some(cli::SettingsCommand::Init(init)) = &args.command {
         let text = embedded(&init.name).map_err(|_| unknown(&init.name))?;
-        return crate::print_document(text.trim_end());
+        return print_text(text.trim_end());
     }
     let resolved = match &args.config {
         Some(name) => Some(config::resolve(name, &args.set)?),
@@ -32,9 +35,9 @@ pub fn run(args: &cli::Settings) -> anyhow::Result<()> {
         true => {
             let mut document = listing.document();
             document["config"] = json!(args.config);
-            crate::print_document(&serde_json::to_string_pretty(&document)?)
+            print_json(&document)
         }
-        false => crate::print_document(&listing.text(width())),
+        false => print_text(&listing.text(width())),
     }
 }
 

@@ -25,7 +25,7 @@ use super::{
     outcome::{is_complete, report},
     security::COOKIE,
 };
-use crate::config::Loaded;
+use crate::{config::Loaded, exit::Reported};
 
 /// A worker that ends again and again is not started more often than this.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -43,26 +43,6 @@ pub enum Ended {
     /// One at least because its run was stopped.
     Stopped,
 }
-
-/// A worker ended by itself before its run did.
-#[derive(Debug)]
-pub struct WorkerFailed {
-    slot: usize,
-    /// Its exit code.
-    pub code: u8,
-}
-
-impl std::fmt::Display for WorkerFailed {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "worker {} failed with exit code {}: see above",
-            self.slot, self.code
-        )
-    }
-}
-
-impl std::error::Error for WorkerFailed {}
 
 /// Workers that join a coordinator.
 #[derive(Clone, Debug)]
@@ -87,7 +67,7 @@ impl Workers {
     /// Keeps all of them at work until each has ended well.
     ///
     /// # Errors
-    /// [`WorkerFailed`] when one ends with another exit code than those of a run that is done or stopped.
+    /// [`Reported`] when one ends with another exit code than those of a run that is done or stopped.
     pub async fn keep(self) -> anyhow::Result<Ended> {
         let mut all = Ended::Done;
         let mut workers = tokio::task::JoinSet::new();
@@ -102,7 +82,8 @@ impl Workers {
                 Some(code) if code == i32::from(Error::STOPPED) => all = Ended::Stopped,
                 Some(code) => {
                     let code = u8::try_from(code).unwrap_or(1);
-                    return Err(WorkerFailed { slot, code }.into());
+                    let summary = format!("worker {slot} failed with exit code {code}: see above");
+                    return Err(Reported { code, summary }.into());
                 }
                 None => {
                     let signal = status.signal().unwrap_or_default();

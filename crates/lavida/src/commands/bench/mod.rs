@@ -10,11 +10,14 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use lavida_data::Error;
 use lavida_report::plot::{LinePlot, Series};
+use lavida_terminal::screen;
 use serde_json::{Value, json};
 use tokio::process::Command;
 
-use super::predict::write;
-use crate::cli;
+use crate::{
+    cli,
+    output::{print_json, print_text, write_file},
+};
 
 /// One keep ratio of one model, as its process measured it.
 #[derive(Clone, Debug, PartialEq)]
@@ -75,7 +78,7 @@ pub async fn run(args: &cli::Bench) -> anyhow::Result<()> {
     match &args.what {
         cli::BenchWhat::Compression(args) => compression(args).await,
         cli::BenchWhat::CompressionPoint(args) => {
-            crate::print_document(&measure::point(args)?.document().to_string())
+            print_text(&measure::point(args)?.document().to_string())
         }
     }
 }
@@ -90,37 +93,39 @@ async fn compression(args: &cli::BenchCompression) -> anyhow::Result<()> {
     for model in &args.models {
         for keep_ratio in &args.keep_ratios {
             let point = in_its_own_process(args, *model, *keep_ratio).await?;
-            eprintln!(
+            screen::line(&format!(
                 "bench: {}, keep ratio {}: {:.3} s a step, peak {} MiB",
                 point.model,
                 point.keep_ratio,
                 point.seconds,
                 mib(point.peak_bytes)
-            );
+            ));
             points.push(point);
         }
     }
     let table = table(&points);
     let documents: Vec<Value> = points.iter().map(Point::document).collect();
-    let document = serde_json::to_string_pretty(&json!({ "points": documents }))?;
-    write(&args.out.join("compression.md"), table.as_bytes())?;
-    write(&args.out.join("compression.json"), document.as_bytes())?;
-    write(
+    let document = json!({ "points": documents });
+    write_file(&args.out.join("compression.md"), table.as_bytes())?;
+    let json = serde_json::to_vec_pretty(&document)?;
+    write_file(&args.out.join("compression.json"), &json)?;
+    write_file(
         &args.out.join("compression.svg"),
         plot(&points).drawing().svg().as_bytes(),
     )?;
     say_where(&args.out);
-    match args.json {
-        true => crate::print_document(&document),
-        false => crate::print_document(table.trim_end()),
+    if args.json {
+        print_json(&document)
+    } else {
+        print_text(table.trim_end())
     }
 }
 
 fn say_where(out: &Path) {
-    eprintln!(
+    screen::line(&format!(
         "bench: compression.md, compression.json and compression.svg are in {}",
         out.display()
-    );
+    ));
 }
 
 /// Starts this program again for one point. It ends with this one.

@@ -18,12 +18,13 @@ use lavida_train::settings::Settings;
 use serde_json::{Value, json};
 
 use crate::{
-    cli, config,
+    cli, config, exit,
     launch::{
         mixture::{described, open_catalog},
         prepare::initial,
         security::{security, security_to_join},
     },
+    output::{print_json, print_text},
 };
 
 /// Something that was looked at.
@@ -51,23 +52,6 @@ impl<E: Into<anyhow::Error>> From<Result<String, E>> for Found {
     }
 }
 
-/// Some checks failed; the exit code is the largest of theirs.
-#[derive(Debug)]
-pub struct ChecksFailed {
-    n: usize,
-    of: usize,
-    /// The exit code.
-    pub code: u8,
-}
-
-impl std::fmt::Display for ChecksFailed {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} of {} checks failed", self.n, self.of)
-    }
-}
-
-impl std::error::Error for ChecksFailed {}
-
 pub async fn run(args: cli::Check) -> anyhow::Result<()> {
     let loaded = config::load(&args.config, &args.set)?;
     let plan = lavida_train::memory::plan(&loaded.settings)?;
@@ -75,22 +59,20 @@ pub async fn run(args: cli::Check) -> anyhow::Result<()> {
     let mut document = plan::document(&plan);
     document["checks"] = checks.iter().map(Check::document).collect();
     match args.json {
-        true => crate::print_document(&serde_json::to_string_pretty(&document)?)?,
+        true => print_json(&document)?,
         false => {
             let lines: Vec<String> = checks.iter().map(Check::line).collect();
             let table = plan::table(&plan, &loaded.settings);
-            crate::print_document(&format!("{table}\n\nchecks\n{}", lines.join("\n")))?;
+            print_text(&format!("{table}\n\nchecks\n{}", lines.join("\n")))?;
         }
     }
     let codes: Vec<u8> = checks.iter().filter_map(Check::exit_code).collect();
     match codes.iter().max() {
         None => Ok(()),
-        Some(&code) => Err(ChecksFailed {
-            n: codes.len(),
-            of: checks.len(),
-            code,
+        Some(&code) => {
+            let summary = format!("{} of {} checks failed", codes.len(), checks.len());
+            Err(exit::Reported { code, summary }.into())
         }
-        .into()),
     }
 }
 
@@ -246,7 +228,7 @@ impl Check {
 
     fn exit_code(&self) -> Option<u8> {
         match &self.found {
-            Found::Failed(error) => Some(crate::exit_code(error)),
+            Found::Failed(error) => Some(exit::code_of(error)),
             _ => None,
         }
     }

@@ -46,6 +46,7 @@ use crate::{
     cli, config,
     exported::{ExportedFile, SUMS},
     launch::{local::train, mixture::open_catalog},
+    output::write_file,
     scoring::{Model, Windowing},
     stop::stopped_after,
 };
@@ -233,7 +234,7 @@ pub async fn run(args: cli::Demo) -> anyhow::Result<()> {
     for (name, bytes) in REPORT.into_iter().zip([page.as_bytes(), &json]) {
         own.write(name, bytes)?;
     }
-    eprintln!("demo: {}", out.join(REPORT[0]).display());
+    screen::line(&format!("demo: {}", out.join(REPORT[0]).display()));
     Ok(())
 }
 
@@ -263,7 +264,7 @@ fn rendered(out: &Path, seed: u64) -> anyhow::Result<SynthSummary> {
         },
     )?;
     drop(progress);
-    super::predict::write(&described, &serde_json::to_vec_pretty(&world)?)?;
+    write_file(&described, &serde_json::to_vec_pretty(&world)?)?;
     Ok(world)
 }
 

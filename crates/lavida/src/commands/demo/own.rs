@@ -12,9 +12,9 @@ use std::{
 use lavida_data::{Error, Result};
 
 use crate::{
-    commands::{export::STAGING, predict::write},
+    commands::export::STAGING,
     exported::{ExportedFile, SUMS},
-    outputs::sha256,
+    output::{sha256, write_file},
 };
 
 const RECORD: &str = "demo.sha256";
@@ -123,31 +123,31 @@ impl OwnFiles {
     }
 
     /// Writes a file of the demo.
-    pub fn write(&mut self, name: &str, bytes: &[u8]) -> anyhow::Result<()> {
+    pub fn write(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
         self.begin(name, bytes)?;
-        write(&self.out.join(name), bytes)?;
+        write_file(&self.out.join(name), bytes)?;
         self.end(name, bytes)
     }
 
     /// Says that `name` is about to be replaced by these bytes.
-    pub fn begin(&mut self, name: &str, bytes: &[u8]) -> anyhow::Result<()> {
+    pub fn begin(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
         let sums = self.sums.entry(name.to_owned()).or_default();
         sums.insert(sha256(bytes));
         self.save()
     }
 
     /// Says that it was.
-    pub fn end(&mut self, name: &str, bytes: &[u8]) -> anyhow::Result<()> {
+    pub fn end(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
         let sums = BTreeSet::from([sha256(bytes)]);
         self.sums.insert(name.to_owned(), sums);
         self.save()
     }
 
-    fn save(&self) -> anyhow::Result<()> {
+    fn save(&self) -> Result<()> {
         let lines = self.sums.iter();
         let lines =
             lines.flat_map(|(name, sums)| sums.iter().map(move |sum| format!("{sum}  {name}\n")));
-        write(&self.out.join(RECORD), lines.collect::<String>().as_bytes())
+        write_file(&self.out.join(RECORD), lines.collect::<String>().as_bytes())
     }
 
     fn is_own(&self, folder: &Path, name: &str) -> Result<bool> {

@@ -11,7 +11,10 @@ use lavida_model::{
     weights::{Tensors, write_burnpack, write_shards},
 };
 use lavida_store::Store;
-use lavida_terminal::progress::{Busy, Progress, Unit};
+use lavida_terminal::{
+    progress::{Busy, Progress, Unit},
+    screen,
+};
 use lavida_train::{
     checkpoint::{CLIP_TOKENIZER, SETTINGS, TOKENIZER},
     settings::{Policy, Settings},
@@ -21,10 +24,10 @@ use serde_json::json;
 pub use staging::STAGING;
 use staging::{Staging, free};
 
-use super::predict::write;
 use crate::{
     cli,
     exported::{CONFIG, ExportedFile, SUMS, weight_error},
+    output::write_file,
     scoring::Model,
 };
 
@@ -61,13 +64,16 @@ pub async fn run(args: cli::Export) -> anyhow::Result<()> {
     let model = Model::open(&args.checkpoint, &args.set).await?;
     let carried = model.carried().await?;
     if carried.is_empty() {
-        eprintln!(
-            "export: no SAM2 memory: the model was not imported with it, so the reference's classes will report those tensors as missing"
+        screen::line(
+            "export: no SAM2 memory: the model was not imported with it, so the reference's classes will report those tensors as missing",
         );
     }
     let staged = Staged::write(&model, &carried, &out, packing).await?;
     for file in staged.publish().await? {
-        eprintln!("{}  {} ({} bytes)", file.sha256, file.name, file.bytes);
+        screen::line(&format!(
+            "{}  {} ({} bytes)",
+            file.sha256, file.name, file.bytes
+        ));
     }
     Ok(())
 }
@@ -152,7 +158,7 @@ fn write_files(
         ),
     ];
     for (name, bytes) in files {
-        write(&out.join(name), &bytes)?;
+        write_file(&out.join(name), &bytes)?;
         names.push(name.to_owned());
     }
     let sizes = names
@@ -171,7 +177,7 @@ fn write_files(
         .iter()
         .map(|file| format!("{}  {}\n", file.sha256, file.name))
         .collect();
-    write(&out.join(SUMS), sums.as_bytes())?;
+    write_file(&out.join(SUMS), sums.as_bytes())?;
     Ok((exported, sums))
 }
 

@@ -11,6 +11,7 @@ use std::{
 use bytes::Bytes;
 use lavida_data::{Error, Result};
 use lavida_store::Store;
+use lavida_terminal::screen;
 use tempfile::TempDir;
 
 use crate::exported::{ExportedFile, SUMS};
@@ -177,10 +178,10 @@ fn inside(out: &Path) -> Result<Place> {
         }
         let n_files = remove_published(out, &folder)?;
         fs::remove_dir_all(&folder).map_err(|error| unwritable(&folder, error))?;
-        eprintln!(
+        screen::line(&format!(
             "export: removed what an interrupted export left in {} ({n_files} files and {STAGING})",
             out.display()
-        );
+        ));
     }
     fs::create_dir_all(&folder).map_err(|error| unwritable(&folder, error))?;
     let file = File::create(&mark).map_err(|error| unwritable(&mark, error))?;
@@ -246,7 +247,7 @@ async fn upload(from: &Path, out: &Store, name: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::outputs::sha256;
+    use crate::output::sha256;
 
     fn names(folder: &Path) -> Vec<String> {
         let names = fs::read_dir(folder).unwrap();

@@ -16,7 +16,10 @@ use lavida_model::{
         import::{ImportPlan, PlannedFile, Sources},
     },
 };
-use lavida_terminal::progress::{Progress, Unit};
+use lavida_terminal::{
+    progress::{Progress, Unit},
+    screen,
+};
 use lavida_train::{
     checkpoint::{CARRIED, CLIP_TOKENIZER, SETTINGS, TOKENIZER, TrainState, WEIGHTS},
     scorer::undrawn,
@@ -55,17 +58,17 @@ pub async fn run(args: cli::Import) -> anyhow::Result<()> {
     let device = device::named("cpu")?;
     let model = undrawn(&settings, &tokenizers, &device);
     let plan = ImportPlan::new(&sources, &model, precision, settings.seed).map_err(weight_error)?;
-    eprintln!("import: reading every value once before anything is written");
+    screen::line("import: reading every value once before anything is written");
     let progress = Progress::new("import: checking", Unit::Bytes, plan.n_bytes());
     plan.check_values(|n| progress.add(n))
         .map_err(weight_error)?;
     drop(progress);
     tell(&plan);
     let uri = write(writer, &plan, &settings, &tokenizers).await?;
-    eprintln!(
+    screen::line(&format!(
         "import: weights of {} bytes in {uri}; train from it with --set train.initial={uri}",
         plan.weights.n_bytes()
-    );
+    ));
     Ok(())
 }
 
@@ -253,34 +256,36 @@ fn first_state(settings: &Settings) -> TrainState {
 /// Says what was left out, changed and made up.
 fn tell(plan: &ImportPlan<'_>) {
     for (file, names) in &plan.unused {
-        eprintln!(
+        screen::line(&format!(
             "import: {} of {file} not used: {}",
             count(names),
             beginnings(names, 1)
-        );
+        ));
     }
     if let Some(carried) = &plan.carried {
         let names: Vec<String> = carried.names().map(str::to_owned).collect();
-        eprintln!(
+        screen::line(&format!(
             "import: {} carried along and never read: {}",
             count(&names),
             beginnings(&names, 2)
-        );
+        ));
     }
     for (table, before, after) in &plan.resized {
         let how = match after > before {
             true => "new rows are the mean of the others",
             false => "the first ones",
         };
-        eprintln!("import: {table}: {after} rows of {before} ({how})");
+        screen::line(&format!(
+            "import: {table}: {after} rows of {before} ({how})"
+        ));
     }
     if !plan.drawn.is_empty() {
         let names = &plan.drawn;
-        eprintln!(
+        screen::line(&format!(
             "import: {} drawn from the seed: {}",
             count(names),
             beginnings(names, 2)
-        );
+        ));
     }
 }
 

@@ -1,17 +1,64 @@
-//! A folder, or a prefix of a bucket, that a command writes anew each time: what it wrote there before goes, and what anybody
-//! else put there stays.
+//! What a command leaves: one document on standard output, and files.
 //!
-//! What it wrote is in a record beside the files, by SHA-256: a file that was changed since is the user's. Before anything is
-//! touched the record names all that is about to change, so a command that is killed leaves nothing that the next one would
-//! take for the user's.
+//! [`Outputs`] is a folder, or a prefix of a bucket, that a command writes anew each time: what it wrote there before goes,
+//! and what anybody else put there stays. What it wrote is in a record beside the files, by SHA-256: a file that was changed
+//! since is the user's. Before anything is touched the record names all that is about to change, so a command that is killed
+//! leaves nothing that the next one would take for the user's.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 
 use bytes::Bytes;
 use lavida_data::{Error, Result};
 use lavida_store::Store;
+use lavida_terminal::screen;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+
+/// Prints the one document that a command has for standard output.
+///
+/// # Errors
+///
+/// [`Error::Unavailable`] when standard output does not take it.
+pub fn print_text(text: &str) -> anyhow::Result<()> {
+    Ok(screen::print(&format!("{text}\n"))?)
+}
+
+/// The same as JSON.
+///
+/// # Errors
+///
+/// As [`print_text`].
+pub fn print_json(document: &impl Serialize) -> anyhow::Result<()> {
+    print_text(&serde_json::to_string_pretty(document)?)
+}
+
+/// Writes a file whole or not at all, by way of one beside it whose name nobody else uses.
+///
+/// # Errors
+///
+/// [`Error::Unavailable`] naming the file.
+pub fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
+    let partial = path.with_file_name(format!(".{}.lavida-partial", file_name(path)));
+    let written = std::fs::write(&partial, bytes).and_then(|()| std::fs::rename(&partial, path));
+    written.map_err(|error| {
+        let _ = std::fs::remove_file(&partial); // what is left of a write that failed anyway
+        Error::unwritable(path.display(), error)
+    })
+}
+
+/// The last part of a path, for people.
+pub fn file_name(path: &Path) -> String {
+    let name = path.file_name().unwrap_or(path.as_os_str());
+    name.to_string_lossy().into_owned()
+}
+
+/// Bytes in GiB.
+pub fn gib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 30)
+}
 
 /// The files of one command in one place.
 #[derive(Debug)]
