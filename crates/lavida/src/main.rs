@@ -5,11 +5,15 @@
     reason = "std's macros panic where it is closed: `screen::line` does not"
 )]
 
+mod arguments;
 mod cli;
 mod commands;
 mod config;
+mod draw;
 mod exit;
+mod export;
 mod exported;
+mod free_memory;
 mod help;
 mod launch;
 mod memory;

@@ -1,21 +1,22 @@
-//! Contact sheets: many small pictures with captions, and one exposure draw replayed as a picture.
+//! Contact sheets: many small pictures with captions.
 //!
 //! Frames and masks keep the size they have; each is enlarged or shrunk here to its tile, the mask drawn after that, so
 //! that contours stay thin.
-
-mod exposure;
 
 use crate::canvas::{Image, Rgb};
 use crate::overlay::{MaskStyle, overlay_mask, scale_mask};
 use crate::text::TextStyle;
 
-pub use exposure::DrawPicture;
-
-const BACKGROUND: Rgb = [255, 255, 255];
-const INK: Rgb = [31, 36, 43];
-const MUTED: Rgb = [101, 109, 118];
-const MARGIN: u32 = 20;
-const GAP: u32 = 12;
+/// Behind everything.
+pub const BACKGROUND: Rgb = [255, 255, 255];
+/// Text.
+pub const INK: Rgb = [31, 36, 43];
+/// Text that is less needed.
+pub const MUTED: Rgb = [101, 109, 118];
+/// Around everything, px.
+pub const MARGIN: u32 = 20;
+/// Between two tiles, px.
+pub const GAP: u32 = 12;
 
 /// One picture with lines of text under it.
 #[derive(Clone, Debug, PartialEq)]

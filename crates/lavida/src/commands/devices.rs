@@ -1,15 +1,22 @@
 //! `lavida devices`: what settings may name as `device` here, and why not more.
 
+use clap::Args;
 use lavida_dataflow::device::{self, DeviceName, Kind, Listed};
 use serde_json::{Value, json};
 
-use super::check::memory::free_bytes;
 use crate::{
-    cli,
+    free_memory::free_bytes,
     output::{gib, print_json, print_text},
 };
 
-pub async fn run(args: cli::Devices) -> anyhow::Result<()> {
+#[derive(Debug, Args)]
+pub struct DevicesArgs {
+    /// Print one JSON document on standard output
+    #[arg(long)]
+    pub json: bool,
+}
+
+pub async fn run(args: DevicesArgs) -> anyhow::Result<()> {
     let listed = tokio::task::spawn_blocking(device::list).await?;
     let mut rows = Vec::new();
     for device in listed {

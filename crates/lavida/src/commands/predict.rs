@@ -1,8 +1,9 @@
 //! `lavida predict`: one video in, one score a frame out, with pictures of where.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+use clap::Args;
 use lavida_data::{Error, video::VideoReader};
 use lavida_report::{canvas::Image, overlay::MaskStyle, plot::ScorePlot, sheet::masked_frame};
 use lavida_terminal::{
@@ -12,7 +13,6 @@ use lavida_terminal::{
 use serde_json::json;
 
 use crate::{
-    cli,
     output::{Outputs, file_name},
     scoring::{FrameSource, Model, Windowing, categories},
 };
@@ -24,7 +24,32 @@ const PICTURE_PX: u32 = 960;
 /// What is written beside the pictures; the scores last, so that who finds them finds all of it.
 const DOCUMENTS: [&str; 3] = ["scores.svg", "scores.png", "scores.json"];
 
-pub async fn run(args: cli::Predict) -> anyhow::Result<()> {
+#[derive(Debug, Args)]
+pub struct PredictArgs {
+    /// A run (its newest checkpoint), one checkpoint, or an export
+    #[arg(long, value_name = "URI")]
+    pub checkpoint: String,
+    /// An H.264 mp4 file or a folder of frames
+    #[arg(long, value_name = "PATH")]
+    pub video: PathBuf,
+    /// What to look for, separated by commas
+    #[arg(long, value_name = "LIST")]
+    pub categories: String,
+    /// Folder or bucket for scores.json, scores.svg and pictures; those that predict wrote there before are replaced
+    #[arg(long, value_name = "URI")]
+    pub out: String,
+    /// Score every Nth frame and let it stand for those up to the next
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub interval: usize,
+    /// Overlay pictures to write, of the highest scores
+    #[arg(long, value_name = "N", default_value_t = 12)]
+    pub pictures: usize,
+    /// Override a setting, as `section.key=value`; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+}
+
+pub async fn run(args: PredictArgs) -> anyhow::Result<()> {
     let asked = categories(&args.categories)?;
     if args.interval == 0 {
         return Err(Error::invalid("--interval", "at least 1", "0").into());

@@ -1,5 +1,6 @@
 //! `lavida settings`: everything that can be set, with value, meaning, unit, limits, default, and where a value was said.
 
+use clap::{Args, Subcommand};
 use lavida_data::Error;
 use lavida_train::settings::{
     Origin, Resolved, embedded,
@@ -9,7 +10,7 @@ use serde_json::{Value as Json, json};
 use toml::{Table, Value};
 
 use crate::{
-    cli, config,
+    config,
     output::{print_json, print_text},
 };
 
@@ -21,8 +22,37 @@ const WIDEST: usize = 120;
 const NARROWEST: usize = 40;
 const INDENT: &str = "    ";
 
-pub fn run(args: &cli::Settings) -> anyhow::Result<()> {
-    if let Some(cli::SettingsCommand::Init(init)) = &args.command {
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct SettingsArgs {
+    #[command(subcommand)]
+    pub command: Option<SettingsCommand>,
+    /// Settings file, or embedded:NAME, whose values to list; without it the defaults are
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<String>,
+    /// Override a setting, as `section.key=value`; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE", requires = "config")]
+    pub set: Vec<String>,
+    /// Print one JSON document on standard output
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What else to do with settings.
+#[derive(Debug, Subcommand)]
+pub enum SettingsCommand {
+    /// Write a settings file of this program, with its comments, to standard output
+    Init(InitArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct InitArgs {
+    /// tiny, tiny-grounding or paper
+    pub name: String,
+}
+
+pub fn run(args: &SettingsArgs) -> anyhow::Result<()> {
+    if let Some(SettingsCommand::Init(init)) = &args.command {
         let text = embedded(&init.name).map_err(|_| unknown(&init.name))?;
         return print_text(text.trim_end());
     }

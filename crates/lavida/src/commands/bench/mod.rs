@@ -5,17 +5,19 @@
 
 mod measure;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
+use clap::{Args, Subcommand, ValueEnum};
 use lavida_data::Error;
 use lavida_report::plot::{LinePlot, Series};
+use lavida_store::local_path;
 use lavida_terminal::screen;
 use serde_json::{Value, json};
 use tokio::process::Command;
 
 use crate::{
-    cli,
+    arguments::at_least,
     output::{print_json, print_text, write_file},
 };
 
@@ -74,16 +76,99 @@ impl Point {
     }
 }
 
-pub async fn run(args: &cli::Bench) -> anyhow::Result<()> {
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    #[command(subcommand)]
+    pub what: BenchWhat,
+}
+
+/// What to measure.
+#[derive(Debug, Subcommand)]
+pub enum BenchWhat {
+    /// Step time and peak memory of the language model against the keep ratio (the shape of the paper's Fig. 7b)
+    ///
+    /// A step is compression, forward, loss and all gradients of the language model on one made-up clip, on the CPU. Each
+    /// point runs in a process of its own; its peak is that process's most resident memory.
+    Compression(CompressionArgs),
+    /// One point, for `bench compression`
+    #[command(hide = true)]
+    CompressionPoint(PointArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct CompressionArgs {
+    /// Folder for compression.md, compression.json and compression.svg
+    #[arg(long, value_name = "DIR", value_parser = local_path)]
+    pub out: PathBuf,
+    /// Models to measure, separated by commas
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [BenchModel::Tiny, BenchModel::Medium])]
+    pub models: Vec<BenchModel>,
+    /// Keep ratios to measure, separated by commas
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_values_t = [1.0, 0.5, 0.2, 0.1])]
+    pub keep_ratios: Vec<f64>,
+    /// Visual tokens of the clip before compression; the default is a training clip of the paper
+    #[arg(long, value_name = "N", default_value_t = 1564, value_parser = at_least(1))]
+    pub visual_tokens: usize,
+    /// Words of the prompt and its answer, at least 3
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = at_least(3))]
+    pub text_tokens: usize,
+    /// Steps to measure after the first; their median counts
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = at_least(1))]
+    pub steps: usize,
+    /// Print one JSON document on standard output
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct PointArgs {
+    #[arg(long, value_enum)]
+    pub model: BenchModel,
+    #[arg(long)]
+    pub keep_ratio: f64,
+    #[arg(long, value_parser = at_least(1))]
+    pub visual_tokens: usize,
+    #[arg(long, value_parser = at_least(3))]
+    pub text_tokens: usize,
+    #[arg(long, value_parser = at_least(1))]
+    pub steps: usize,
+}
+
+/// Language models to measure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum BenchModel {
+    /// That of tiny.toml: width 64, 2 layers
+    Tiny,
+    /// Width 768, 8 layers
+    Medium,
+}
+
+impl BenchModel {
+    /// As the command line writes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Tiny => "tiny",
+            Self::Medium => "medium",
+        }
+    }
+}
+
+impl std::fmt::Display for BenchModel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+pub async fn run(args: &BenchArgs) -> anyhow::Result<()> {
     match &args.what {
-        cli::BenchWhat::Compression(args) => compression(args).await,
-        cli::BenchWhat::CompressionPoint(args) => {
+        BenchWhat::Compression(args) => compression(args).await,
+        BenchWhat::CompressionPoint(args) => {
             print_text(&measure::point(args)?.document().to_string())
         }
     }
 }
 
-async fn compression(args: &cli::BenchCompression) -> anyhow::Result<()> {
+async fn compression(args: &CompressionArgs) -> anyhow::Result<()> {
     for keep_ratio in &args.keep_ratios {
         measure::check_ratio(*keep_ratio)?;
     }
@@ -130,8 +215,8 @@ fn say_where(out: &Path) {
 
 /// Starts this program again for one point. It ends with this one.
 async fn in_its_own_process(
-    args: &cli::BenchCompression,
-    model: cli::BenchModel,
+    args: &CompressionArgs,
+    model: BenchModel,
     keep_ratio: f64,
 ) -> anyhow::Result<Point> {
     let program = std::env::current_exe().context("this program's own file")?;

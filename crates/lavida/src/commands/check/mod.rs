@@ -1,14 +1,15 @@
 //! `lavida check`: what would stop a run, found before it waits in a queue: settings, memory, data, store, certificates,
 //! ports. Nothing large is built, and nothing is left behind.
 
-pub mod memory;
+mod memory;
 mod network;
 mod plan;
 mod store;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use clap::Args;
 use lavida_data::{Error, Result};
 use lavida_dataflow::{
     clock::{Clock, SystemClock},
@@ -18,7 +19,7 @@ use lavida_train::settings::Settings;
 use serde_json::{Value, json};
 
 use crate::{
-    cli, config, exit,
+    config, exit,
     launch::{
         mixture::{described, open_catalog},
         prepare::initial,
@@ -52,7 +53,35 @@ impl<E: Into<anyhow::Error>> From<Result<String, E>> for Found {
     }
 }
 
-pub async fn run(args: cli::Check) -> anyhow::Result<()> {
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// Settings file
+    #[arg(long, value_name = "FILE")]
+    pub config: String,
+    /// Training shards to open as a run would
+    #[arg(long, value_name = "URI")]
+    pub data: Vec<String>,
+    /// Store of the run: writes, reads and deletes a key there, and has a taken one refused
+    #[arg(long, value_name = "URI")]
+    pub out: Option<String>,
+    /// Address that a coordinator would listen at on this machine
+    #[arg(long, value_name = "IP:PORT")]
+    pub listen: Option<String>,
+    /// Address of a coordinator that a worker would join from this machine
+    #[arg(long, value_name = "HOST:PORT")]
+    pub join: Option<String>,
+    /// A machine's folder of `lavida cluster certs`: key, authority, names, days left, who may read it
+    #[arg(long, value_name = "DIR")]
+    pub certs: Option<PathBuf>,
+    /// Override a setting, as `section.key=value`; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Print one JSON document on standard output
+    #[arg(long)]
+    pub json: bool,
+}
+
+pub async fn run(args: CheckArgs) -> anyhow::Result<()> {
     let loaded = config::load(&args.config, &args.set)?;
     let plan = lavida_train::memory::plan(&loaded.settings)?;
     let checks = checks(&args, &loaded, &plan).await;
@@ -77,7 +106,7 @@ pub async fn run(args: cli::Check) -> anyhow::Result<()> {
 }
 
 async fn checks(
-    args: &cli::Check,
+    args: &CheckArgs,
     loaded: &config::Loaded,
     plan: &lavida_train::memory::Plan,
 ) -> Vec<Check> {

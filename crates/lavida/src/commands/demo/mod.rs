@@ -3,7 +3,9 @@
 //! Each part is what the other commands do, called in order. Parts that a previous run of the same folder finished are
 //! taken as they are, so an interrupted demo goes on where it stopped.
 
+mod flow;
 mod own;
+mod page;
 mod report;
 
 use std::{
@@ -12,6 +14,7 @@ use std::{
 };
 
 use anyhow::Context;
+use clap::Args;
 use lavida_data::{Error, dataset::Dataset, manifest::DatasetManifest};
 use lavida_dataflow::{
     clock::{Clock, SystemClock},
@@ -30,20 +33,17 @@ use lavida_dataset_builder::{
     },
     synth::{self, SynthSummary, WorldSettings},
 };
-use lavida_report::demo::Timing;
-use lavida_store::Store;
+use lavida_store::{Store, local_path};
 use lavida_terminal::{
     progress::{Progress, Unit},
     screen,
 };
 use lavida_train::{evaluation::EvaluationReport, step::StepRecord};
 
-use super::{
-    eval::{Benchmark, evaluate},
-    export::Staged,
-};
+use super::eval::{Benchmark, evaluate};
 use crate::{
-    cli, config,
+    config,
+    export::Staged,
     exported::{ExportedFile, SUMS},
     launch::{local::train, mixture::open_catalog},
     output::write_file,
@@ -51,6 +51,7 @@ use crate::{
     stop::stopped_after,
 };
 use own::{EXPORT, OwnFiles, REPORT};
+use page::Timing;
 
 /// Frames of an evaluation window.
 const EVALUATION_FRAMES: usize = 4;
@@ -119,7 +120,20 @@ impl Parts {
     }
 }
 
-pub async fn run(args: cli::Demo) -> anyhow::Result<()> {
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    /// Folder for the world, shards, runs, export and report
+    #[arg(long, value_name = "DIR", default_value = "lavida-demo", value_parser = local_path)]
+    pub out: PathBuf,
+    /// Root of every random choice
+    #[arg(long, default_value_t = 7)]
+    pub seed: u64,
+    /// Settings for either stage, as `section.key=value`; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+}
+
+pub async fn run(args: DemoArgs) -> anyhow::Result<()> {
     let mut parts = Parts {
         clock: SystemClock::default(),
         began: Duration::ZERO,

@@ -12,7 +12,7 @@ use std::{
 use lavida_data::{Error, Result};
 
 use crate::{
-    commands::export::STAGING,
+    export::STAGING,
     exported::{ExportedFile, SUMS},
     output::{sha256, write_file},
 };

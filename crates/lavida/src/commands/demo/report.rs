@@ -3,20 +3,20 @@
 use lavida_data::{catalog::Catalog, manifest::Purpose};
 use lavida_report::{
     canvas::Image,
-    demo::{
-        DatasetSummary, DemoReport, ExportFile, SeedResult, StripFrame, VideoResult, demo_report,
-    },
-    flow::flow,
     plot::{LinePlot, Mark, ScorePlot, Series},
 };
 use lavida_train::{evaluation::VideoScores, step::StepRecord};
 
-use super::DemoRun;
-use crate::{
-    commands::{
-        eval::{Benchmark, grid_of},
-        inspect::Draw,
+use super::{
+    DemoRun,
+    flow::flow,
+    page::{
+        DatasetSummary, DemoReport, ExportFile, SeedResult, StripFrame, VideoResult, demo_report,
     },
+};
+use crate::{
+    commands::eval::{Benchmark, grid_of},
+    draw::{Draw, DrawPicture},
     scoring::Model,
 };
 
@@ -136,10 +136,7 @@ fn dataset(manifest: &lavida_data::manifest::DatasetManifest) -> DatasetSummary 
     }
 }
 
-async fn draws(
-    demo: &DemoRun,
-    catalog: &Catalog,
-) -> anyhow::Result<Vec<lavida_report::sheet::DrawPicture>> {
+async fn draws(demo: &DemoRun, catalog: &Catalog) -> anyhow::Result<Vec<DrawPicture>> {
     let settings = &demo.anomaly.settings;
     let mut draws = Vec::new();
     for i in 0..DRAWS_SHOWN {

@@ -7,6 +7,7 @@ mod sizes;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+use clap::Args;
 use lavida_data::{Error, Result, tokenizer::Tokenizers};
 use lavida_dataflow::{checkpoint_writer::CheckpointWriter, device};
 use lavida_model::{
@@ -28,8 +29,10 @@ use lavida_train::{
 use serde_json::Value;
 
 use crate::{
-    cli, config,
+    arguments::Dtype,
+    config,
     exported::{Exported, weight_error},
+    help,
 };
 
 /// The file that Hugging Face keeps sizes in.
@@ -37,7 +40,55 @@ const HF_CONFIG: &str = "config.json";
 /// Settings that an import has where none are named.
 const PAPER: &str = "embedded:paper";
 
-pub async fn run(args: cli::Import) -> anyhow::Result<()> {
+#[derive(Debug, Args)]
+#[command(
+    after_help = help::import(),
+    override_usage = "lavida import --qwen2-vl <DIR> --sam2 <FILE> --clip <DIR> --out <URI> [OPTIONS]\n       \
+                      lavida import --lavida <DIR> --out <URI> [OPTIONS]"
+)]
+pub struct ImportArgs {
+    /// Qwen2-VL as Hugging Face writes it: config.json, tokenizer.json, safetensors (one file, or several with an index)
+    #[arg(
+        long = "qwen2-vl",
+        value_name = "DIR",
+        required_unless_present = "lavida",
+        conflicts_with = "lavida"
+    )]
+    pub qwen2_vl: Option<PathBuf>,
+    /// SAM2.1 as its authors write it: a torch.save file with the weights under `model`. Nothing in it is run
+    #[arg(
+        long,
+        value_name = "FILE",
+        required_unless_present = "lavida",
+        conflicts_with = "lavida"
+    )]
+    pub sam2: Option<PathBuf>,
+    /// CLIP as Hugging Face writes it: config.json, tokenizer.json, safetensors. Its text tower is used
+    #[arg(
+        long,
+        value_name = "DIR",
+        required_unless_present = "lavida",
+        conflicts_with = "lavida"
+    )]
+    pub clip: Option<PathBuf>,
+    /// A folder that `lavida export` wrote, instead of the three
+    #[arg(long, value_name = "DIR")]
+    pub lavida: Option<PathBuf>,
+    /// Where the checkpoint goes: for train.initial, eval, predict, inspect and export
+    #[arg(long, value_name = "URI")]
+    pub out: String,
+    /// Settings file, whose sizes the checkpoints must have [default: embedded:paper, or those of the export]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<String>,
+    /// Number format of the weights [default: as in the files, bf16 as bf16 and every other as f32]
+    #[arg(long, value_enum)]
+    pub dtype: Option<Dtype>,
+    /// Override a setting, as `section.key=value`; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+}
+
+pub async fn run(args: ImportArgs) -> anyhow::Result<()> {
     let precision = args.dtype.map(Precision::from);
     let folders = folders(&args)?;
     let (settings, tokenizers, sources) = match &folders {
@@ -83,7 +134,7 @@ enum Folders {
 }
 
 /// The paths of the command line; that they exist is all that is looked at.
-fn folders(args: &cli::Import) -> Result<Folders> {
+fn folders(args: &ImportArgs) -> Result<Folders> {
     let exists = |option: &str, path: &Path, is_folder: bool| {
         let (found, expected) = match is_folder {
             true => (path.is_dir(), "a folder"),
@@ -107,7 +158,7 @@ fn folders(args: &cli::Import) -> Result<Folders> {
     }
 }
 
-fn of_export(folder: &Path, args: &cli::Import) -> Result<(Settings, Tokenizers, Sources)> {
+fn of_export(folder: &Path, args: &ImportArgs) -> Result<(Settings, Tokenizers, Sources)> {
     let uri = folder.display().to_string();
     let exported = Exported::open(&uri)?.ok_or_else(|| {
         let found = "no SHA256SUMS";

@@ -2,7 +2,7 @@
 //!
 //! Also `docs/flow.svg` of the repository; a test holds the two equal.
 
-use crate::drawing::{Anchor, Drawing, Paint, Shape};
+use lavida_report::drawing::{Anchor, Drawing, Paint, Shape};
 
 /// How a part of the model trains in the paper.
 const FROZEN: Paint = Paint::Series(5);
@@ -10,7 +10,7 @@ const LORA: Paint = Paint::Series(1);
 const TRAINED: Paint = Paint::Series(0);
 
 /// Source datasets → shards → exposure → model → scores.
-pub fn flow() -> Drawing {
+pub(super) fn flow() -> Drawing {
     let mut drawing = Drawing::new(
         1080.0,
         492.0,
@@ -436,7 +436,7 @@ mod tests {
 
     use super::*;
 
-    /// `LAVIDA_UPDATE_DOCS=1 cargo test -p lavida-report` writes the file anew.
+    /// `LAVIDA_UPDATE_DOCS=1 cargo test -p lavida docs_flow` writes the file anew.
     #[test]
     fn docs_flow_svg_is_this_drawing() {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/flow.svg");
@@ -448,7 +448,7 @@ mod tests {
         let committed = std::fs::read_to_string(&path).unwrap();
         assert!(
             committed == svg,
-            "docs/flow.svg is old: LAVIDA_UPDATE_DOCS=1 cargo test -p lavida-report"
+            "docs/flow.svg is old: LAVIDA_UPDATE_DOCS=1 cargo test -p lavida docs_flow"
         );
     }
 

@@ -6,15 +6,19 @@
 mod training;
 mod units;
 
-use crate::canvas::Image;
-use crate::drawing::Drawing;
-use crate::html::{Block, Card, ChipKind, Page, Section, Strip, Table};
-use crate::overlay::MaskStyle;
-use crate::plot::{LinePlot, ScorePlot};
-use crate::sheet::{DrawPicture, masked_frame};
+use lavida_report::{
+    canvas::Image,
+    drawing::Drawing,
+    html::{Block, Card, ChipKind, Page, Section, Strip, Table},
+    overlay::MaskStyle,
+    plot::{LinePlot, ScorePlot},
+    sheet::masked_frame,
+};
 
 use training::{data_section, training_section};
 use units::size;
+
+use crate::draw::DrawPicture;
 
 /// Everything the page shows.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -25,7 +29,7 @@ pub struct DemoReport {
     pub subtitle: String,
     /// The figures to see first: name, value with unit, note.
     pub facts: Vec<(String, String, String)>,
-    /// The data flow; see [`crate::flow::flow`].
+    /// The data flow; see [`super::flow`].
     pub flow: Option<Drawing>,
     /// Settings worth knowing: name, value.
     pub settings: Vec<(String, String)>,

@@ -1,11 +1,16 @@
 //! The sections on what was trained on and how training went.
 
-use crate::html::{Bar, Block, ChipKind, Section, Strip, Table};
-use crate::overlay::MaskStyle;
-use crate::sheet::{DrawPicture, masked_frame};
+use lavida_report::{
+    html::{Bar, Block, ChipKind, Section, Strip, Table},
+    overlay::MaskStyle,
+    sheet::masked_frame,
+};
 
-use super::units::{duration, grouped, size};
-use super::{DatasetSummary, DemoReport, Timing, chips};
+use super::{
+    DatasetSummary, DemoReport, Timing, chips,
+    units::{duration, grouped, size},
+};
+use crate::draw::DrawPicture;
 
 pub(super) fn data_section(report: &DemoReport) -> Section {
     let mut blocks = Vec::new();

@@ -1,31 +1,28 @@
-//! `lavida export`: merged weights under the reference's parameter names, with what a serving stack needs beside them.
+//! An export: merged weights under the reference's parameter names, with what a serving stack needs beside them.
 
 mod serving;
 mod staging;
 
 use std::path::Path;
 
+use clap::ValueEnum;
 use lavida_data::Error;
 use lavida_model::{
     precision::Precision,
     weights::{Tensors, write_burnpack, write_shards},
 };
 use lavida_store::Store;
-use lavida_terminal::{
-    progress::{Busy, Progress, Unit},
-    screen,
-};
+use lavida_terminal::progress::{Busy, Progress, Unit};
 use lavida_train::{
     checkpoint::{CLIP_TOKENIZER, SETTINGS, TOKENIZER},
     settings::{Policy, Settings},
 };
 use serde_json::json;
 
-pub use staging::STAGING;
-use staging::{Staging, free};
+use staging::Staging;
+pub use staging::{STAGING, free};
 
 use crate::{
-    cli,
     exported::{CONFIG, ExportedFile, SUMS, weight_error},
     output::write_file,
     scoring::Model,
@@ -34,10 +31,19 @@ use crate::{
 /// What a serving stack is told of the model.
 const SERVING: &str = "serving.json";
 
+/// Formats of exported weights.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Format {
+    /// Safetensors under the reference's names, for PyTorch and for this program
+    Safetensors,
+    /// Burn's own format (model.bpk), for serving from Rust
+    Burnpack,
+}
+
 /// How the weights are written.
 #[derive(Clone, Copy, Debug)]
 pub struct Packing {
-    pub format: cli::Format,
+    pub format: Format,
     pub precision: Precision,
     /// Largest safetensors file, in bytes.
     pub max_shard_bytes: u64,
@@ -46,36 +52,11 @@ pub struct Packing {
 impl Default for Packing {
     fn default() -> Self {
         Self {
-            format: cli::Format::Safetensors,
+            format: Format::Safetensors,
             precision: Precision::F32,
             max_shard_bytes: u64::MAX,
         }
     }
-}
-
-pub async fn run(args: cli::Export) -> anyhow::Result<()> {
-    let packing = Packing {
-        format: args.format,
-        precision: args.dtype.into(),
-        max_shard_bytes: bytes_of(&args.max_shard_size)?,
-    };
-    let out = Store::open(&args.out)?;
-    free(&out).await?;
-    let model = Model::open(&args.checkpoint, &args.set).await?;
-    let carried = model.carried().await?;
-    if carried.is_empty() {
-        screen::line(
-            "export: no SAM2 memory: the model was not imported with it, so the reference's classes will report those tensors as missing",
-        );
-    }
-    let staged = Staged::write(&model, &carried, &out, packing).await?;
-    for file in staged.publish().await? {
-        screen::line(&format!(
-            "{}  {} ({} bytes)",
-            file.sha256, file.name, file.bytes
-        ));
-    }
-    Ok(())
 }
 
 /// An export that is whole and does not count yet.
@@ -124,11 +105,11 @@ fn write_files(
 ) -> anyhow::Result<(Vec<ExportedFile>, String)> {
     let weights = model.scorer.model();
     let mut names = match packing.format {
-        cli::Format::Burnpack => {
+        Format::Burnpack => {
             let _writing = Busy::new("export: writing the weights");
             write_burnpack(weights, carried, out, packing.precision)
         }
-        cli::Format::Safetensors => {
+        Format::Safetensors => {
             let max_bytes = packing.max_shard_bytes;
             let progress = Progress::new("export: writing", Unit::Bytes, 0);
             let on_bytes = |done, total| {
@@ -213,54 +194,4 @@ fn settings(of_checkpoint: &Settings) -> Settings {
         }
     }
     settings
-}
-
-/// `5GB` → bytes. Units of ten as transformers has them (KB, MB, GB), and of two (KiB, MiB, GiB).
-fn bytes_of(size: &str) -> Result<u64, Error> {
-    let refused = || {
-        let expected = "a whole number above 0 with one of KB, MB, GB, KiB, MiB, GiB";
-        Error::invalid("--max-shard-size", expected, size)
-    };
-    let units = [
-        ("KiB", 1 << 10),
-        ("MiB", 1 << 20),
-        ("GiB", 1 << 30),
-        ("KB", 1000),
-        ("MB", 1_000_000),
-        ("GB", 1_000_000_000u64),
-    ];
-    let (number, unit) = units
-        .iter()
-        .find_map(|(name, unit)| Some((size.strip_suffix(name)?, unit)))
-        .ok_or_else(refused)?;
-    let number: u64 = number.trim().parse().map_err(|_| refused())?;
-    match number.checked_mul(*unit) {
-        Some(bytes) if bytes > 0 => Ok(bytes),
-        _ => Err(refused()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes_are_read_with_their_units() {
-        for (text, bytes) in [("5GB", 5_000_000_000), ("1 KiB", 1024), ("20KB", 20_000)] {
-            assert_eq!(bytes_of(text).unwrap(), bytes, "{text}");
-        }
-        for text in [
-            "",
-            "5",
-            "GB",
-            "0GB",
-            "-1MB",
-            "1.5GB",
-            "5gb",
-            "99999999999GiB",
-        ] {
-            let error = bytes_of(text).unwrap_err();
-            assert_eq!(error.exit_code(), 2, "{text}: {error}");
-        }
-    }
 }

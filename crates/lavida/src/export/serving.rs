@@ -10,8 +10,8 @@ use lavida_data::{
 use lavida_model::{lavida::UNUSED_TENSORS, precision::Precision, weights::Tensors};
 use serde_json::{Value, json};
 
-use super::Packing;
-use crate::{cli, scoring::Model};
+use super::{Format, Packing};
+use crate::scoring::Model;
 
 /// Names in a prompt of the training sets at most, where neither settings nor dataset say.
 const MAX_CATEGORIES: usize = 30;
@@ -30,11 +30,11 @@ pub fn document(
     let special = model.tokenizers.special();
     let side = m.sam2.image_size;
     let (format, names) = match packing.format {
-        cli::Format::Safetensors => (
+        Format::Safetensors => (
             "safetensors",
             "the reference's parameter names, Linear weights [out, in] as in PyTorch",
         ),
-        cli::Format::Burnpack => (
+        Format::Burnpack => (
             "burnpack",
             "paths of the Burn module lavida_model::lavida::Lavida, Linear weights [in, out]",
         ),

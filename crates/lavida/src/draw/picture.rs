@@ -1,11 +1,12 @@
 //! One exposure draw replayed as a picture: frames with masks, then what the prompt says.
 
-use crate::canvas::{Image, Rgb};
-use crate::drawing::{Paint, Shape};
-use crate::overlay::{MaskStyle, TRUTH};
-use crate::text::TextStyle;
-
-use super::{BACKGROUND, ContactSheet, GAP, INK, MARGIN, MUTED, Tile, masked_frame};
+use lavida_report::{
+    canvas::{Image, Rgb},
+    drawing::{Paint, Shape},
+    overlay::{MaskStyle, TRUTH},
+    sheet::{BACKGROUND, ContactSheet, GAP, INK, MARGIN, MUTED, Tile, masked_frame},
+    text::TextStyle,
+};
 
 const RULE: Rgb = [222, 226, 231];
 
@@ -246,7 +247,7 @@ fn draw_chip(image: &mut Image, left: f32, top: f32, name: &str, style: &TextSty
         }),
         stroke: Some((if is_true { Paint::Truth } else { Paint::Grid }, 1.0)),
     };
-    crate::raster::draw(image, &shape, 1.0);
+    image.shape(&shape);
     let style = TextStyle {
         color: if is_true { [255, 255, 255] } else { INK },
         ..*style
