@@ -14,13 +14,13 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use lavida_data::dataset::Dataset;
 use lavida_data::shard::remove_unfinished;
 use lavida_store::{Error, Result, Store};
-use lavida_terminal::generate::{self, CompletionsArgs, ManArgs};
 use lavida_terminal::progress::{Progress, Unit};
 use lavida_terminal::{log, screen};
 use serde::Serialize;
 
 use crate::build::{BuildEvent, BuildRequest, BuildSummary, build};
-use crate::output::{command_line, local_path, print, words};
+use crate::command_line::{self, CompletionsArgs, ManArgs};
+use crate::output::{local_path, print, words};
 use crate::preview::{PreviewSettings, preview};
 use crate::progress::BuildView;
 use crate::sources::{
@@ -185,7 +185,7 @@ pub struct SynthArgs {
 /// The program: reads the command line and runs it to its exit code; errors are printed to standard error.
 pub fn main() -> ExitCode {
     let words = with_panoptic_file(std::env::args_os().collect());
-    let ended = command_line::<Cli>(words).and_then(|cli| match cli {
+    let ended = command_line::parse::<Cli>(words).and_then(|cli| match cli {
         Some(cli) => log::start("warn").and_then(|()| in_runtime(cli.command)),
         None => Ok(()),
     });
@@ -264,9 +264,9 @@ async fn execute(command: Command) -> Result<()> {
             print(&format!("{}\n", args.out.display()))
         }
         Command::Synth(args) => synth_command(&args),
-        Command::Completions(args) => print(&generate::completions(Cli::command(), args.shell)),
+        Command::Completions(args) => print(&command_line::completions(Cli::command(), args.shell)),
         Command::Man(args) => {
-            let n_pages = generate::man(Cli::command(), &args.out)?;
+            let n_pages = command_line::man(Cli::command(), &args.out)?;
             screen::line(&format!("man: {n_pages} pages in {}", args.out.display()));
             Ok(())
         }

@@ -14,6 +14,8 @@ mod output;
 pub mod build;
 pub mod cli;
 mod coco_masks;
+#[path = "../../crates/lavida/src/command_line.rs"]
+mod command_line;
 mod files;
 pub mod npy;
 mod palette;

@@ -7,6 +7,7 @@
 
 mod arguments;
 mod cli;
+mod command_line;
 mod commands;
 mod config;
 mod draw;
@@ -25,7 +26,7 @@ use std::{process::ExitCode, time::Duration};
 
 use clap::CommandFactory;
 use cli::{Cli, Command};
-use lavida_terminal::{generate, log, screen};
+use lavida_terminal::{log, screen};
 use tokio::sync::oneshot;
 
 /// A thread that waits for somebody who is lost, as engines do while they connect, holds up the end no longer than this.
@@ -42,7 +43,7 @@ const LOG: &str = "warn,lavida_cluster=info,ractor_cluster=error";
 
 fn main() -> ExitCode {
     memory::keep_what_is_freed();
-    let cli = match screen::command_line::<Cli>(std::env::args_os()) {
+    let cli = match command_line::parse::<Cli>(std::env::args_os()) {
         Ok(Some(cli)) => cli,
         Ok(None) => return ExitCode::SUCCESS,
         Err(error) => return failed(&error.into()),
@@ -116,11 +117,11 @@ async fn execute(command: Command) -> anyhow::Result<()> {
         Command::Bench(args) => commands::bench::run(&args).await,
         Command::Cluster(args) => commands::cluster::run(&args),
         Command::Completions(args) => {
-            let script = generate::completions(Cli::command(), args.shell);
+            let script = command_line::completions(Cli::command(), args.shell);
             Ok(screen::print(&script)?)
         }
         Command::Man(args) => {
-            let n_pages = generate::man(Cli::command(), &args.out)?;
+            let n_pages = command_line::man(Cli::command(), &args.out)?;
             screen::line(&format!("man: {n_pages} pages in {}", args.out.display()));
             Ok(())
         }

@@ -4,9 +4,9 @@
 mod documented;
 
 use clap::{Args, Parser, Subcommand};
-use lavida_terminal::generate::{CompletionsArgs, ManArgs};
 
 use crate::{
+    command_line::{CompletionsArgs, ManArgs},
     commands::{
         bench::BenchArgs, check::CheckArgs, cluster::ClusterArgs, demo::DemoArgs,
         devices::DevicesArgs, export::ExportArgs, import::ImportArgs, inspect::InspectArgs,

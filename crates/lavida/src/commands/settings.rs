@@ -2,6 +2,7 @@
 
 use clap::{Args, Subcommand};
 use lavida_data::Error;
+use lavida_terminal::screen;
 use lavida_train::settings::{
     Origin, Resolved, embedded,
     keys::{self, Key, Kind, Section},
@@ -78,10 +79,7 @@ fn unknown(name: &str) -> Error {
 
 /// Columns of the terminal that reads the list.
 fn width() -> usize {
-    let terminal = terminal_size::terminal_size_of(std::io::stdout());
-    terminal.map_or(PLAIN_WIDTH, |(width, _)| {
-        usize::from(width.0).clamp(NARROWEST, WIDEST)
-    })
+    screen::output_width().map_or(PLAIN_WIDTH, |width| width.clamp(NARROWEST, WIDEST))
 }
 
 /// What there is to set, and what is set of it.

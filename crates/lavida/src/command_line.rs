@@ -1,10 +1,35 @@
-//! Shell completions and man pages, made by the program itself, so that they are of the version that is installed.
+//! What both programs do with clap alike: reading the command line, shell completions and man pages of the version that is
+//! installed.
+//!
+//! `lavida-dataset` includes this file (`dataset-builder/src/lib.rs`), as it does the build script: a crate between the two
+//! would bring clap to every library that uses it (ADR 14).
 
-use std::path::{Path, PathBuf};
+use std::{
+    ffi::OsString,
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
 
-use clap::{Args, Command};
+use clap::{Args, Command, Parser};
 use clap_complete::Shell;
 use lavida_store::{Error, Result};
+use lavida_terminal::screen;
+
+/// Reads the command line `words`, the program's name first. None where that was all: help and version are printed.
+///
+/// # Errors
+///
+/// [`Error::Unavailable`] when standard output does not take them. Wrong arguments end the process with exit code 2.
+pub fn parse<P: Parser>(words: impl IntoIterator<Item = OsString>) -> Result<Option<P>> {
+    match P::try_parse_from(words) {
+        Ok(command) => Ok(Some(command)),
+        Err(asked) if asked.use_stderr() => asked.exit(),
+        Err(asked) => {
+            let shown = asked.print().and_then(|()| io::stdout().flush());
+            screen::printed(shown).map(|()| None)
+        }
+    }
+}
 
 /// Which shell completes.
 #[derive(Args, Clone, Copy, Debug)]
