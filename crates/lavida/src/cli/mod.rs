@@ -3,14 +3,14 @@
 #[cfg(test)]
 mod documented;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 
 use crate::{
     command_line::{CompletionsArgs, ManArgs},
     commands::{
         bench::BenchArgs, check::CheckArgs, cluster::ClusterArgs, demo::DemoArgs,
-        devices::DevicesArgs, export::ExportArgs, import::ImportArgs, inspect::InspectArgs,
-        predict::PredictArgs, settings::SettingsArgs, train::TrainArgs,
+        devices::DevicesArgs, eval::EvalArgs, export::ExportArgs, import::ImportArgs,
+        inspect::InspectArgs, predict::PredictArgs, settings::SettingsArgs, train::TrainArgs,
     },
     help,
 };
@@ -41,7 +41,7 @@ pub enum Command {
     Train(TrainArgs),
     /// Score a built evaluation set: frame AUC, AP, pixel AUC
     #[command(after_help = help::eval())]
-    Eval(Eval),
+    Eval(EvalArgs),
     /// Score one video for categories you name: scores.json, plot, overlay pictures
     #[command(after_help = help::predict())]
     Predict(PredictArgs),
@@ -82,38 +82,4 @@ pub enum Command {
     Completions(CompletionsArgs),
     /// Write man pages, one a command
     Man(ManArgs),
-}
-
-#[derive(Debug, Args)]
-pub struct Eval {
-    /// A run (its newest checkpoint), one checkpoint, or an export
-    #[arg(long, value_name = "URI")]
-    pub checkpoint: String,
-    /// A built evaluation set
-    #[arg(long, value_name = "URI")]
-    pub data: String,
-    /// Categories to ask for instead of the benchmark's own, separated by commas
-    #[arg(long, value_name = "LIST")]
-    pub categories: Option<String>,
-    /// Frames looked at together; the training's number by default
-    #[arg(long, value_name = "N")]
-    pub n_frames: Option<usize>,
-    /// Score every Nth frame and let it stand for those up to the next
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    pub interval: usize,
-    /// Also score with each video's true category swapped for an absent one (needs a set that knows them)
-    #[arg(long)]
-    pub swap_control: bool,
-    /// The reference's artificial end points in every ranking
-    #[arg(long)]
-    pub reference_metrics: bool,
-    /// The reference's windows: tails and short videos are not scored
-    #[arg(long)]
-    pub reference_windows: bool,
-    /// Override a setting, as `section.key=value`; may be repeated
-    #[arg(long = "set", value_name = "KEY=VALUE")]
-    pub set: Vec<String>,
-    /// Print one JSON document on standard output
-    #[arg(long)]
-    pub json: bool,
 }

@@ -5,6 +5,7 @@ use std::{
     sync::Arc,
 };
 
+use clap::Args;
 use lavida_data::{
     Error, Result,
     catalog::{Catalog, DataSource},
@@ -18,7 +19,6 @@ use lavida_train::evaluation::{
 };
 
 use crate::{
-    cli,
     output::print_text,
     scoring::{FrameSource, Model, Windowing, categories},
 };
@@ -41,7 +41,41 @@ pub struct BenchmarkVideo {
     pub n_frames: usize,
 }
 
-pub async fn run(args: cli::Eval) -> anyhow::Result<()> {
+#[derive(Debug, Args)]
+pub struct EvalArgs {
+    /// A run (its newest checkpoint), one checkpoint, or an export
+    #[arg(long, value_name = "URI")]
+    pub checkpoint: String,
+    /// A built evaluation set
+    #[arg(long, value_name = "URI")]
+    pub data: String,
+    /// Categories to ask for instead of the benchmark's own, separated by commas
+    #[arg(long, value_name = "LIST")]
+    pub categories: Option<String>,
+    /// Frames looked at together; the training's number by default
+    #[arg(long, value_name = "N")]
+    pub n_frames: Option<usize>,
+    /// Score every Nth frame and let it stand for those up to the next
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub interval: usize,
+    /// Also score with each video's true category swapped for an absent one (needs a set that knows them)
+    #[arg(long)]
+    pub swap_control: bool,
+    /// The reference's artificial end points in every ranking
+    #[arg(long)]
+    pub reference_metrics: bool,
+    /// The reference's windows: tails and short videos are not scored
+    #[arg(long)]
+    pub reference_windows: bool,
+    /// Override a setting, as `section.key=value`; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Print one JSON document on standard output
+    #[arg(long)]
+    pub json: bool,
+}
+
+pub async fn run(args: EvalArgs) -> anyhow::Result<()> {
     let asked = args.categories.as_deref().map(categories).transpose()?;
     let benchmark = Benchmark::open(&args.data, asked).await?;
     let model = Model::open(&args.checkpoint, &args.set).await?;
