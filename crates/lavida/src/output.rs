@@ -7,6 +7,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    io::ErrorKind,
     path::Path,
 };
 
@@ -102,20 +103,26 @@ impl Outputs {
         })
     }
 
-    /// Refuses names under which there is something that the command did not write. Those that `may_be_written` says are
-    /// asked for, whatever else is in the place.
+    /// Refuses names under which there is something that the command did not write, a folder included. Those that
+    /// `may_be_written` says are asked for, whatever else is in the place.
     ///
     /// # Errors
-    /// [`Error::Invalid`] naming the first such file.
+    ///
+    /// [`Error::Invalid`] naming the first of them.
     pub async fn check_free(&self, may_be_written: impl Fn(&str) -> bool) -> Result<()> {
+        let refused = |name: &str, found: &str| {
+            let expected = format!("no file, or one that `lavida {}` wrote", self.command);
+            let found = format!("{found}: move it away, or give another --out");
+            Err(Error::invalid(self.store.full(name), expected, found))
+        };
+        for name in folders(&self.store)? {
+            if may_be_written(&name) || name == self.record_key {
+                return refused(&name, "a folder");
+            }
+        }
         for object in self.store.list("").await? {
             if may_be_written(&object.key) && !self.is_ours(&object.key).await? {
-                let command = self.command;
-                return Err(Error::invalid(
-                    self.store.full(&object.key),
-                    format!("no file, or one that `lavida {command}` wrote"),
-                    "another one: move it away, or give another --out",
-                ));
+                return refused(&object.key, "another one");
             }
         }
         Ok(())
@@ -180,6 +187,23 @@ impl Outputs {
     }
 }
 
+/// Names of the folders of a place on this machine, in order; a bucket has none that could be in the way of a file.
+fn folders(store: &Store) -> Result<Vec<String>> {
+    let Some(place) = store.local_path() else {
+        return Ok(Vec::new());
+    };
+    let entries = match std::fs::read_dir(&place) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(Error::unreadable(place.display(), error)),
+    };
+    let folders = entries.flatten().filter(|entry| entry.path().is_dir());
+    let names = folders.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let mut names: Vec<String> = names.collect();
+    names.sort();
+    Ok(names)
+}
+
 /// SHA-256, hex.
 pub fn sha256(bytes: &[u8]) -> String {
     let digest = Sha256::digest(bytes);
@@ -231,6 +255,19 @@ mod tests {
         assert!(error.to_string().contains("outputs-taken/b"), "{error}");
         assert_eq!(store.get("b").await.unwrap(), "mine");
         assert_eq!(store.get("end").await.unwrap(), "1");
+    }
+
+    #[tokio::test]
+    async fn a_folder_in_the_way_of_a_file_is_found_before_anything_is_written() {
+        let out = tempfile::tempdir().unwrap();
+        let uri = out.path().to_str().unwrap();
+        std::fs::create_dir(out.path().join("end")).unwrap();
+        let outputs = Outputs::open(uri, "test").await.unwrap();
+        outputs.check_free(|name| name == "a").await.unwrap();
+        let error = outputs.check_free(|name| name == "end").await.unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        assert!(error.to_string().contains("end"), "{error}");
+        assert!(error.to_string().contains("a folder"), "{error}");
     }
 
     #[tokio::test]

@@ -30,6 +30,10 @@ use crate::{
 
 /// What a serving stack is told of the model.
 const SERVING: &str = "serving.json";
+/// Every file of an export but its weights and sums.
+const DOCUMENTS: [&str; 5] = [CONFIG, SERVING, SETTINGS, TOKENIZER, CLIP_TOKENIZER];
+/// Weights that are no safetensors under the model's name: Burn's format, and what is carried beside it.
+const OTHER_WEIGHTS: [&str; 2] = ["model.bpk", "carried.safetensors"];
 
 /// Formats of exported weights.
 #[derive(Clone, Copy, Debug, ValueEnum)]

@@ -14,6 +14,7 @@ use lavida_store::Store;
 use lavida_terminal::screen;
 use tempfile::TempDir;
 
+use super::{DOCUMENTS, OTHER_WEIGHTS};
 use crate::exported::{ExportedFile, SUMS};
 
 /// The folder inside the export's own; in a bucket a key that says what an export was about to write there.
@@ -41,31 +42,88 @@ enum Place {
     Temporary(TempDir, BTreeSet<String>),
 }
 
-/// Refuses a place that holds an export already.
+/// Refuses a place that holds an export already, or anything under a name that an export may have: an index or weights in
+/// another format that stayed beside the new ones would be read instead of them. What an interrupted export left is in
+/// nobody's way: [`Staging::begin`] takes it away first.
 ///
 /// # Errors
+///
 /// [`Error::Exists`]; those of a store that cannot be read.
 pub async fn free(out: &Store) -> Result<()> {
-    match out.size(SUMS).await? {
-        Some(_) => Err(Error::Exists {
-            what: out.uri().to_owned(),
+    if out.size(SUMS).await?.is_some() {
+        let what = out.uri().to_owned();
+        return Err(Error::Exists { what });
+    }
+    let was_interrupted = match out.local_path() {
+        Some(folder) => folder.join(STAGING).exists(),
+        None => out.size(STAGING).await?.is_some(),
+    };
+    if was_interrupted {
+        return Ok(());
+    }
+    names_free(out, &BTreeSet::new()).await
+}
+
+/// Refuses anything under a name that an export may have, but for those that an interrupted one had `begun`.
+async fn names_free(out: &Store, begun: &BTreeSet<String>) -> Result<()> {
+    let taken: BTreeSet<String> = match out.local_path() {
+        None => out
+            .list("")
+            .await?
+            .into_iter()
+            .map(|object| object.key)
+            .collect(),
+        Some(folder) => match fs::read_dir(&folder) {
+            Ok(entries) => {
+                let names = entries.flatten().map(|entry| entry.file_name());
+                names
+                    .map(|name| name.to_string_lossy().into_owned())
+                    .collect()
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => BTreeSet::new(),
+            Err(error) => return Err(Error::unreadable(folder.display(), error)),
+        },
+    };
+    let mut in_the_way = taken
+        .iter()
+        .filter(|name| is_of_an_export(name) && !begun.contains(*name));
+    match in_the_way.next() {
+        Some(name) => Err(Error::Exists {
+            what: out.full(name),
         }),
         None => Ok(()),
     }
+}
+
+/// Whether an export may write a file of this name, whatever its format and however many files it is cut into.
+fn is_of_an_export(name: &str) -> bool {
+    let shard = name.strip_prefix("model").and_then(|rest| {
+        let rest = rest.strip_suffix(".index.json").unwrap_or(rest);
+        rest.strip_suffix(".safetensors")
+    });
+    let is_shard = shard.is_some_and(|between| {
+        between.is_empty() || (between.starts_with('-') && between.contains("-of-"))
+    });
+    is_shard || DOCUMENTS.contains(&name) || OTHER_WEIGHTS.contains(&name)
 }
 
 impl Staging {
     /// Makes the place, after taking away what an export that was killed left there.
     ///
     /// # Errors
-    /// [`Error::Exists`] when there is an export; [`Error::Invalid`] when one is being written; [`Error::Unavailable`] when a
+    /// [`Error::Exists`] when there is an export, or anything under a name of one; [`Error::Invalid`] when one is being written; [`Error::Unavailable`] when a
     /// folder cannot be made.
     pub async fn begin(out: &Store) -> Result<Self> {
         free(out).await?;
         let place = match out.local_path() {
-            Some(folder) => inside(&folder)?,
+            Some(folder) => {
+                remove_interrupted(&folder)?;
+                names_free(out, &BTreeSet::new()).await?;
+                inside(&folder)?
+            }
             None => {
                 let begun = begun(out).await?;
+                names_free(out, &begun).await?;
                 let made = TempDir::with_prefix("lavida-export-");
                 let what = std::env::temp_dir();
                 let made = made.map_err(|e| Error::unwritable(what.display(), e))?;
@@ -158,31 +216,37 @@ impl Drop for Staging {
     }
 }
 
+/// Takes away what an interrupted export into `out` left.
+fn remove_interrupted(out: &Path) -> Result<()> {
+    let folder = out.join(STAGING);
+    if !folder.exists() {
+        return Ok(());
+    }
+    let not_ours = |found: &str| {
+        let expected = "no folder, or what an interrupted `lavida export` left";
+        Error::invalid(folder.display(), expected, found)
+    };
+    let Ok(lock) = File::open(folder.join(MARK)) else {
+        // Made, and killed before it was marked; anything in it is somebody else's.
+        return fs::remove_dir(&folder).map_err(|_| not_ours("another one: move it away"));
+    };
+    if lock.try_lock().is_err() {
+        return Err(not_ours("one of an export that is being written"));
+    }
+    let n_files = remove_published(out, &folder)?;
+    fs::remove_dir_all(&folder).map_err(|error| Error::unwritable(folder.display(), error))?;
+    screen::line(&format!(
+        "export: removed what an interrupted export left in {} ({n_files} files and {STAGING})",
+        out.display()
+    ));
+    Ok(())
+}
+
 /// The staging folder of an export into `out`.
 fn inside(out: &Path) -> Result<Place> {
     let folder = out.join(STAGING);
     let unwritable = |path: &Path, error| Error::unwritable(path.display(), error);
     let mark = folder.join(MARK);
-    if folder.exists() {
-        let not_ours = |found: &str| {
-            let expected = "no folder, or what an interrupted `lavida export` left";
-            Error::invalid(folder.display(), expected, found)
-        };
-        let Ok(lock) = File::open(&mark) else {
-            // Made, and killed before it was marked; anything in it is somebody else's.
-            fs::remove_dir(&folder).map_err(|_| not_ours("another one: move it away"))?;
-            return inside(out);
-        };
-        if lock.try_lock().is_err() {
-            return Err(not_ours("one of an export that is being written"));
-        }
-        let n_files = remove_published(out, &folder)?;
-        fs::remove_dir_all(&folder).map_err(|error| unwritable(&folder, error))?;
-        screen::line(&format!(
-            "export: removed what an interrupted export left in {} ({n_files} files and {STAGING})",
-            out.display()
-        ));
-    }
     fs::create_dir_all(&folder).map_err(|error| unwritable(&folder, error))?;
     let file = File::create(&mark).map_err(|error| unwritable(&mark, error))?;
     if let Err(error) = file.try_lock() {
@@ -309,6 +373,45 @@ mod tests {
         );
         assert_eq!(names(out.path()), ["model.bin"]);
         assert_eq!(fs::read(out.path().join("model.bin")).unwrap(), b"mine");
+    }
+
+    #[tokio::test]
+    async fn a_name_that_an_export_may_have_is_refused_before_anything_is_written() {
+        for name in [
+            "model.safetensors",
+            "model.safetensors.index.json",
+            "model-00001-of-00002.safetensors",
+            "model.bpk",
+            "carried.safetensors",
+            "config.json",
+            "serving.json",
+            "settings.toml",
+            "tokenizer.json",
+            "clip_tokenizer.json",
+        ] {
+            let out = tempfile::tempdir().unwrap();
+            let place = Store::open(out.path().to_str().unwrap()).unwrap();
+            fs::create_dir(out.path().join(name)).unwrap(); // a folder is in the way, too
+            let bucket = Store::open(&format!("memory://taken-export/{name}")).unwrap();
+            bucket.put(name, "mine".into()).await.unwrap();
+            for store in [place, bucket] {
+                let begun = Staging::begin(&store).await.map(|_| ());
+                for refused in [free(&store).await, begun] {
+                    let error = refused.unwrap_err();
+                    assert!(matches!(error, Error::Exists { .. }), "{error}");
+                    assert!(error.to_string().contains(name), "{error}");
+                }
+            }
+            assert_eq!(names(out.path()), [name]);
+        }
+        for name in [
+            "model.txt",
+            "model_index.json",
+            "models.safetensors",
+            "mine.txt",
+        ] {
+            assert!(!is_of_an_export(name), "{name}");
+        }
     }
 
     #[tokio::test]
