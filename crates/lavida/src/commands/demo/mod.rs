@@ -9,13 +9,14 @@ mod page;
 mod report;
 
 use std::{
+    io::ErrorKind,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use anyhow::Context;
 use clap::Args;
-use lavida_data::{Error, dataset::Dataset, manifest::DatasetManifest};
+use lavida_data::{Error, Result, dataset::Dataset, manifest::DatasetManifest};
 use lavida_dataflow::{
     clock::{Clock, SystemClock},
     device,
@@ -38,7 +39,9 @@ use lavida_terminal::{
     progress::{Progress, Unit},
     screen,
 };
-use lavida_train::{evaluation::EvaluationReport, step::StepRecord};
+use lavida_train::{
+    checkpoint::SETTINGS, evaluation::EvaluationReport, settings::Settings, step::StepRecord,
+};
 
 use super::eval::{Benchmark, evaluate};
 use crate::{
@@ -155,6 +158,9 @@ pub async fn run(args: DemoArgs) -> anyhow::Result<()> {
     let anomaly = config::load("embedded:tiny", &overrides(&[from]))?;
     device::named(&anomaly.settings.device)?; // before half a minute of work
 
+    for (loaded, folder) in [(&grounding, out.join("grounding")), (&anomaly, run.clone())] {
+        check_steps(&folder, &loaded.settings)?;
+    }
     screen::line(&overview(out));
     parts.begin("render a small world");
     let world = rendered(out, args.seed)?;
@@ -252,6 +258,26 @@ pub async fn run(args: DemoArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Refuses another number of steps than a stage that is there began with. A run may change it as it goes on, and one that
+/// is past it has nothing to do; the demo's page would show the figures of the earlier command under the settings of this
+/// one. All other settings that matter are compared by the run itself.
+fn check_steps(run: &Path, settings: &Settings) -> Result<()> {
+    let path = run.join(SETTINGS);
+    let toml = match std::fs::read_to_string(&path) {
+        Ok(toml) => toml,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(Error::unreadable(path.display(), error)),
+    };
+    let began = config::of_checkpoint(&run.display().to_string(), &toml, &[])?;
+    let (began, now) = (began.train.steps, settings.train.steps);
+    if began == now {
+        return Ok(());
+    }
+    let expected = format!("{began}, as the demo there began (or another --out)");
+    let what = format!("{}: train.steps", run.display());
+    Err(Error::invalid(what, expected, now))
+}
+
 /// The world of this seed; one that is there already must be of the same seed.
 fn rendered(out: &Path, seed: u64) -> anyhow::Result<SynthSummary> {
     let place = out.join("world");
@@ -337,4 +363,28 @@ fn records(run: &Path) -> anyhow::Result<Vec<StepRecord>> {
     let rows = rows.lines().map(serde_json::from_str::<StepRecord>);
     rows.collect::<Result<_, _>>()
         .with_context(|| path.display().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stage_that_began_with_another_number_of_steps_is_named_and_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let of = |steps: u64| {
+            let overrides = [format!("train.steps={steps}")];
+            config::load("embedded:tiny", &overrides).unwrap().settings
+        };
+        check_steps(folder.path(), &of(5)).unwrap(); // nothing began there
+        std::fs::write(folder.path().join(SETTINGS), of(5).to_toml()).unwrap();
+        check_steps(folder.path(), &of(5)).unwrap();
+        let error = check_steps(folder.path(), &of(6)).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        let text = error.to_string();
+        assert!(
+            text.contains("train.steps") && text.contains("found 6"),
+            "{text}"
+        );
+    }
 }
