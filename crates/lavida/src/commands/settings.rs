@@ -31,7 +31,7 @@ pub struct SettingsArgs {
     /// Settings file, or embedded:NAME, whose values to list; without it the defaults are
     #[arg(long, value_name = "FILE")]
     pub config: Option<String>,
-    /// Override a setting, as `section.key=value`; may be repeated
+    /// Override a setting of --config, as `section.key=value`; may be repeated
     #[arg(long = "set", value_name = "KEY=VALUE", requires = "config")]
     pub set: Vec<String>,
     /// Print one JSON document on standard output
