@@ -116,15 +116,7 @@ impl Image {
     }
 
     /// Mixes a colour into a rectangle.
-    pub fn blend_rect(
-        &mut self,
-        x: i64,
-        y: i64,
-        width: u32,
-        height: u32,
-        color: Rgb,
-        opacity: f32,
-    ) {
+    fn blend_rect(&mut self, x: i64, y: i64, width: u32, height: u32, color: Rgb, opacity: f32) {
         for row in y.max(0)..(y + i64::from(height)).min(i64::from(self.height)) {
             for column in x.max(0)..(x + i64::from(width)).min(i64::from(self.width)) {
                 self.blend(column, row, color, opacity);

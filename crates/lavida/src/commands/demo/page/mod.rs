@@ -4,8 +4,8 @@
 //! shown as a dash, never as zero.
 
 mod training;
-mod units;
 
+use indicatif::HumanBytes;
 use lavida_report::{
     canvas::Image,
     drawing::Drawing,
@@ -16,7 +16,6 @@ use lavida_report::{
 };
 
 use training::{data_section, training_section};
-use units::size;
 
 use crate::draw::DrawPicture;
 
@@ -367,7 +366,7 @@ fn files_section(report: &DemoReport) -> Section {
                 .map(|file| {
                     vec![
                         format!("`{}`", file.path),
-                        size(file.bytes),
+                        HumanBytes(file.bytes).to_string(),
                         format!("`{}`", file.sha256),
                     ]
                 })

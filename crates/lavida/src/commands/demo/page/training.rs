@@ -1,15 +1,16 @@
 //! The sections on what was trained on and how training went.
 
+use std::time::Duration;
+
+use indicatif::{HumanBytes, HumanCount};
 use lavida_report::{
     html::{Bar, Block, ChipKind, Section, Strip, Table},
     overlay::MaskStyle,
     sheet::masked_frame,
 };
+use lavida_terminal::progress::minutes;
 
-use super::{
-    DatasetSummary, DemoReport, Timing, chips,
-    units::{duration, grouped, size},
-};
+use super::{DatasetSummary, DemoReport, Timing, chips};
 use crate::draw::DrawPicture;
 
 pub(super) fn data_section(report: &DemoReport) -> Section {
@@ -62,11 +63,11 @@ fn datasets_table(datasets: &[DatasetSummary]) -> Table {
                 vec![
                     dataset.name.clone(),
                     dataset.purpose.clone(),
-                    grouped(dataset.samples),
-                    grouped(dataset.frames),
-                    grouped(dataset.objects),
-                    grouped(dataset.shards),
-                    size(dataset.bytes),
+                    HumanCount(dataset.samples).to_string(),
+                    HumanCount(dataset.frames).to_string(),
+                    HumanCount(dataset.objects).to_string(),
+                    HumanCount(dataset.shards).to_string(),
+                    HumanBytes(dataset.bytes).to_string(),
                     skipped(dataset),
                 ]
             })
@@ -148,4 +149,26 @@ fn timing_blocks(timings: &[Timing]) -> Vec<Block> {
         Block::Heading(format!("Where the time went: {}", duration(total))),
         Block::Bars(bars.collect()),
     ]
+}
+
+/// `2.1 s`, and from a minute on as everywhere else.
+fn duration(seconds: f64) -> String {
+    if seconds < 60.0 {
+        format!("{seconds:.1} s")
+    } else {
+        minutes(Duration::from_secs_f64(seconds.round()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_parts_have_tenths_of_a_second_and_long_ones_minutes() {
+        assert_eq!(
+            [0.25, 59.94, 245.2, 3_700.0].map(duration),
+            ["0.2 s", "59.9 s", "4 min 05 s", "1 h 01 min"]
+        );
+    }
 }
