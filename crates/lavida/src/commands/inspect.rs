@@ -216,9 +216,10 @@ fn lines(value: &Value, depth: usize) -> String {
             Value::Array(items) => items.iter().any(Value::is_object),
             _ => false,
         };
-        match nested {
-            true => format!("{indent}{key}\n{}", lines(value, depth + 1)),
-            false => format!("{indent}{key}: {}", inline(value)),
+        if nested {
+            format!("{indent}{key}\n{}", lines(value, depth + 1))
+        } else {
+            format!("{indent}{key}: {}", inline(value))
         }
     });
     entries.collect::<Vec<_>>().join("\n")

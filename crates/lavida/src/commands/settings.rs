@@ -62,13 +62,12 @@ pub fn run(args: &SettingsArgs) -> anyhow::Result<()> {
         None => None,
     };
     let listing = Listing::new(resolved);
-    match args.json {
-        true => {
-            let mut document = listing.document();
-            document["config"] = json!(args.config);
-            print_json(&document)
-        }
-        false => print_text(&listing.text(width())),
+    if args.json {
+        let mut document = listing.document();
+        document["config"] = json!(args.config);
+        print_json(&document)
+    } else {
+        print_text(&listing.text(width()))
     }
 }
 

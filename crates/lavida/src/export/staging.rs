@@ -111,6 +111,7 @@ impl Staging {
     /// Makes the place, after taking away what an export that was killed left there.
     ///
     /// # Errors
+    ///
     /// [`Error::Exists`] when there is an export, or anything under a name of one; [`Error::Invalid`] when one is being written; [`Error::Unavailable`] when a
     /// folder cannot be made.
     pub async fn begin(out: &Store) -> Result<Self> {
@@ -147,6 +148,7 @@ impl Staging {
     /// Makes it count: every file under its own name, and the sums last.
     ///
     /// # Errors
+    ///
     /// [`Error::Exists`] naming a file that is in the way, before anything is moved; those of a place that does not take
     /// them.
     pub async fn publish(self, files: &[ExportedFile]) -> Result<()> {

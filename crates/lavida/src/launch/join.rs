@@ -30,6 +30,7 @@ pub const PARENT: &str = "LAVIDA_ENDS_WITH_STDIN";
 /// Works until the run has ended, or until an interrupt: then it leaves.
 ///
 /// # Errors
+///
 /// [`Error::Stopped`] when it left, or the run was stopped before its last step.
 pub async fn run(
     address: &str,
@@ -138,9 +139,10 @@ fn own_address_towards(coordinator: &str) -> Result<String> {
     // The coordinator's own machine may know its name as a loopback address, which is of no use to the others.
     let is_name =
         coordinator.parse::<SocketAddr>().is_err() && !coordinator.starts_with("localhost:");
-    let own = match own.is_loopback() && is_name {
-        true => towards("0.0.0.0:0", ELSEWHERE).unwrap_or(own),
-        false => own,
+    let own = if own.is_loopback() && is_name {
+        towards("0.0.0.0:0", ELSEWHERE).unwrap_or(own)
+    } else {
+        own
     };
     Ok(own.to_string())
 }

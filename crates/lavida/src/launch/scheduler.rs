@@ -95,6 +95,7 @@ pub fn environment(name: &str) -> Option<String> {
 /// Where this process stands, or `None` when it is by itself.
 ///
 /// # Errors
+///
 /// [`Error::Invalid`] when the choice names a scheduler that has not started this process, or its variables make no sense.
 pub fn place(
     choice: ClusterChoice,
@@ -211,9 +212,10 @@ fn first_host(nodes: &str) -> Result<String> {
             }
         }
     }
-    match host.is_empty() || host.contains(']') {
-        true => Err(not_a_list(nodes)),
-        false => Ok(host),
+    if host.is_empty() || host.contains(']') {
+        Err(not_a_list(nodes))
+    } else {
+        Ok(host)
     }
 }
 

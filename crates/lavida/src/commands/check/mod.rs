@@ -87,13 +87,12 @@ pub async fn run(args: CheckArgs) -> anyhow::Result<()> {
     let checks = checks(&args, &loaded, &plan).await;
     let mut document = plan::document(&plan);
     document["checks"] = checks.iter().map(Check::document).collect();
-    match args.json {
-        true => print_json(&document)?,
-        false => {
-            let lines: Vec<String> = checks.iter().map(Check::line).collect();
-            let table = plan::table(&plan, &loaded.settings);
-            print_text(&format!("{table}\n\nchecks\n{}", lines.join("\n")))?;
-        }
+    if args.json {
+        print_json(&document)?
+    } else {
+        let lines: Vec<String> = checks.iter().map(Check::line).collect();
+        let table = plan::table(&plan, &loaded.settings);
+        print_text(&format!("{table}\n\nchecks\n{}", lines.join("\n")))?;
     }
     let codes: Vec<u8> = checks.iter().filter_map(Check::exit_code).collect();
     match codes.iter().max() {
