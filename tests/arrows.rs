@@ -3,7 +3,10 @@
 //! Read from `cargo metadata`, normal dependencies only: tests and build scripts may look wherever they need. A new
 //! arrow is a design decision (an ADR), so it fails here until it is written down.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+};
 
 use cargo_metadata::{DependencyKind, MetadataCommand};
 
@@ -112,10 +115,7 @@ const ROOMS: &[(&str, &[&str])] = &[
         ],
     ),
     ("ractor", &["lavida-dataflow", "lavida-cluster"]),
-    (
-        "clap",
-        &["lavida", "lavida-dataset-builder", "lavida-terminal"],
-    ),
+    ("clap", &["lavida", "lavida-dataset-builder"]),
     ("object_store", &["lavida-store"]),
 ];
 
@@ -168,8 +168,12 @@ fn crates_use_each_other_only_along_the_arrows() {
 fn outside_crates_stay_in_their_rooms() {
     for (name, used) in dependencies() {
         for outside in used {
-            // A family of crates lives in one room: `arrow-schema` with `arrow`, `burn-core` with `burn`.
-            let family = |room: &str| outside == room || outside.starts_with(&format!("{room}-"));
+            // A family of crates lives in one room: `arrow-schema` with `arrow`, `burn-core` with `burn`,
+            // `clap_complete` with `clap`.
+            let family = |room: &str| {
+                let rest = outside.strip_prefix(room);
+                rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['-', '_']))
+            };
             for (room, allowed) in ROOMS.iter().filter(|(room, _)| family(room)) {
                 assert!(
                     allowed.contains(&name.as_str()),
@@ -243,4 +247,122 @@ fn the_step_takes_of_checkpoints_their_contents_and_no_store() {
         }
     }
     assert!(n_uses > 2, "the step makes what a checkpoint holds");
+}
+
+/// Inside the program: main and cli know the commands; a command knows itself, `launch` and the modules beside it, each a
+/// file or folder; `launch` and those modules never know a command.
+#[test]
+fn no_command_uses_another_and_what_commands_share_uses_none() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/lavida/src");
+    let mut files = Vec::new();
+    rust_files(&source, &mut files);
+    let module_of = |file: &Path| {
+        let inside = file.strip_prefix(&source).expect("below it");
+        let parts = inside.with_extension("");
+        let parts = parts.iter().map(|part| part.to_string_lossy().into_owned());
+        parts.filter(|part| part != "mod").collect::<Vec<_>>()
+    };
+    let modules: BTreeSet<String> = files.iter().map(|file| room(&module_of(file))).collect();
+    let mut n_edges = 0;
+    for file in &files {
+        let module = module_of(file);
+        let from = room(&module);
+        if from == "main" {
+            continue;
+        }
+        let text = std::fs::read_to_string(file).expect("a source file is text");
+        let code = text.split("#[cfg(test)]\nmod tests {").next();
+        for used in used_paths(code.unwrap_or_default(), &module) {
+            let to = room(&used);
+            n_edges += 1;
+            assert!(
+                modules.contains(&to),
+                "{from} uses {}: no module of its own",
+                used.join("::")
+            );
+            let is_command = |room: &str| room == "cli" || room.starts_with("commands::");
+            let may = match (from.as_str(), to.as_str()) {
+                (from, to) if from == to => true,
+                ("cli", _) => true,
+                (from, "launch") => is_command(from),
+                (_, to) => !is_command(to),
+            };
+            assert!(may, "{from} uses {to}");
+        }
+    }
+    assert!(n_edges > 50, "only {n_edges} edges were found");
+}
+
+fn rust_files(folder: &Path, files: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(folder).expect("a folder can be listed") {
+        let path = entry.expect("a folder can be listed").path();
+        if path.is_dir() {
+            rust_files(&path, files);
+        } else if path.extension().is_some_and(|ending| ending == "rs") {
+            files.push(path);
+        }
+    }
+}
+
+/// `commands::NAME`, or the module of the crate's root.
+fn room(path: &[String]) -> String {
+    let n_parts = if path[0] == "commands" { 2 } else { 1 };
+    path[..n_parts.min(path.len())].join("::")
+}
+
+/// Modules that the code names from the crate's root or from above, `use crate::{a::b, c}` taken apart.
+fn used_paths(code: &str, module: &[String]) -> Vec<Vec<String>> {
+    let mut paths = Vec::new();
+    for (at, _) in code.match_indices("crate::") {
+        if code[..at].ends_with(|c: char| c.is_alphanumeric() || "_$".contains(c)) {
+            continue; // part of another word
+        }
+        leaves(&code[at + "crate::".len()..], &[], &mut paths);
+    }
+    for (at, _) in code.match_indices("super::") {
+        if code[..at].ends_with("super::") {
+            continue; // taken with the first
+        }
+        let mut rest = &code[at..];
+        let mut above = module;
+        while let Some(more) = rest.strip_prefix("super::") {
+            (rest, above) = (more, &above[..above.len() - 1]);
+        }
+        leaves(rest, above, &mut paths);
+    }
+    paths
+}
+
+/// `a::b`, or each of `{a::b, c}`, below `above`: as far as the words are modules or items, two of them at most.
+fn leaves(code: &str, above: &[String], paths: &mut Vec<Vec<String>>) {
+    if let Some(group) = code.strip_prefix('{') {
+        let mut depth = 0;
+        let mut start = 0;
+        for (at, c) in group.char_indices() {
+            match c {
+                '{' => depth += 1,
+                '}' if depth > 0 => depth -= 1,
+                ',' | '}' if depth == 0 => {
+                    let leaf = group[start..at].trim();
+                    if !leaf.is_empty() {
+                        leaves(leaf, above, paths);
+                    }
+                    start = at + 1;
+                    if c == '}' {
+                        return;
+                    }
+                }
+                _ => {}
+            }
+        }
+        return;
+    }
+    let end = code.find(|c: char| !(c.is_alphanumeric() || c == '_'));
+    let (word, rest) = code.split_at(end.unwrap_or(code.len()));
+    let mut path = above.to_vec();
+    path.push(word.to_owned());
+    match rest.strip_prefix("::") {
+        Some(rest) if path.len() < 2 => leaves(rest, &path, paths),
+        _ => paths.push(path),
+    }
 }

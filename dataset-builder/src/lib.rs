@@ -13,6 +13,8 @@ mod output;
 
 pub mod build;
 pub mod cli;
+#[path = "../../crates/lavida/src/command_line.rs"]
+mod command_line;
 pub mod preview;
 pub mod progress;
 pub mod read;

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use lavida_store::Result;
-pub use lavida_terminal::screen::{command_line, print};
+pub use lavida_terminal::screen::print;
 
 /// Writes a line to standard error. That nobody hears it is no reason to stop.
 macro_rules! eprintln {

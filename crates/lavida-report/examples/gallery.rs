@@ -4,14 +4,10 @@
 use std::path::PathBuf;
 
 use lavida_report::canvas::Image;
-use lavida_report::demo::{
-    DatasetSummary, DemoReport, ExportFile, SeedResult, StripFrame, Timing, VideoResult,
-    demo_report,
-};
-use lavida_report::flow::flow;
-use lavida_report::overlay::{MaskStyle, overlay_heat, overlay_mask};
+use lavida_report::html::{Bar, Block, Card, ChipKind, Page, Picture, Section, Strip, Table};
+use lavida_report::overlay::{MaskStyle, overlay_mask};
 use lavida_report::plot::{LinePlot, Mark, ScorePlot, Series};
-use lavida_report::sheet::{ContactSheet, DrawPicture, Tile, masked_frame};
+use lavida_report::sheet::{ContactSheet, Tile, masked_frame};
 
 const SIDE: i64 = 64;
 
@@ -20,9 +16,7 @@ fn main() -> std::io::Result<()> {
     std::fs::create_dir_all(&dir)?;
     let write = |name: &str, bytes: &[u8]| std::fs::write(dir.join(name), bytes);
 
-    write("index.html", demo_report(&made_up_report()).as_bytes())?;
-    write("flow.svg", flow().svg().as_bytes())?;
-    write("flow.png", &flow().image(1.0).png())?;
+    write("index.html", made_up_page().html().as_bytes())?;
     write("losses.png", &made_up_losses().drawing().image(1.0).png())?;
     write(
         "scores.png",
@@ -32,8 +26,6 @@ fn main() -> std::io::Result<()> {
         "scores.svg",
         made_up_scores(0, 180).drawing().svg().as_bytes(),
     )?;
-    write("draw.png", &made_up_draw(0).image().png())?;
-    write("image-draw.png", &image_draw().image().png())?;
     write("sheet.png", &made_up_sheet().image().png())?;
     let (frame, mask) = scene(3, 5);
     let styles = [(mask.as_slice(), MaskStyle::prediction())];
@@ -57,15 +49,7 @@ fn main() -> std::io::Result<()> {
         },
     );
     write("contour.png", &large.png())?;
-    let mut heat = frame.fitted(512, 512);
-    let scores: Vec<f32> = (0..512 * 512)
-        .map(|at| {
-            let (x, y) = ((at % 512) as f32 - 256.0, (at / 512) as f32 - 256.0);
-            (-(x * x + y * y) / 30_000.0).exp()
-        })
-        .collect();
-    overlay_heat(&mut heat, &scores);
-    write("heat.png", &heat.png())
+    Ok(())
 }
 
 /// A cheap repeatable value in [0, 1).
@@ -158,44 +142,6 @@ fn made_up_scores(seed: u64, n_frames: usize) -> ScorePlot {
     }
 }
 
-fn made_up_draw(seed: u64) -> DrawPicture {
-    let is_anomaly = seed % 3 != 2;
-    let (frames, masks): (Vec<Image>, Vec<Vec<bool>>) =
-        (0..4).map(|time| scene(seed, time)).unzip();
-    DrawPicture {
-        title: format!("mevis/train/video{seed:04}/0"),
-        subtitle: format!("mevis · seed 7 · epoch {seed}"),
-        prompt: "<video> Are there any anomalies in this scene? Anomaly types may contain: red square moving right, blue \
-                 star standing still, green disc, yellow triangle moving up. Please segment them."
-            .into(),
-        answer: "Sure, <SEG>.".into(),
-        categories: vec![
-            ("green disc".into(), false),
-            (
-                if is_anomaly { "red square moving right" } else { "white bar falling" }.into(),
-                is_anomaly,
-            ),
-            ("blue star standing still".into(), false),
-            ("yellow triangle moving up".into(), false),
-        ],
-        is_anomaly,
-        frames,
-        frame_labels: vec![is_anomaly; 4],
-        masks: masks.into_iter().map(|mask| is_anomaly.then_some(mask)).collect(),
-    }
-}
-
-fn image_draw() -> DrawPicture {
-    let mut draw = made_up_draw(1);
-    draw.frames.truncate(1);
-    draw.masks.truncate(1);
-    draw.frame_labels.truncate(1);
-    draw.categories = (0..30)
-        .map(|index| (format!("category {index}"), index == 17))
-        .collect();
-    draw
-}
-
 fn made_up_sheet() -> ContactSheet {
     let tiles = (0..10).map(|seed| {
         let (frame, mask) = scene(seed, (seed % 5) as i64);
@@ -217,123 +163,99 @@ fn made_up_sheet() -> ContactSheet {
     }
 }
 
-fn made_up_report() -> DemoReport {
-    let fact = |label: &str, value: &str, note: &str| {
-        (label.to_string(), value.to_string(), note.to_string())
+/// Every kind of block.
+fn made_up_page() -> Page {
+    let (frame, mask) = scene(1, 2);
+    let cell = |style: Option<MaskStyle>| {
+        let masks: Vec<(&[bool], MaskStyle)> = style
+            .map(|style| (mask.as_slice(), style))
+            .into_iter()
+            .collect();
+        Some(masked_frame(&frame, &masks, 160, 160))
     };
-    let videos = (0..6).map(|index| {
-        let seed = index * 2;
-        let plot = made_up_scores(seed, 180);
-        let frames = (0..5).map(|time| {
-            let (image, mask) = scene(seed, time * 2);
-            let frame = 20 + time as usize * 16;
-            let anomalous = plot.truth[frame];
-            let shifted: Vec<bool> = (0..mask.len())
-                .map(|at| at >= 66 && mask[at - 66])
-                .collect();
-            StripFrame {
-                frame_idx: frame as u64,
-                image,
-                truth: anomalous.then_some(mask),
-                prediction: (plot.scores[frame] > 0.0).then_some(shifted),
-                score: plot.scores[frame],
-            }
-        });
-        VideoResult {
-            name: format!("Test{:03}", index + 1),
-            categories: [
-                "purple star",
-                "red square",
-                "green ring",
-                "cyan bar",
-                "orange disc",
-                "blue triangle",
-            ]
-            .iter()
-            .enumerate()
-            .map(|(category, name)| ((*name).to_string(), category == 1))
-            .collect(),
-            frame_auc: Some(0.87 + 0.02 * index as f64),
-            frames: frames.collect(),
-            plot,
-        }
-    });
-    DemoReport {
-        title: "LAVIDA demo".into(),
-        subtitle: "A tiny model, trained from random weights on a rendered world, asked for things it was never shown.".into(),
-        facts: vec![
-            fact("zero-shot frame AUC", "0.871", "mean of seeds 11, 12, 13"),
-            fact("swapped prompt", "0.507", "0.5: the text steers the score"),
-            fact("target vs others", "0.742", "pixel AUC against other objects"),
-            fact("wall time", "8 min 41 s", "2 CPU cores, no GPU"),
-            fact("parameters", "1.9 M", "all parts of the paper's model"),
-        ],
-        flow: Some(flow()),
-        settings: [("train.steps", "540 grounding + 360 paper"), ("train.global_batch", "16 clips × 4 frames"), ("compression.keep_ratio", "0.5"), ("sampler.anomaly_ratio", "0.5")]
-            .map(|(name, value)| (name.to_string(), value.to_string()))
-            .to_vec(),
-        timings: [("render the world", 4.2, "640 videos, 320 images"), ("build shards", 6.9, ""), ("training, grounding stage", 290.0, "540 steps, 29.8 clips a second"), ("training, paper stage", 168.0, "360 steps"), ("evaluation", 41.0, "3 seeds"), ("export and report", 3.3, "")]
-            .map(|(part, seconds, note)| Timing {
-                part: part.into(),
-                seconds,
-                note: note.into(),
-            })
-            .to_vec(),
-        datasets: [("coco-synth train", "training", 320, 320), ("mevis-synth train", "training", 512, 4_096), ("ucsd-ped-synth test", "evaluation", 24, 4_320)]
-            .map(|(name, purpose, samples, frames)| DatasetSummary {
-                name: name.into(),
-                purpose: purpose.into(),
-                samples,
-                frames,
-                objects: samples * 3,
-                shards: 1 + samples / 300,
-                bytes: frames * 7_311,
-                skipped: if samples == 512 { vec![("empty mask".into(), 7), ("polygon with 2 points".into(), 2)] } else { Vec::new() },
-            })
-            .to_vec(),
-        categories_trained: ["red disc", "red star", "blue square", "blue star", "green square", "yellow triangle", "cyan ring", "purple disc", "orange bar", "white disc"]
-            .map(String::from)
-            .to_vec(),
-        categories_held_out: ["red square", "blue triangle", "green ring", "purple star", "cyan bar"].map(String::from).to_vec(),
-        draws: (0..4).map(made_up_draw).collect(),
-        losses: vec![
-            LinePlot {
-                title: "Grounding stage".into(),
-                series: made_up_losses().series[..1].to_vec(),
-                marks: Vec::new(),
-                ..made_up_losses()
+    let text = String::from;
+    let blocks = vec![
+        Block::Heading(text("A heading")),
+        Block::Paragraph(text(
+            "Running text with `code` and <markup> that is shown as it is.",
+        )),
+        Block::Quote(text("What somebody says.")),
+        Block::List(vec![text("one"), text("two")]),
+        Block::Cards(vec![Card {
+            label: text("frame AUC"),
+            value: text("0.87"),
+            note: text("mean of three seeds"),
+        }]),
+        Block::Chips(
+            text("asked for"),
+            vec![
+                (text("red square"), ChipKind::Truth),
+                (text("bicycle"), ChipKind::Plain),
+                (text("found"), ChipKind::Prediction),
+            ],
+        ),
+        Block::Table(Table {
+            head: vec![text("seed"), text("AUC")],
+            rows: vec![
+                vec![text("11"), text("0.84")],
+                vec![text("mean"), text("0.84")],
+            ],
+            numeric: vec![1],
+            last_row_is_summary: true,
+        }),
+        Block::Bars(vec![
+            Bar {
+                label: text("training"),
+                share: 1.0,
+                value: text("4 min 50 s"),
+                note: text("540 steps"),
             },
-            made_up_losses(),
-        ],
-        results: (11..14)
-            .map(|seed| SeedResult {
-                seed,
-                frame_auc: Some(0.84 + 0.03 * (seed - 11) as f64),
-                frame_ap: Some(0.8),
-                pixel_auc: Some(0.95),
-                swap_auc: Some(0.49 + 0.01 * (seed - 11) as f64),
-                target_vs_others: Some(0.74),
-                seen_auc: Some(0.93),
-            })
-            .collect(),
-        videos: videos.collect(),
-        notes: vec![
-            "The world is rendered: flat shapes on a textured background. These figures say nothing about real video.".into(),
-            "The paper starts from pretrained Qwen2-VL, SAM2 and CLIP. Here a short grounding stage (`train.stage = \"grounding\"`) teaches the random towers what words look like; then comes the paper's training with the towers frozen.".into(),
-            "Masks are the weak point of the tiny model; see target vs others.".into(),
-        ],
-        exports: ["model.safetensors", "config.json", "tokenizer.json"]
-            .iter()
-            .enumerate()
-            .map(|(index, path)| ExportFile {
-                path: (*path).into(),
-                bytes: [7_812_334, 2_145, 48_221][index],
-                sha256: "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08".into(),
-            })
-            .collect(),
-        commands: vec![
-            "lavida predict --checkpoint demo/run --video demo/world/ucsd-ped/… --categories \"red square, bicycle\" --out out".into(),
-            "lavida eval --checkpoint demo/run --data demo/shards/ucsd-ped --json".into(),
-        ],
+            Bar {
+                label: text("export"),
+                share: 0.1,
+                value: text("3.3 s"),
+                note: String::new(),
+            },
+        ]),
+        Block::Code(text("lavida eval --checkpoint run --data shards/ped2")),
+        Block::Note(text("Smaller and paler.")),
+    ];
+    let pictures = vec![
+        Block::Boxes(vec![
+            vec![Block::Drawing(made_up_scores(0, 180).drawing())],
+            vec![Block::Drawing(made_up_scores(2, 180).drawing())],
+        ]),
+        Block::Strip(Strip {
+            head: vec![(text("frame"), vec![text("3"), text("7"), text("11")])],
+            rows: vec![
+                (text("input"), vec![cell(None); 3]),
+                (text("truth"), vec![cell(Some(MaskStyle::truth())); 3]),
+                (
+                    text("model"),
+                    vec![cell(Some(MaskStyle::prediction())), None, None],
+                ),
+            ],
+        }),
+        Block::Picture(Picture {
+            image: made_up_sheet().image(),
+            description: text("ten tiles"),
+            caption: text("A contact sheet."),
+        }),
+        Block::Drawing(made_up_losses().drawing()),
+    ];
+    let section = |title: &str, blocks| Section {
+        title: title.to_owned(),
+        intro: String::new(),
+        blocks,
+    };
+    Page {
+        title: text("Gallery"),
+        subtitle: text("Every block that a page can have."),
+        cards: vec![Card {
+            label: text("blocks"),
+            value: text("14"),
+            note: String::new(),
+        }],
+        sections: vec![section("Text", blocks), section("Pictures", pictures)],
     }
 }

@@ -5,6 +5,8 @@
 //!
 //! Units: px, origin at the top left, `x` to the right, `y` down. Colours are 0–255.
 
+use crate::drawing::Shape;
+use crate::raster;
 use crate::text::{self, TextStyle};
 
 /// A colour: red, green, blue.
@@ -114,15 +116,7 @@ impl Image {
     }
 
     /// Mixes a colour into a rectangle.
-    pub fn blend_rect(
-        &mut self,
-        x: i64,
-        y: i64,
-        width: u32,
-        height: u32,
-        color: Rgb,
-        opacity: f32,
-    ) {
+    fn blend_rect(&mut self, x: i64, y: i64, width: u32, height: u32, color: Rgb, opacity: f32) {
         for row in y.max(0)..(y + i64::from(height)).min(i64::from(self.height)) {
             for column in x.max(0)..(x + i64::from(width)).min(i64::from(self.width)) {
                 self.blend(column, row, color, opacity);
@@ -154,6 +148,11 @@ impl Image {
     /// Writes one line with the top of its line box at `y`, and returns the width it took in px.
     pub fn text(&mut self, x: f32, y: f32, line: &str, style: &TextStyle) -> f32 {
         text::draw(self, x, y, line, style)
+    }
+
+    /// Draws a shape, its px those of the picture, in its colours for a light page.
+    pub fn shape(&mut self, shape: &Shape) {
+        raster::draw(self, shape, 1.0);
     }
 
     /// The same picture at another size.

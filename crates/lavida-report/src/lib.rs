@@ -4,9 +4,7 @@
 //! same bytes on every machine.
 
 pub mod canvas;
-pub mod demo;
 pub mod drawing;
-pub mod flow;
 pub mod html;
 pub mod overlay;
 pub mod plot;

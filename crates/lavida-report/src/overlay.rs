@@ -1,4 +1,4 @@
-//! Masks and heat maps on frames, in the manner of the paper's Fig. 4: a green veil with a contour.
+//! Masks on frames, in the manner of the paper's Fig. 4: a green veil with a contour.
 //!
 //! Prediction is green, ground truth magenta, everywhere in the reports: the pair that stays apart for colour-blind eyes.
 //!
@@ -77,47 +77,6 @@ pub fn overlay_mask(frame: &mut Image, mask: &[bool], style: &MaskStyle) {
             }
         }
     }
-}
-
-/// Lays scores over a frame: transparent at 0, then green, warm at 1.
-///
-/// # Panics
-///
-/// When the scores are not of the frame's size.
-pub fn overlay_heat(frame: &mut Image, scores: &[f32]) {
-    let (width, height) = (i64::from(frame.width()), i64::from(frame.height()));
-    assert_eq!(
-        scores.len() as i64,
-        width * height,
-        "scores of {width} × {height} px"
-    );
-    for y in 0..height {
-        for x in 0..width {
-            let score = scores[(y * width + x) as usize];
-            let score = if score.is_finite() {
-                score.clamp(0.0, 1.0)
-            } else {
-                0.0
-            };
-            frame.blend(x, y, heat_color(score), 0.75 * score);
-        }
-    }
-}
-
-/// Green, yellow, orange, red.
-pub fn heat_color(score: f32) -> Rgb {
-    const STOPS: [[f32; 3]; 4] = [
-        [0.0, 190.0, 110.0],
-        [240.0, 228.0, 66.0],
-        [230.0, 140.0, 0.0],
-        [213.0, 40.0, 0.0],
-    ];
-    let place = score.clamp(0.0, 1.0) * (STOPS.len() - 1) as f32;
-    let stop = (place as usize).min(STOPS.len() - 2);
-    let between = place - stop as f32;
-    std::array::from_fn(|channel| {
-        (STOPS[stop][channel] * (1.0 - between) + STOPS[stop + 1][channel] * between).round() as u8
-    })
 }
 
 /// A mask at another size (nearest), for drawing a small mask on a large frame.
@@ -205,21 +164,6 @@ mod tests {
         overlay_mask(&mut frame, &[true; 36], &MaskStyle::truth());
         assert_eq!(frame.pixel(0, 3), Some(TRUTH));
         assert_ne!(frame.pixel(3, 3), Some(TRUTH));
-    }
-
-    #[test]
-    fn heat_of_zero_and_of_nan_is_invisible() {
-        let mut frame = Image::new(2, 1, [7, 8, 9]);
-        overlay_heat(&mut frame, &[0.0, f32::NAN]);
-        assert_eq!(frame, Image::new(2, 1, [7, 8, 9]));
-    }
-
-    #[test]
-    fn more_heat_moves_a_pixel_further() {
-        let mut frame = Image::new(3, 1, [60, 60, 200]);
-        overlay_heat(&mut frame, &[0.2, 0.6, 1.0]);
-        let blue: Vec<u8> = (0..3).map(|x| frame.pixel(x, 0).unwrap()[2]).collect();
-        assert!(blue[0] > blue[1] && blue[1] > blue[2], "{blue:?}");
     }
 
     #[test]

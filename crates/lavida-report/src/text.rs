@@ -1,8 +1,7 @@
-//! Text in pictures with fonts that travel inside the program.
+//! Text in pictures with a font that travels inside the program.
 //!
-//! Ubuntu Light for prose, Hack for numbers and ids. Ubuntu Light alone is thin, so its strokes are widened by drawing a
-//! line several times, a fraction of a pixel apart: twice for plain text, three times for bold. Neither font has a table of
-//! kerning pairs.
+//! Ubuntu Light, which alone is thin, so its strokes are widened by drawing a line several times, a fraction of a pixel
+//! apart: twice for plain text, three times for bold. It has no table of kerning pairs.
 
 use std::sync::LazyLock;
 
@@ -17,20 +16,9 @@ use skrifa::{
 
 use crate::canvas::{Image, Rgb};
 
-/// The two typefaces there are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Font {
-    /// Ubuntu Light, proportional.
-    Sans,
-    /// Hack, every character equally wide.
-    Mono,
-}
-
 /// How a line of text looks.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct TextStyle {
-    /// Typeface.
-    pub font: Font,
     /// Height of the em square in px.
     pub size_px: f32,
     /// Colour of the strokes.
@@ -43,7 +31,6 @@ impl TextStyle {
     /// Ubuntu: the plain choice.
     pub fn sans(size_px: f32, color: Rgb) -> Self {
         Self {
-            font: Font::Sans,
             size_px,
             color,
             bold: false,
@@ -55,16 +42,6 @@ impl TextStyle {
         Self { bold: true, ..self }
     }
 
-    /// Hack, for numbers and ids.
-    pub fn mono(size_px: f32, color: Rgb) -> Self {
-        Self {
-            font: Font::Mono,
-            size_px,
-            color,
-            bold: false,
-        }
-    }
-
     /// Distance from one line to the next in px.
     pub fn line_height(&self) -> f32 {
         (self.size_px * 1.35).round()
@@ -72,7 +49,7 @@ impl TextStyle {
 
     /// Distance from the top of a line box to the baseline in px.
     pub fn baseline(&self) -> f32 {
-        let metrics = self.face().metrics(self.size_px);
+        let metrics = SANS.metrics(self.size_px);
         (self.line_height() - metrics.ascent + metrics.descent) / 2.0 + metrics.ascent
     }
 
@@ -135,16 +112,9 @@ impl TextStyle {
         line
     }
 
-    fn face(&self) -> &'static Face {
-        match self.font {
-            Font::Sans => &SANS,
-            Font::Mono => &MONO,
-        }
-    }
-
     /// The glyphs of a line and where they stand, in px from its start.
     fn glyphs<'a>(&self, line: &'a str) -> impl Iterator<Item = PlacedGlyph> + use<'a> {
-        let face = self.face();
+        let face = &*SANS;
         let advances = face.advances(self.size_px);
         let mut end = 0.0;
         line.chars().map(move |character| {
@@ -167,9 +137,9 @@ struct PlacedGlyph {
 
 /// Draws one line with the top of its line box at `y`; returns its width in px.
 pub(crate) fn draw(image: &mut Image, x: f32, y: f32, line: &str, style: &TextStyle) -> f32 {
-    let face = style.face();
+    let face = &*SANS;
     let baseline = y + style.baseline();
-    let n_strokes = u8::from(style.font == Font::Sans) + u8::from(style.bold) + 1;
+    let n_strokes = 2 + u8::from(style.bold);
     let mut width = 0.0;
     for glyph in style.glyphs(line) {
         width = glyph.end;
@@ -332,7 +302,6 @@ impl OutlinePen for Outline {
 }
 
 static SANS: LazyLock<Face> = LazyLock::new(|| Face::parsed(epaint_default_fonts::UBUNTU_LIGHT));
-static MONO: LazyLock<Face> = LazyLock::new(|| Face::parsed(epaint_default_fonts::HACK_REGULAR));
 
 #[cfg(test)]
 mod tests {

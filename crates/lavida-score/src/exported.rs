@@ -57,8 +57,12 @@ impl Exported {
         let Some(folder) = Store::open(uri)?.local_path() else {
             return Ok(None);
         };
-        if !folder.join(SUMS).is_file() {
-            return Ok(None);
+        match folder.join(SUMS).metadata() {
+            Ok(about) if about.is_file() => {}
+            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+                return Err(Error::unreadable(folder.display(), error));
+            }
+            _ => return Ok(None),
         }
         let mut this = Self {
             folder,
@@ -83,7 +87,7 @@ impl Exported {
                 on_bytes(n_done, n_bytes);
             };
             let found = ExportedFile::read_with(&this.folder, name, on_piece)
-                .map_err(|error| Error::corrupt(this.what(name), "a readable file", error))?;
+                .map_err(|error| this.not_read(name, error))?;
             if found.sha256 != sum {
                 let expected = format!("content with SHA-256 {sum}");
                 return Err(Error::corrupt(this.what(name), expected, found.sha256));
@@ -161,8 +165,16 @@ impl Exported {
     }
 
     fn text(&self, name: &str) -> Result<String> {
-        std::fs::read_to_string(self.folder.join(name))
-            .map_err(|error| Error::corrupt(self.what(name), "a file of every export", error))
+        std::fs::read_to_string(self.folder.join(name)).map_err(|error| self.not_read(name, error))
+    }
+
+    /// A file that is missing is damage; one that is there and cannot be read (no right, a broken disk) may be read later.
+    fn not_read(&self, name: &str, error: std::io::Error) -> Error {
+        if error.kind() == std::io::ErrorKind::NotFound {
+            Error::corrupt(self.what(name), "a readable file", error)
+        } else {
+            Error::unreadable(self.what(name), error)
+        }
     }
 
     fn what(&self, name: &str) -> String {
@@ -268,5 +280,25 @@ pub fn weight_error(error: WeightError) -> Error {
         },
         WeightError::Several(_) => Error::corrupt("weights", "whole files", error),
         other => Error::corrupt("weights", "weights that fit the model", other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::ErrorKind;
+
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_missing_is_damage_and_one_that_may_not_be_read_is_out_of_reach() {
+        let exported = Exported {
+            folder: "exported".into(),
+            files: Vec::new(),
+        };
+        for (kind, code) in [(ErrorKind::NotFound, 3), (ErrorKind::PermissionDenied, 4)] {
+            let error = exported.not_read("model.safetensors", kind.into());
+            assert_eq!(error.exit_code(), code, "{error}");
+            assert!(error.to_string().contains("model.safetensors"), "{error}");
+        }
     }
 }

@@ -4,12 +4,10 @@
 //! Nothing here panics, whatever is at the other end: std's macros do where a pipe is closed (`lavida inspect … | head -1`).
 
 use std::{
-    ffi::OsString,
     io::{self, ErrorKind, IsTerminal, Write},
     sync::LazyLock,
 };
 
-use clap::Parser;
 use indicatif::MultiProgress;
 use lavida_store::{Error, Result};
 use tracing_subscriber::fmt::MakeWriter;
@@ -33,10 +31,16 @@ pub fn has_colours() -> bool {
     io::stderr().is_terminal() && is_redrawn() && !forbidden
 }
 
-/// Columns of the terminal; any number where there is none.
+/// Columns of the terminal that standard error is; any number where it is none.
 pub fn width() -> usize {
     let size = console::Term::stderr().size_checked();
     size.map_or(usize::MAX, |(_, columns)| usize::from(columns))
+}
+
+/// Columns of the terminal that standard output is; none where it is a file or a pipe.
+pub fn output_width() -> Option<usize> {
+    let size = console::Term::stdout().size_checked();
+    size.map(|(_, columns)| usize::from(columns))
 }
 
 /// Writes a line to standard error. That nobody hears it is no reason to stop.
@@ -55,26 +59,15 @@ pub fn print(text: &str) -> Result<()> {
     printed(out.write_all(text.as_bytes()).and_then(|()| out.flush()))
 }
 
-fn printed(result: io::Result<()>) -> Result<()> {
-    match result {
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
-        result => result.map_err(|error| Error::unwritable("standard output", error)),
-    }
-}
-
-/// Reads the command line `words`, the program's name first. None where that was all: help and version are printed.
+/// What came of writing to standard output by other means than [`print`].
 ///
 /// # Errors
 ///
-/// As [`print`]. Wrong arguments end the process with exit code 2.
-pub fn command_line<P: Parser>(words: impl IntoIterator<Item = OsString>) -> Result<Option<P>> {
-    match P::try_parse_from(words) {
-        Ok(command) => Ok(Some(command)),
-        Err(asked) if asked.use_stderr() => asked.exit(),
-        Err(asked) => {
-            let shown = asked.print().and_then(|()| io::stdout().flush());
-            printed(shown).map(|()| None)
-        }
+/// As [`print`].
+pub fn printed(result: io::Result<()>) -> Result<()> {
+    match result {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        result => result.map_err(|error| Error::unwritable("standard output", error)),
     }
 }
 

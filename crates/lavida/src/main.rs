@@ -1,16 +1,22 @@
 //! `lavida`: the program. Each command is one file; this one parses, dispatches and turns errors into exit codes.
 
-/// Writes a line to standard error, as [`screen::line`] does: std's macro panics where that is closed.
-macro_rules! eprintln {
-    ($($words:tt)*) => { $crate::screen::line(&format!($($words)*)) };
-}
+#![warn(
+    clippy::print_stderr,
+    reason = "std's macros panic where it is closed: `screen::line` does not"
+)]
 
+mod arguments;
 mod cli;
+mod command_line;
 mod commands;
 mod config;
+mod draw;
+mod exit;
+mod export;
 mod help;
+mod launch;
 mod memory;
-mod outputs;
+mod output;
 mod scoring;
 mod stop;
 
@@ -18,11 +24,8 @@ use std::{process::ExitCode, time::Duration};
 
 use clap::CommandFactory;
 use cli::{Cli, Command};
-use lavida_terminal::{generate, log, screen};
+use lavida_terminal::{log, screen};
 use tokio::sync::oneshot;
-
-/// Exit code of an error that is nobody's fault we know of.
-const FAILED: u8 = 1;
 
 /// A thread that waits for somebody who is lost, as engines do while they connect, holds up the end no longer than this.
 const LAST_THREADS: Duration = Duration::from_secs(1);
@@ -38,7 +41,7 @@ const LOG: &str = "warn,lavida_cluster=info,ractor_cluster=error";
 
 fn main() -> ExitCode {
     memory::keep_what_is_freed();
-    let cli = match screen::command_line::<Cli>(std::env::args_os()) {
+    let cli = match command_line::parse::<Cli>(std::env::args_os()) {
         Ok(Some(cli)) => cli,
         Ok(None) => return ExitCode::SUCCESS,
         Err(error) => return failed(&error.into()),
@@ -51,8 +54,8 @@ fn main() -> ExitCode {
 }
 
 fn failed(error: &anyhow::Error) -> ExitCode {
-    eprintln!("lavida: {error:#}");
-    ExitCode::from(exit_code(error))
+    screen::line(&format!("lavida: {error:#}"));
+    ExitCode::from(exit::code_of(error))
 }
 
 /// Runs the command on a thread of its own, so that a signal is obeyed while it computes.
@@ -112,31 +115,13 @@ async fn execute(command: Command) -> anyhow::Result<()> {
         Command::Bench(args) => commands::bench::run(&args).await,
         Command::Cluster(args) => commands::cluster::run(&args),
         Command::Completions(args) => {
-            let script = generate::completions(Cli::command(), args.shell);
+            let script = command_line::completions(Cli::command(), args.shell);
             Ok(screen::print(&script)?)
         }
         Command::Man(args) => {
-            let n_pages = generate::man(Cli::command(), &args.out)?;
-            eprintln!("man: {n_pages} pages in {}", args.out.display());
+            let n_pages = command_line::man(Cli::command(), &args.out)?;
+            screen::line(&format!("man: {n_pages} pages in {}", args.out.display()));
             Ok(())
         }
     }
-}
-
-fn exit_code(error: &anyhow::Error) -> u8 {
-    if let Some(failed) = error.downcast_ref::<commands::train::WorkerFailed>() {
-        return failed.code;
-    }
-    if let Some(failed) = error.downcast_ref::<commands::check::ChecksFailed>() {
-        return failed.code;
-    }
-    let known = error
-        .chain()
-        .find_map(|e| e.downcast_ref::<lavida_data::Error>());
-    known.map_or(FAILED, lavida_data::Error::exit_code)
-}
-
-/// Prints the one document a command has for standard output.
-fn print_document(text: &str) -> anyhow::Result<()> {
-    Ok(screen::print(&format!("{text}\n"))?)
 }

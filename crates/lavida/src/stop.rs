@@ -7,9 +7,8 @@
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
 use lavida_data::Error;
+use lavida_terminal::screen;
 use tokio::sync::watch;
-
-use crate::screen;
 
 /// Exit code of a process that was interrupted again while it obeyed.
 const AT_ONCE: i32 = 130;
@@ -107,15 +106,16 @@ async fn until(wanted: Signal) {
     }
 }
 
-/// Hears signals for as long as the process lives. From here on none ends the process by itself.
+/// Listens for signals for as long as the process lives. From here on none ends the process by itself.
 ///
 /// # Errors
+///
 /// The system's, when it takes no handler.
 pub fn listen() -> std::io::Result<()> {
     let mut signals = Signals::new()?;
     tokio::spawn(async move {
         signals.next().await;
-        hear();
+        on_signal();
         signals.next().await;
         std::process::exit(AT_ONCE);
     });
@@ -123,7 +123,7 @@ pub fn listen() -> std::io::Result<()> {
 }
 
 /// Tells who waits for it. Nobody comes or goes meanwhile.
-fn hear() {
+fn on_signal() {
     let n_waiting = n_waiting();
     SIGNAL.send_replace(match *n_waiting {
         0 => Signal::GivesUp,

@@ -13,13 +13,13 @@ use std::time::Duration;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use lavida_data::dataset::Dataset;
 use lavida_store::{Error, Result, Store};
-use lavida_terminal::generate::{self, CompletionsArgs, ManArgs};
 use lavida_terminal::progress::{Progress, Unit};
 use lavida_terminal::{log, screen};
 use serde::Serialize;
 
 pub use self::build::{BuildArgs, BuildCommand};
-use crate::output::{command_line, local_path, print};
+use crate::command_line::{self, CompletionsArgs, ManArgs};
+use crate::output::{local_path, print};
 use crate::preview::{PreviewSettings, preview};
 use crate::sources::images::coco_panoptic::with_annotations_named;
 use crate::stats::stats;
@@ -114,7 +114,7 @@ pub struct SynthArgs {
 /// The program: reads the command line and runs it to its exit code; errors are printed to standard error.
 pub fn main() -> ExitCode {
     let words = with_annotations_named(std::env::args_os().collect());
-    let ended = command_line::<Cli>(words).and_then(|cli| match cli {
+    let ended = command_line::parse::<Cli>(words).and_then(|cli| match cli {
         Some(cli) => log::start("warn").and_then(|()| in_runtime(cli.command)),
         None => Ok(()),
     });
@@ -166,9 +166,9 @@ async fn execute(command: Command) -> Result<()> {
             print(&format!("{}\n", args.out.display()))
         }
         Command::Synth(args) => synth_command(&args),
-        Command::Completions(args) => print(&generate::completions(Cli::command(), args.shell)),
+        Command::Completions(args) => print(&command_line::completions(Cli::command(), args.shell)),
         Command::Man(args) => {
-            let n_pages = generate::man(Cli::command(), &args.out)?;
+            let n_pages = command_line::man(Cli::command(), &args.out)?;
             screen::line(&format!("man: {n_pages} pages in {}", args.out.display()));
             Ok(())
         }

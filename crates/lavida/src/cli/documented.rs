@@ -110,11 +110,12 @@ fn a_synopsis_names_only_options_that_the_command_has() {
                     };
                     for name in names.split('|') {
                         let form = format!("{program} {name} {rest}");
-                        match rest.starts_with("SOURCE") {
-                            true => sources.iter().for_each(|source| {
+                        if rest.starts_with("SOURCE") {
+                            sources.iter().for_each(|source| {
                                 check_form(&form.replace("SOURCE", source), command);
-                            }),
-                            false => check_form(&form, command),
+                            })
+                        } else {
+                            check_form(&form, command)
                         }
                         assert!(command.find_subcommand(name).is_some(), "{page}: {form}");
                         n_forms += 1;

@@ -2,23 +2,54 @@
 
 use std::path::{Path, PathBuf};
 
+use clap::{Args, Subcommand};
 use lavida_cluster::shell::Authority;
 use lavida_data::{Error, Result};
 use lavida_dataflow::clock::{Clock, SystemClock};
-
-use crate::cli::{self, ClusterCommand};
+use lavida_store::local_path;
+use lavida_terminal::screen;
 
 /// The authority's folder below `--out`.
 const AUTHORITY: &str = "authority";
 
-pub fn run(args: &cli::Cluster) -> anyhow::Result<()> {
+#[derive(Debug, Args)]
+pub struct ClusterArgs {
+    #[command(subcommand)]
+    pub command: ClusterCommand,
+}
+
+/// What to prepare.
+#[derive(Debug, Subcommand)]
+pub enum ClusterCommand {
+    /// Write an authority and a folder of certificates for each machine, for connections off loopback
+    ///
+    /// DIR/authority (ca.pem, ca-key.pem, cookie) stays where it is: whoever has ca-key.pem can let anybody in. Each other
+    /// folder (ca.pem, node.pem, node-key.pem, cookie) goes to its machine. The command again, with further names, uses
+    /// the authority that is there. Nothing is overwritten.
+    Certs(CertsArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct CertsArgs {
+    /// Folder for the authority and one folder for each machine
+    #[arg(long, value_name = "DIR", value_parser = local_path)]
+    pub out: PathBuf,
+    /// Host name or address under which others reach a machine, or several separated by commas; once for each machine
+    #[arg(long, value_name = "HOST", required = true)]
+    pub name: Vec<String>,
+    /// Days from now for which the certificates count
+    #[arg(long, value_name = "N", default_value_t = 365)]
+    pub days: u32,
+}
+
+pub fn run(args: &ClusterArgs) -> anyhow::Result<()> {
     match &args.command {
         ClusterCommand::Certs(args) => certs(args)?,
     }
     Ok(())
 }
 
-fn certs(args: &cli::ClusterCerts) -> Result<()> {
+fn certs(args: &CertsArgs) -> Result<()> {
     let now = SystemClock::default().wall();
     let machines = machines(&args.out, &args.name)?;
     let folder = args.out.join(AUTHORITY);
@@ -42,14 +73,21 @@ fn certs(args: &cli::ClusterCerts) -> Result<()> {
         "the one that was there"
     };
     let at = folder.display();
-    eprintln!("authority: {at} ({whose}); keep it here, ca-key.pem lets anybody in");
+    screen::line(&format!(
+        "authority: {at} ({whose}); keep it here, ca-key.pem lets anybody in"
+    ));
     for ((folder, names), files) in machines.iter().zip(certificates) {
         files.write(folder)?;
         let at = folder.display();
         let (copy, reached) = (&names[0], names.join(", "));
-        eprintln!("{at}: copy the folder to {copy}; certificate for {reached}");
+        screen::line(&format!(
+            "{at}: copy the folder to {copy}; certificate for {reached}"
+        ));
     }
-    eprintln!("the certificates count for {} days from now", args.days);
+    screen::line(&format!(
+        "the certificates count for {} days from now",
+        args.days
+    ));
     Ok(())
 }
 

@@ -1,11 +1,19 @@
 //! `lavida devices`: what settings may name as `device` here, and why not more.
 
+use clap::Args;
 use lavida_dataflow::device::{self, DeviceName, Kind, Listed, memory::free_bytes};
 use serde_json::{Value, json};
 
-use crate::cli;
+use crate::output::{gib, print_json, print_text};
 
-pub async fn run(args: cli::Devices) -> anyhow::Result<()> {
+#[derive(Debug, Args)]
+pub struct DevicesArgs {
+    /// Print one JSON document on standard output
+    #[arg(long)]
+    pub json: bool,
+}
+
+pub async fn run(args: DevicesArgs) -> anyhow::Result<()> {
     let listed = tokio::task::spawn_blocking(device::list).await?;
     let mut rows = Vec::new();
     for device in listed {
@@ -22,7 +30,7 @@ pub async fn run(args: cli::Devices) -> anyhow::Result<()> {
                 "feature": kind.word(),
             })).collect::<Vec<_>>(),
         });
-        return crate::print_document(&serde_json::to_string_pretty(&document)?);
+        return print_json(&document);
     }
     let built = rows.iter().map(Row::line);
     let others = not_built.iter().map(|kind| {
@@ -30,7 +38,7 @@ pub async fn run(args: cli::Devices) -> anyhow::Result<()> {
         format!("  {pattern:<11} {what}: not in this build, which needs --features {word}")
     });
     let lines: Vec<String> = built.chain(others).collect();
-    crate::print_document(&format!("device = …\n{}", lines.join("\n")))
+    print_text(&format!("device = …\n{}", lines.join("\n")))
 }
 
 /// A device, and what is known of its memory.
@@ -55,7 +63,7 @@ impl Row {
         let Listed { name, what, .. } = &self.device;
         let more = match (&self.device.unusable, self.free) {
             (Some(why), _) => format!(": not usable, {why}"),
-            (None, Some(bytes)) => format!(", {:.1} GiB free", bytes as f64 / f64::from(1 << 30)),
+            (None, Some(bytes)) => format!(", {:.1} GiB free", gib(bytes)),
             (None, None) => String::new(),
         };
         format!("  {name:<11} {what}{more}")

@@ -1,5 +1,6 @@
 //! `lavida eval`: a built evaluation set in, the benchmark's figures out.
 
+use clap::Args;
 use lavida_data::Error;
 use lavida_score::{
     benchmark::Benchmark,
@@ -11,11 +12,45 @@ use lavida_score::{
 use lavida_terminal::progress::{Progress, Unit};
 
 use crate::{
-    cli,
+    output::print_text,
     scoring::{categories, open_model, show},
 };
 
-pub async fn run(args: cli::Eval) -> anyhow::Result<()> {
+#[derive(Debug, Args)]
+pub struct EvalArgs {
+    /// A run (its newest checkpoint), one checkpoint, or an export
+    #[arg(long, value_name = "URI")]
+    pub checkpoint: String,
+    /// A built evaluation set
+    #[arg(long, value_name = "URI")]
+    pub data: String,
+    /// Categories to ask for instead of the benchmark's own, separated by commas
+    #[arg(long, value_name = "LIST")]
+    pub categories: Option<String>,
+    /// Frames looked at together; the training's number by default
+    #[arg(long, value_name = "N")]
+    pub n_frames: Option<usize>,
+    /// Score every Nth frame and let it stand for those up to the next
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub interval: usize,
+    /// Also score with each video's true category swapped for an absent one (needs a set that knows them)
+    #[arg(long)]
+    pub swap_control: bool,
+    /// The reference's artificial end points in every ranking
+    #[arg(long)]
+    pub reference_metrics: bool,
+    /// The reference's windows: tails and short videos are not scored
+    #[arg(long)]
+    pub reference_windows: bool,
+    /// Override a setting, as `section.key=value`; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Print one JSON document on standard output
+    #[arg(long)]
+    pub json: bool,
+}
+
+pub async fn run(args: EvalArgs) -> anyhow::Result<()> {
     let asked = args.categories.as_deref().map(categories).transpose()?;
     let benchmark = Benchmark::open(&args.data, asked).await?;
     let model = open_model(&args.checkpoint, &args.set).await?;
@@ -29,15 +64,15 @@ pub async fn run(args: cli::Eval) -> anyhow::Result<()> {
     drop(progress);
     if args.json {
         let json = serde_json::to_string_pretty(&evaluation.report)?;
-        crate::print_document(&json)?;
+        print_text(&json)?;
     } else {
-        crate::print_document(&table(&evaluation.report))?;
+        print_text(&table(&evaluation.report))?;
     }
     Ok(())
 }
 
 /// The benchmark's protocol with what the command line says of it; `n_frames` are those of a training sample.
-fn plan(args: &cli::Eval, protocol: Protocol, n_frames: usize) -> EvaluationPlan {
+fn plan(args: &EvalArgs, protocol: Protocol, n_frames: usize) -> EvaluationPlan {
     let mut plan = EvaluationPlan {
         protocol: Protocol {
             interval: args.interval,

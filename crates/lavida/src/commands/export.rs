@@ -1,54 +1,39 @@
-//! `lavida export`: merged weights under the reference's parameter names, with what a serving stack needs beside them.
+//! `lavida export`: a checkpoint's weights for serving.
 
-mod serving;
-mod staging;
-
-use std::path::Path;
-
-use lavida_checkpoint::contents::{CLIP_TOKENIZER, SETTINGS, TOKENIZER};
+use clap::Args;
 use lavida_data::Error;
-use lavida_model::{
-    precision::Precision,
-    weights::{Tensors, write_burnpack, write_shards},
-};
-use lavida_score::{
-    exported::{CONFIG, ExportedFile, SUMS, weight_error},
-    model::ScoringModel,
-};
 use lavida_store::Store;
-use lavida_terminal::progress::{Busy, Progress, Unit};
-use lavida_train::settings::{Policy, Settings};
-use serde_json::json;
+use lavida_terminal::screen;
 
-pub use staging::STAGING;
-use staging::{Staging, free};
+use crate::{
+    arguments::Dtype,
+    export::{Format, Packing, Staged, free},
+    scoring::open_model,
+};
 
-use super::predict::write;
-use crate::{cli, scoring::open_model};
-
-/// What a serving stack is told of the model.
-const SERVING: &str = "serving.json";
-
-/// How the weights are written.
-#[derive(Clone, Copy, Debug)]
-pub struct Packing {
-    pub format: cli::Format,
-    pub precision: Precision,
-    /// Largest safetensors file, in bytes.
-    pub max_shard_bytes: u64,
+#[derive(Debug, Args)]
+pub struct ExportArgs {
+    /// A run (its newest checkpoint), one checkpoint, or an export
+    #[arg(long, value_name = "URI")]
+    pub checkpoint: String,
+    /// Format of the weights
+    #[arg(long, value_enum, default_value_t = Format::Safetensors)]
+    pub format: Format,
+    /// Number format of the weights
+    #[arg(long, value_enum, default_value_t = Dtype::F32)]
+    pub dtype: Dtype,
+    /// Largest safetensors file (KB, MB, GB, KiB, MiB, GiB); a larger model is split, with an index as transformers writes it
+    #[arg(long, value_name = "SIZE", default_value = "5GB")]
+    pub max_shard_size: String,
+    /// Folder or bucket to write; for a bucket the export is made in this machine's temporary folder (TMPDIR) first
+    #[arg(long, value_name = "URI")]
+    pub out: String,
+    /// Override a setting, as `section.key=value` (device=cpu where the run's device is not here); may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
 }
 
-impl Default for Packing {
-    fn default() -> Self {
-        Self {
-            format: cli::Format::Safetensors,
-            precision: Precision::F32,
-            max_shard_bytes: u64::MAX,
-        }
-    }
-}
-
-pub async fn run(args: cli::Export) -> anyhow::Result<()> {
+pub async fn run(args: ExportArgs) -> anyhow::Result<()> {
     let packing = Packing {
         format: args.format,
         precision: args.dtype.into(),
@@ -59,152 +44,18 @@ pub async fn run(args: cli::Export) -> anyhow::Result<()> {
     let model = open_model(&args.checkpoint, &args.set).await?;
     let carried = model.carried().await?;
     if carried.is_empty() {
-        eprintln!(
-            "export: no SAM2 memory: the model was not imported with it, so the reference's classes will report those tensors as missing"
+        screen::line(
+            "export: no SAM2 memory: the model was not imported with it, so the reference's classes will report those tensors as missing",
         );
     }
     let staged = Staged::write(&model, &carried, &out, packing).await?;
     for file in staged.publish().await? {
-        eprintln!("{}  {} ({} bytes)", file.sha256, file.name, file.bytes);
+        screen::line(&format!(
+            "{}  {} ({} bytes)",
+            file.sha256, file.name, file.bytes
+        ));
     }
     Ok(())
-}
-
-/// An export that is whole and does not count yet.
-pub struct Staged {
-    staging: Staging,
-    files: Vec<ExportedFile>,
-    /// What `SHA256SUMS` will say.
-    pub sums: String,
-}
-
-impl Staged {
-    /// The export of a model that was never imported as one safetensors file in f32.
-    pub async fn of_trained(model: &ScoringModel, out: &Store) -> anyhow::Result<Self> {
-        Self::write(model, &Tensors::new(), out, Packing::default()).await
-    }
-
-    /// Writes the export, with what the model carries, where it does not count.
-    pub async fn write(
-        model: &ScoringModel,
-        carried: &Tensors,
-        out: &Store,
-        packing: Packing,
-    ) -> anyhow::Result<Self> {
-        let staging = Staging::begin(out).await?;
-        let (files, sums) = write_files(model, carried, staging.folder(), packing)?;
-        Ok(Self {
-            staging,
-            files,
-            sums,
-        })
-    }
-
-    /// Makes it count, `SHA256SUMS` last, so that a folder without one is no export.
-    pub async fn publish(self) -> anyhow::Result<Vec<ExportedFile>> {
-        self.staging.publish(&self.files).await?;
-        Ok(self.files)
-    }
-}
-
-/// Writes every file of the export into `out`, and says what they are and what their sums say.
-fn write_files(
-    model: &ScoringModel,
-    carried: &Tensors,
-    out: &Path,
-    packing: Packing,
-) -> anyhow::Result<(Vec<ExportedFile>, String)> {
-    let weights = model.scorer.model();
-    let mut names = match packing.format {
-        cli::Format::Burnpack => {
-            let _writing = Busy::new("export: writing the weights");
-            write_burnpack(weights, carried, out, packing.precision)
-        }
-        cli::Format::Safetensors => {
-            let max_bytes = packing.max_shard_bytes;
-            let progress = Progress::new("export: writing", Unit::Bytes, 0);
-            let on_bytes = |done, total| {
-                progress.set_total(total);
-                progress.set(done);
-            };
-            write_shards(
-                weights,
-                carried,
-                out,
-                packing.precision,
-                max_bytes,
-                on_bytes,
-            )
-        }
-    }
-    .map_err(weight_error)?;
-    let serving = serving::document(model, carried, packing, &names)?;
-    let files = [
-        (CONFIG, serde_json::to_vec_pretty(&config(model))?),
-        (SERVING, serde_json::to_vec_pretty(&serving)?),
-        (SETTINGS, settings(&model.settings).to_toml().into_bytes()),
-        (TOKENIZER, model.tokenizers.prompt_json()?.into_bytes()),
-        (
-            CLIP_TOKENIZER,
-            model.tokenizers.category_json()?.into_bytes(),
-        ),
-    ];
-    for (name, bytes) in files {
-        write(&out.join(name), &bytes)?;
-        names.push(name.to_owned());
-    }
-    let sizes = names
-        .iter()
-        .filter_map(|name| out.join(name).metadata().ok());
-    let n_bytes = sizes.map(|about| about.len()).sum();
-    let progress = Progress::brief("export: hashing", Unit::Bytes, n_bytes);
-    let files = names.iter().map(|name| {
-        let on_bytes = |n| progress.add(n);
-        ExportedFile::read_with(out, name, on_bytes)
-            .map_err(|e| Error::unreadable(out.join(name).display(), e))
-    });
-    let exported = files.collect::<Result<Vec<_>, _>>()?;
-    // The layout of `sha256sum`, so that `sha256sum -c SHA256SUMS` checks an export.
-    let sums: String = exported
-        .iter()
-        .map(|file| format!("{}  {}\n", file.sha256, file.name))
-        .collect();
-    write(&out.join(SUMS), sums.as_bytes())?;
-    Ok((exported, sums))
-}
-
-fn config(model: &ScoringModel) -> serde_json::Value {
-    let m = &model.settings.model;
-    let special = model.tokenizers.special();
-    json!({
-        "model_type": "lavida",
-        "step": model.step,
-        "vision": m.vision,
-        "language": m.language,
-        "clip_text": m.clip_text,
-        "sam2": m.sam2,
-        "projector": m.projector,
-        "image_no_mem_embed": m.image_no_mem_embed,
-        "compression": model.settings.compression,
-        "n_frames": model.settings.sampler.n_frames,
-        "seg_token_id": special.seg,
-        "image_token_id": special.image_pad,
-        "video_token_id": special.video_pad,
-    })
-}
-
-/// The settings as they hold for the export: its own vocabularies, and no adapters, which are merged.
-fn settings(of_checkpoint: &Settings) -> Settings {
-    let mut settings = of_checkpoint.clone();
-    settings.model.tokenizer = TOKENIZER.to_owned();
-    settings.model.clip_tokenizer = CLIP_TOKENIZER.to_owned();
-    settings.train.initial = None;
-    for policy in settings.train.policy.values_mut() {
-        if *policy == Policy::Lora {
-            *policy = Policy::Frozen;
-        }
-    }
-    settings
 }
 
 /// `5GB` → bytes. Units of ten as transformers has them (KB, MB, GB), and of two (KiB, MiB, GiB).

@@ -1,36 +1,80 @@
 //! `lavida inspect`: what is inside a dataset or a checkpoint, and one draw of the sampler replayed as a picture.
 
+use std::path::PathBuf;
+
+use clap::{ArgGroup, Args};
 use lavida_data::{
     Error,
-    batch::Batcher,
     catalog::{Catalog, DataSource},
-    clip::Clip,
     dataset::Dataset,
-    exposure::Exposure,
     manifest::Purpose,
     order::SampleOrder,
-    prompt::{ANSWER_TEMPLATES, Prompt},
+    prompt::ANSWER_TEMPLATES,
 };
-use lavida_report::{canvas::Image, sheet::DrawPicture};
 use lavida_score::exported::Exported;
-use lavida_store::Store;
+use lavida_store::{Store, local_path};
 use lavida_train::settings::Settings;
 use serde_json::{Value, json};
 
-use crate::{cli, config, scoring::open_export};
+use crate::{
+    config,
+    draw::Draw,
+    output::{print_json, print_text, write_file},
+    scoring::open_export,
+};
 
-pub async fn run(args: cli::Inspect) -> anyhow::Result<()> {
+#[derive(Debug, Args)]
+#[command(group(ArgGroup::new("what").required(true).args(["checkpoint", "data"])))]
+pub struct InspectArgs {
+    /// A run (its newest checkpoint), one checkpoint, or an export
+    #[arg(long, value_name = "URI")]
+    pub checkpoint: Option<String>,
+    /// A built dataset
+    #[arg(long, value_name = "URI")]
+    pub data: Option<String>,
+    /// Replay the draw of this sample as a picture
+    #[arg(long, value_name = "ID", requires = "data")]
+    pub sample: Option<String>,
+    /// Root seed of the draw
+    #[arg(long, default_value_t = 44, requires = "sample")]
+    pub seed: u64,
+    /// Pass over the data of the draw
+    #[arg(
+        long,
+        default_value_t = 0,
+        requires = "sample",
+        conflicts_with = "step"
+    )]
+    pub epoch: u64,
+    /// Step of the draw, instead of its epoch: takes global batch, seed and mixing from --config
+    #[arg(long, value_name = "N", requires = "config")]
+    pub step: Option<u64>,
+    /// Settings of the sampler
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<String>,
+    /// Override a setting, as `section.key=value`; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE", requires = "config")]
+    pub set: Vec<String>,
+    /// Picture file to write
+    #[arg(long, value_name = "FILE", default_value = "draw.png", value_parser = local_path)]
+    pub out: PathBuf,
+    /// Print one JSON document on standard output
+    #[arg(long)]
+    pub json: bool,
+}
+
+pub async fn run(args: InspectArgs) -> anyhow::Result<()> {
     let document = match (&args.checkpoint, &args.data, &args.sample) {
         (Some(uri), _, _) => checkpoint(uri).await?,
         (_, Some(uri), None) => dataset(uri).await?,
         (_, Some(uri), Some(sample)) => replay(&args, uri, sample).await?,
         (None, None, _) => anyhow::bail!("--checkpoint or --data"), // clap asks for one of them
     };
-    let text = match args.json {
-        true => serde_json::to_string_pretty(&document)?,
-        false => lines(&document, 0),
-    };
-    crate::print_document(&text)
+    if args.json {
+        print_json(&document)
+    } else {
+        print_text(&lines(&document, 0))
+    }
 }
 
 async fn checkpoint(uri: &str) -> anyhow::Result<Value> {
@@ -83,7 +127,7 @@ async fn dataset(uri: &str) -> anyhow::Result<Value> {
     }))
 }
 
-async fn replay(args: &cli::Inspect, uri: &str, sample: &str) -> anyhow::Result<Value> {
+async fn replay(args: &InspectArgs, uri: &str, sample: &str) -> anyhow::Result<Value> {
     let source = DataSource {
         uri: uri.to_owned(),
     };
@@ -106,7 +150,7 @@ async fn replay(args: &cli::Inspect, uri: &str, sample: &str) -> anyhow::Result<
     };
     let clip = catalog.read(index).await?;
     let draw = Draw::of(&clip, &catalog, &settings, seed, epoch)?;
-    super::predict::write(&args.out, &draw.picture()?.image().png())?;
+    write_file(&args.out, &draw.picture()?.image().png())?;
     Ok(json!({
         "sample": sample,
         "seed": seed,
@@ -146,70 +190,6 @@ fn epoch_at(
     Ok(place.epoch)
 }
 
-/// One draw with the frames it shows.
-pub struct Draw {
-    pub clip: Clip,
-    pub exposure: Exposure,
-    pub prompt: String,
-    seed: u64,
-    epoch: u64,
-}
-
-impl Draw {
-    /// What training with these settings draws of `clip`.
-    pub fn of(
-        clip: &Clip,
-        catalog: &Catalog,
-        settings: &Settings,
-        seed: u64,
-        epoch: u64,
-    ) -> anyhow::Result<Self> {
-        let shown = clip.draw_frames(settings.sampler.n_frames, seed, epoch);
-        let clip = clip.select_frames(&shown);
-        let exposure = settings
-            .exposure_sampler(catalog)?
-            .draw(&clip, seed, epoch)?;
-        let prompt = Prompt::new(
-            &exposure.categories,
-            clip.is_video,
-            exposure.user_template,
-            exposure.answer_template,
-        )?;
-        Ok(Self {
-            prompt: prompt.question,
-            clip,
-            exposure,
-            seed,
-            epoch,
-        })
-    }
-
-    /// The draw as a picture: frames, masks, prompt, labels.
-    pub fn picture(&self) -> anyhow::Result<DrawPicture> {
-        let frames = Batcher::decode(&self.clip)?;
-        let images = frames.into_iter();
-        let images = images.map(|f| Image::from_rgb(f.width, f.height, f.pixels));
-        let masks = self.exposure.pixel_masks.iter().map(|mask| match mask {
-            None => Ok(None),
-            Some(mask) => Ok(Some(mask.to_raster()?.iter().map(|v| *v != 0).collect())),
-        });
-        let categories = self.exposure.categories.iter().cloned();
-        Ok(DrawPicture {
-            title: self.clip.id.clone(),
-            subtitle: format!("seed {}, epoch {}", self.seed, self.epoch),
-            prompt: self.prompt.clone(),
-            answer: ANSWER_TEMPLATES[self.exposure.answer_template].to_owned(),
-            categories: categories
-                .zip(self.exposure.is_true.iter().copied())
-                .collect(),
-            is_anomaly: self.exposure.is_anomaly,
-            frames: images.collect(),
-            masks: masks.collect::<Result<_, Error>>()?,
-            frame_labels: self.exposure.frame_labels.clone(),
-        })
-    }
-}
-
 /// A JSON document as indented lines, for people.
 fn lines(value: &Value, depth: usize) -> String {
     let indent = "  ".repeat(depth);
@@ -235,9 +215,10 @@ fn lines(value: &Value, depth: usize) -> String {
             Value::Array(items) => items.iter().any(Value::is_object),
             _ => false,
         };
-        match nested {
-            true => format!("{indent}{key}\n{}", lines(value, depth + 1)),
-            false => format!("{indent}{key}: {}", inline(value)),
+        if nested {
+            format!("{indent}{key}\n{}", lines(value, depth + 1))
+        } else {
+            format!("{indent}{key}: {}", inline(value))
         }
     });
     entries.collect::<Vec<_>>().join("\n")

@@ -1,8 +1,9 @@
 //! `lavida predict`: one video in, one score a frame out, with pictures of where.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+use clap::Args;
 use lavida_data::{Error, video::VideoReader};
 use lavida_report::{canvas::Image, overlay::MaskStyle, plot::ScorePlot, sheet::masked_frame};
 use lavida_score::{
@@ -11,12 +12,14 @@ use lavida_score::{
     scored::ScoredFrame,
     windows::{Tail, Windowing},
 };
-use lavida_terminal::progress::{Progress, Unit};
+use lavida_terminal::{
+    progress::{Progress, Unit},
+    screen,
+};
 use serde_json::json;
 
 use crate::{
-    cli,
-    outputs::Outputs,
+    output::{Outputs, file_name},
     scoring::{categories, open_model},
 };
 
@@ -27,7 +30,32 @@ const PICTURE_PX: u32 = 960;
 /// What is written beside the pictures; the scores last, so that who finds them finds all of it.
 const DOCUMENTS: [&str; 3] = ["scores.svg", "scores.png", "scores.json"];
 
-pub async fn run(args: cli::Predict) -> anyhow::Result<()> {
+#[derive(Debug, Args)]
+pub struct PredictArgs {
+    /// A run (its newest checkpoint), one checkpoint, or an export
+    #[arg(long, value_name = "URI")]
+    pub checkpoint: String,
+    /// An H.264 mp4 file or a folder of frames
+    #[arg(long, value_name = "PATH")]
+    pub video: PathBuf,
+    /// What to look for, separated by commas
+    #[arg(long, value_name = "LIST")]
+    pub categories: String,
+    /// Folder or bucket for scores.json, scores.svg and pictures; those that predict wrote there before are replaced
+    #[arg(long, value_name = "URI")]
+    pub out: String,
+    /// Score every Nth frame and let it stand for those up to the next
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub interval: usize,
+    /// Overlay pictures to write, of the highest scores
+    #[arg(long, value_name = "N", default_value_t = 12)]
+    pub pictures: usize,
+    /// Override a setting, as `section.key=value`; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+}
+
+pub async fn run(args: PredictArgs) -> anyhow::Result<()> {
     let asked = categories(&args.categories)?;
     if args.interval == 0 {
         return Err(Error::invalid("--interval", "at least 1", "0").into());
@@ -91,13 +119,13 @@ pub async fn run(args: cli::Predict) -> anyhow::Result<()> {
     files.extend(documents.map(|(name, bytes)| (name.to_owned(), bytes.into())));
     outputs.replace(files).await?;
     let highest = plot.highest_frame().unwrap_or_default();
-    eprintln!(
+    screen::line(&format!(
         "predict: {n_frames} frames, highest score {:.3} at frame {highest} ({:.2} s); scores.json, scores.svg, scores.png and \
          {n_pictures} pictures in {}",
         plot.scores.get(highest).copied().unwrap_or(f32::NAN),
         seconds(highest),
         args.out
-    );
+    ));
     Ok(())
 }
 
@@ -176,19 +204,4 @@ fn pictures(video: &Path, chosen: Vec<ChosenMask>) -> anyhow::Result<Vec<(String
         pictures.push((name, picture.png().into()));
     }
     Ok(pictures)
-}
-
-/// Writes a file whole or not at all, by way of one beside it whose name nobody else uses.
-pub fn write(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
-    let partial = path.with_file_name(format!(".{}.lavida-partial", file_name(path)));
-    let written = std::fs::write(&partial, bytes).and_then(|()| std::fs::rename(&partial, path));
-    written.map_err(|e| {
-        let _ = std::fs::remove_file(&partial); // what is left of a write that failed anyway
-        anyhow::Error::new(Error::unwritable(path.display(), e))
-    })
-}
-
-fn file_name(path: &Path) -> String {
-    let name = path.file_name().unwrap_or(path.as_os_str());
-    name.to_string_lossy().into_owned()
 }

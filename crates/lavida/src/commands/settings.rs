@@ -1,6 +1,8 @@
 //! `lavida settings`: everything that can be set, with value, meaning, unit, limits, default, and where a value was said.
 
+use clap::{Args, Subcommand};
 use lavida_data::Error;
+use lavida_terminal::screen;
 use lavida_train::settings::{
     Origin, Resolved, embedded,
     keys::{self, Key, Kind, Section},
@@ -8,7 +10,10 @@ use lavida_train::settings::{
 use serde_json::{Value as Json, json};
 use toml::{Table, Value};
 
-use crate::{cli, config};
+use crate::{
+    config,
+    output::{print_json, print_text},
+};
 
 /// Columns where standard output is no terminal.
 const PLAIN_WIDTH: usize = 80;
@@ -18,23 +23,51 @@ const WIDEST: usize = 120;
 const NARROWEST: usize = 40;
 const INDENT: &str = "    ";
 
-pub fn run(args: &cli::Settings) -> anyhow::Result<()> {
-    if let Some(cli::SettingsCommand::Init(init)) = &args.command {
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct SettingsArgs {
+    #[command(subcommand)]
+    pub command: Option<SettingsCommand>,
+    /// Settings file, or embedded:NAME, whose values to list; without it the defaults are
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<String>,
+    /// Override a setting of --config, as `section.key=value`; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE", requires = "config")]
+    pub set: Vec<String>,
+    /// Print one JSON document on standard output
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What else to do with settings.
+#[derive(Debug, Subcommand)]
+pub enum SettingsCommand {
+    /// Write a settings file of this program, with its comments, to standard output
+    Init(InitArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct InitArgs {
+    /// tiny, tiny-grounding or paper
+    pub name: String,
+}
+
+pub fn run(args: &SettingsArgs) -> anyhow::Result<()> {
+    if let Some(SettingsCommand::Init(init)) = &args.command {
         let text = embedded(&init.name).map_err(|_| unknown(&init.name))?;
-        return crate::print_document(text.trim_end());
+        return print_text(text.trim_end());
     }
     let resolved = match &args.config {
         Some(name) => Some(config::resolve(name, &args.set)?),
         None => None,
     };
     let listing = Listing::new(resolved);
-    match args.json {
-        true => {
-            let mut document = listing.document();
-            document["config"] = json!(args.config);
-            crate::print_document(&serde_json::to_string_pretty(&document)?)
-        }
-        false => crate::print_document(&listing.text(width())),
+    if args.json {
+        let mut document = listing.document();
+        document["config"] = json!(args.config);
+        print_json(&document)
+    } else {
+        print_text(&listing.text(width()))
     }
 }
 
@@ -45,10 +78,7 @@ fn unknown(name: &str) -> Error {
 
 /// Columns of the terminal that reads the list.
 fn width() -> usize {
-    let terminal = terminal_size::terminal_size_of(std::io::stdout());
-    terminal.map_or(PLAIN_WIDTH, |(width, _)| {
-        usize::from(width.0).clamp(NARROWEST, WIDEST)
-    })
+    screen::output_width().map_or(PLAIN_WIDTH, |width| width.clamp(NARROWEST, WIDEST))
 }
 
 /// What there is to set, and what is set of it.

@@ -10,8 +10,8 @@ use lavida_model::{
     qwen2_vl::language_step::LanguageStep,
 };
 
-use super::Point;
-use crate::{cli, config};
+use super::{BenchModel, Point, PointArgs};
+use crate::config;
 
 /// Seed of weights and clip.
 const SEED: u64 = 44;
@@ -34,11 +34,11 @@ pub fn ratio(keep_ratio: f64) -> Result<KeepRatio> {
 }
 
 /// One step to warm up, then as many as asked.
-pub fn point(args: &cli::BenchCompressionPoint) -> anyhow::Result<Point> {
+pub fn point(args: &PointArgs) -> anyhow::Result<Point> {
     let keep_ratio = ratio(args.keep_ratio)?;
     let changes: &[&str] = match args.model {
-        cli::BenchModel::Tiny => &[],
-        cli::BenchModel::Medium => &MEDIUM,
+        BenchModel::Tiny => &[],
+        BenchModel::Medium => &MEDIUM,
     };
     let changes: Vec<String> = changes.iter().map(|change| (*change).to_owned()).collect();
     let settings = config::load("embedded:tiny", &changes)?.settings;

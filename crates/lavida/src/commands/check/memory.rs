@@ -1,4 +1,4 @@
-//! Whether the plan fits the device.
+//! Whether the plan fits into what the device has free.
 
 use lavida_data::Error;
 use lavida_dataflow::device::{
@@ -7,7 +7,8 @@ use lavida_dataflow::device::{
 };
 use lavida_train::{memory::Plan, settings::Settings};
 
-use super::{Found, plan::gib};
+use super::Found;
+use crate::output::gib;
 
 pub(super) async fn fits(settings: &Settings, plan: &Plan) -> Found {
     let need = Need::of(plan, settings, settings.accumulation(), 1);

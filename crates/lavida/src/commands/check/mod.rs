@@ -6,9 +6,10 @@ mod network;
 mod plan;
 mod store;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use clap::Args;
 use lavida_data::{Error, Result};
 use lavida_dataflow::{
     clock::{Clock, SystemClock},
@@ -17,8 +18,15 @@ use lavida_dataflow::{
 use lavida_train::settings::Settings;
 use serde_json::{Value, json};
 
-use super::train::{self, described, open_catalog};
-use crate::{cli, config};
+use crate::{
+    config, exit,
+    launch::{
+        mixture::{described, open_catalog},
+        prepare::initial,
+        security::{security, security_to_join},
+    },
+    output::{print_json, print_text},
+};
 
 /// Something that was looked at.
 struct Check {
@@ -45,51 +53,59 @@ impl<E: Into<anyhow::Error>> From<Result<String, E>> for Found {
     }
 }
 
-/// Some checks failed; the exit code is the largest of theirs.
-#[derive(Debug)]
-pub struct ChecksFailed {
-    n: usize,
-    of: usize,
-    /// The exit code.
-    pub code: u8,
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// Settings file
+    #[arg(long, value_name = "FILE")]
+    pub config: String,
+    /// Training shards to open as a run would
+    #[arg(long, value_name = "URI")]
+    pub data: Vec<String>,
+    /// Store of the run: writes, reads and deletes a key there, and has a taken one refused
+    #[arg(long, value_name = "URI")]
+    pub out: Option<String>,
+    /// Address that a coordinator would listen at on this machine
+    #[arg(long, value_name = "IP:PORT")]
+    pub listen: Option<String>,
+    /// Address of a coordinator that a worker would join from this machine
+    #[arg(long, value_name = "HOST:PORT")]
+    pub join: Option<String>,
+    /// A machine's folder of `lavida cluster certs`: key, authority, names, days left, who may read it
+    #[arg(long, value_name = "DIR")]
+    pub certs: Option<PathBuf>,
+    /// Override a setting, as `section.key=value`; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Print one JSON document on standard output
+    #[arg(long)]
+    pub json: bool,
 }
 
-impl std::fmt::Display for ChecksFailed {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} of {} checks failed", self.n, self.of)
-    }
-}
-
-impl std::error::Error for ChecksFailed {}
-
-pub async fn run(args: cli::Check) -> anyhow::Result<()> {
+pub async fn run(args: CheckArgs) -> anyhow::Result<()> {
     let loaded = config::load(&args.config, &args.set)?;
     let plan = lavida_train::memory::plan(&loaded.settings)?;
     let checks = checks(&args, &loaded, &plan).await;
     let mut document = plan::document(&plan);
     document["checks"] = checks.iter().map(Check::document).collect();
-    match args.json {
-        true => crate::print_document(&serde_json::to_string_pretty(&document)?)?,
-        false => {
-            let lines: Vec<String> = checks.iter().map(Check::line).collect();
-            let table = plan::table(&plan, &loaded.settings);
-            crate::print_document(&format!("{table}\n\nchecks\n{}", lines.join("\n")))?;
-        }
+    if args.json {
+        print_json(&document)?
+    } else {
+        let lines: Vec<String> = checks.iter().map(Check::line).collect();
+        let table = plan::table(&plan, &loaded.settings);
+        print_text(&format!("{table}\n\nchecks\n{}", lines.join("\n")))?;
     }
     let codes: Vec<u8> = checks.iter().filter_map(Check::exit_code).collect();
     match codes.iter().max() {
         None => Ok(()),
-        Some(&code) => Err(ChecksFailed {
-            n: codes.len(),
-            of: checks.len(),
-            code,
+        Some(&code) => {
+            let summary = format!("{} of {} checks failed", codes.len(), checks.len());
+            Err(exit::Reported { code, summary }.into())
         }
-        .into()),
     }
 }
 
 async fn checks(
-    args: &cli::Check,
+    args: &CheckArgs,
     loaded: &config::Loaded,
     plan: &lavida_train::memory::Plan,
 ) -> Vec<Check> {
@@ -131,14 +147,14 @@ async fn checks(
     if let Some(address) = &args.listen {
         // A coordinator that is told no cookie draws one.
         let listens = async {
-            let security = train::security(certs, || Ok(String::new()))?;
+            let security = security(certs, || Ok(String::new()))?;
             network::listens(address, &security).await
         };
         checks.push(Check::new("listen", listens.await.into()));
     }
     if let Some(address) = &args.join {
         let reaches = async {
-            let security = train::security_to_join(certs)?;
+            let security = security_to_join(certs)?;
             network::reaches(address, &security).await
         };
         checks.push(Check::new("join", reaches.await.into()));
@@ -187,7 +203,7 @@ async fn weights(uri: &str, settings: &Settings, folder: &Path) -> Found {
             "the vocabularies, which the model's size rests on, fail".to_owned(),
         );
     };
-    let opened = train::initial(uri, settings, &tokenizers).await;
+    let opened = initial(uri, settings, &tokenizers).await;
     opened
         .map(|initial| format!("train.initial: {}", initial.name()))
         .context("train.initial")
@@ -240,7 +256,7 @@ impl Check {
 
     fn exit_code(&self) -> Option<u8> {
         match &self.found {
-            Found::Failed(error) => Some(crate::exit_code(error)),
+            Found::Failed(error) => Some(exit::code_of(error)),
             _ => None,
         }
     }

@@ -4,10 +4,7 @@ use lavida_model::{precision::Precision, recompute::Recompute};
 use lavida_train::{memory::Plan, settings::Settings};
 use serde_json::{Value, json};
 
-/// Bytes as a person reads them.
-pub fn gib(bytes: u64) -> f64 {
-    bytes as f64 / f64::from(1 << 30)
-}
+use crate::output::gib;
 
 pub fn document(plan: &Plan) -> Value {
     json!({

@@ -13,8 +13,8 @@ use lavida_data::{Error, Result};
 use lavida_score::exported::{ExportedFile, SUMS};
 
 use crate::{
-    commands::{export::STAGING, predict::write},
-    outputs::sha256,
+    export::STAGING,
+    output::{sha256, write_file},
 };
 
 const RECORD: &str = "demo.sha256";
@@ -34,6 +34,7 @@ impl OwnFiles {
     /// Reads the record.
     ///
     /// # Errors
+    ///
     /// [`Error::Unavailable`] when it is there and cannot be read.
     pub fn open(out: &Path) -> Result<Self> {
         let path = out.join(RECORD);
@@ -57,6 +58,7 @@ impl OwnFiles {
     /// Refuses a folder in which the demo would have to replace what it did not write.
     ///
     /// # Errors
+    ///
     /// [`Error::Invalid`] naming it.
     pub fn check(&self) -> Result<()> {
         for name in REPORT {
@@ -101,6 +103,7 @@ impl OwnFiles {
     /// Takes the demo's earlier export away: the files that it wrote, and no other.
     ///
     /// # Errors
+    ///
     /// As [`OwnFiles::check`]; [`Error::Unavailable`] when a file cannot be deleted.
     pub fn remove_export(&self) -> Result<()> {
         self.check_export()?;
@@ -123,31 +126,31 @@ impl OwnFiles {
     }
 
     /// Writes a file of the demo.
-    pub fn write(&mut self, name: &str, bytes: &[u8]) -> anyhow::Result<()> {
+    pub fn write(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
         self.begin(name, bytes)?;
-        write(&self.out.join(name), bytes)?;
+        write_file(&self.out.join(name), bytes)?;
         self.end(name, bytes)
     }
 
     /// Says that `name` is about to be replaced by these bytes.
-    pub fn begin(&mut self, name: &str, bytes: &[u8]) -> anyhow::Result<()> {
+    pub fn begin(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
         let sums = self.sums.entry(name.to_owned()).or_default();
         sums.insert(sha256(bytes));
         self.save()
     }
 
     /// Says that it was.
-    pub fn end(&mut self, name: &str, bytes: &[u8]) -> anyhow::Result<()> {
+    pub fn end(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
         let sums = BTreeSet::from([sha256(bytes)]);
         self.sums.insert(name.to_owned(), sums);
         self.save()
     }
 
-    fn save(&self) -> anyhow::Result<()> {
+    fn save(&self) -> Result<()> {
         let lines = self.sums.iter();
         let lines =
             lines.flat_map(|(name, sums)| sums.iter().map(move |sum| format!("{sum}  {name}\n")));
-        write(&self.out.join(RECORD), lines.collect::<String>().as_bytes())
+        write_file(&self.out.join(RECORD), lines.collect::<String>().as_bytes())
     }
 
     fn is_own(&self, folder: &Path, name: &str) -> Result<bool> {

@@ -3,10 +3,6 @@
 use lavida_data::{catalog::Catalog, manifest::Purpose};
 use lavida_report::{
     canvas::Image,
-    demo::{
-        DatasetSummary, DemoReport, ExportFile, SeedResult, StripFrame, VideoResult, demo_report,
-    },
-    flow::flow,
     plot::{LinePlot, Mark, ScorePlot, Series},
 };
 use lavida_score::{
@@ -16,8 +12,14 @@ use lavida_score::{
 };
 use lavida_train::step::StepRecord;
 
-use super::DemoRun;
-use crate::commands::inspect::Draw;
+use super::{
+    DemoRun,
+    flow::flow,
+    page::{
+        DatasetSummary, DemoReport, ExportFile, SeedResult, StripFrame, VideoResult, demo_report,
+    },
+};
+use crate::draw::{Draw, DrawPicture};
 
 /// Training draws shown.
 const DRAWS_SHOWN: usize = 6;
@@ -135,10 +137,7 @@ fn dataset(manifest: &lavida_data::manifest::DatasetManifest) -> DatasetSummary 
     }
 }
 
-async fn draws(
-    demo: &DemoRun,
-    catalog: &Catalog,
-) -> anyhow::Result<Vec<lavida_report::sheet::DrawPicture>> {
+async fn draws(demo: &DemoRun, catalog: &Catalog) -> anyhow::Result<Vec<DrawPicture>> {
     let settings = &demo.anomaly.settings;
     let mut draws = Vec::new();
     for i in 0..DRAWS_SHOWN {
