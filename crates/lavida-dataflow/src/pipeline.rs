@@ -21,11 +21,11 @@ use crate::{
     clock::Clock,
     parts::{ClipSource, Drawer, MakeLearner},
     stages::{
-        batcher::{self, Batcher},
-        checkpointer::Checkpointer,
-        clip_reader::ClipReader,
-        sampler::{self, Sampler},
-        trainer::{self, Outcome, Trainer},
+        batcher::{self, BatcherStage},
+        checkpointer::CheckpointerStage,
+        clip_reader::ClipReaderStage,
+        sampler::{self, SamplerStage},
+        trainer::{self, Outcome, TrainerStage},
     },
     telemetry::{MetricsLog, figures::RankFigures, progress::RunProgress},
     worker::{Committer, Orders, Slice},
@@ -121,14 +121,14 @@ impl<D: Drawer> Pipeline<D> {
         let checkpointer = match self.committer {
             None => None,
             Some(committer) => {
-                let checkpointer = Checkpointer { committer };
+                let checkpointer = CheckpointerStage { committer };
                 let (checkpointer, _) = Actor::spawn_linked(None, checkpointer, (), cell())
                     .await
                     .map_err(internal)?;
                 Some(checkpointer)
             }
         };
-        let trainer = Trainer {
+        let trainer = TrainerStage {
             n_steps: self.steps.end,
             accumulation: self.accumulation,
             side_by_side: self.side_by_side,
@@ -154,7 +154,7 @@ impl<D: Drawer> Pipeline<D> {
         let (trainer, _) = Actor::spawn_linked(None, trainer, start, cell())
             .await
             .map_err(internal)?;
-        let batcher = Batcher {
+        let batcher = BatcherStage {
             drawer: self.drawer.clone(),
             microbatch: self.microbatch,
             slice: self.slice,
@@ -163,14 +163,14 @@ impl<D: Drawer> Pipeline<D> {
         let (batcher, _) = Actor::spawn_linked(None, batcher, (), cell())
             .await
             .map_err(internal)?;
-        let sampler = Sampler {
+        let sampler = SamplerStage {
             drawer: self.drawer,
             batcher: batcher.clone(),
         };
         let (sampler, _) = Actor::spawn_linked(None, sampler, (), cell())
             .await
             .map_err(internal)?;
-        let reader = ClipReader {
+        let reader = ClipReaderStage {
             source: self.source,
             sampler: sampler.clone(),
         };

@@ -34,7 +34,7 @@ pub enum Msg<D: Drawer> {
 }
 
 /// Joins samples for a trainer.
-pub struct Batcher<D: Drawer> {
+pub struct BatcherStage<D: Drawer> {
     /// How.
     pub drawer: Arc<D>,
     /// Samples of a batch.
@@ -52,7 +52,7 @@ pub struct State<D: Drawer> {
     waiting: BTreeMap<u64, (u64, D::Sample)>,
 }
 
-impl<D: Drawer> Actor for Batcher<D> {
+impl<D: Drawer> Actor for BatcherStage<D> {
     type Msg = Msg<D>;
     type State = State<D>;
     type Arguments = ();
@@ -91,7 +91,7 @@ impl<D: Drawer> Actor for Batcher<D> {
     }
 }
 
-impl<D: Drawer> Batcher<D> {
+impl<D: Drawer> BatcherStage<D> {
     fn join(&self, samples: Vec<(u64, D::Sample)>, first_position: u64, next_position: u64) {
         let (drawer, trainer) = (self.drawer.clone(), self.trainer.clone());
         tokio::task::spawn_blocking(move || {

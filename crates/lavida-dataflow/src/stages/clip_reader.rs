@@ -18,14 +18,14 @@ pub enum Msg {
 }
 
 /// Reads clips for a sampler.
-pub struct ClipReader<D: Drawer> {
+pub struct ClipReaderStage<D: Drawer> {
     /// Where clips come from.
     pub source: Arc<dyn ClipSource>,
     /// Who gets them.
     pub sampler: ActorRef<sampler::Msg<D>>,
 }
 
-impl<D: Drawer> Actor for ClipReader<D> {
+impl<D: Drawer> Actor for ClipReaderStage<D> {
     type Msg = Msg;
     type State = Positions;
     type Arguments = Positions;

@@ -21,14 +21,14 @@ pub enum Msg<D: Drawer> {
 }
 
 /// Draws samples for a batcher.
-pub struct Sampler<D: Drawer> {
+pub struct SamplerStage<D: Drawer> {
     /// How.
     pub drawer: Arc<D>,
     /// Who gets the samples.
     pub batcher: ActorRef<batcher::Msg<D>>,
 }
 
-impl<D: Drawer> Actor for Sampler<D> {
+impl<D: Drawer> Actor for SamplerStage<D> {
     type Msg = Msg<D>;
     type State = Option<ActorRef<clip_reader::Msg>>;
     type Arguments = ();

@@ -62,7 +62,7 @@ pub struct Outcome {
 }
 
 /// Settings of the stage.
-pub struct Trainer {
+pub struct TrainerStage {
     /// Last step of the run.
     pub n_steps: u64,
     /// Microbatches a step.
@@ -139,7 +139,7 @@ pub struct State {
     finished: bool,
 }
 
-impl Actor for Trainer {
+impl Actor for TrainerStage {
     type Msg = Msg;
     type State = State;
     type Arguments = Start;
@@ -216,7 +216,7 @@ impl Actor for Trainer {
     }
 }
 
-impl Trainer {
+impl TrainerStage {
     fn device_done(
         &self,
         done: Done,
