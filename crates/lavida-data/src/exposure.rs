@@ -41,7 +41,7 @@ pub struct Exposure {
 
 /// How exposure is drawn.
 #[derive(Clone, Debug, PartialEq)]
-pub struct SamplerSettings {
+pub struct ExposureSettings {
     /// max(K_E), most categories a prompt names; `None` takes each dataset's own (30, 20 for Mapillary, 6 for Cityscapes).
     pub max_categories: Option<usize>,
     /// p of Eq. 2: share of clips shown as anomalous, in [0, 1].
@@ -64,11 +64,11 @@ pub enum Exclusion {
 /// Draws exposures; shared by all workers, because it holds no state.
 #[derive(Debug)]
 pub struct AnomalyExposureSampler {
-    settings: SamplerSettings,
+    settings: ExposureSettings,
     pools: BTreeMap<String, DatasetPool>,
 }
 
-impl Default for SamplerSettings {
+impl Default for ExposureSettings {
     fn default() -> Self {
         Self {
             max_categories: None,
@@ -85,7 +85,7 @@ impl AnomalyExposureSampler {
     ///
     /// [`Error::Invalid`] for a ratio outside [0, 1], for fewer than 2 categories (a true one and a distractor), and for two
     /// datasets of one name that draw by different rules.
-    pub fn new(settings: SamplerSettings, catalog: &Catalog) -> Result<Self> {
+    pub fn new(settings: ExposureSettings, catalog: &Catalog) -> Result<Self> {
         if !(0.0..=1.0).contains(&settings.anomaly_ratio) {
             return Err(Error::invalid(
                 "sampler.anomaly_ratio",

@@ -95,7 +95,7 @@ impl Settings {
 
     /// The exposure sampler for the clips of `catalog`.
     pub fn exposure_sampler(&self, catalog: &Catalog) -> Result<AnomalyExposureSampler> {
-        let settings = exposure::SamplerSettings {
+        let settings = exposure::ExposureSettings {
             max_categories: self.sampler.max_categories,
             anomaly_ratio: self.sampler.anomaly_ratio,
             exclusion: match self.sampler.exclusion {

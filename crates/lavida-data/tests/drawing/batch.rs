@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use lavida_data::batch::{Array, Batcher, HostBatch, HostSample};
 use lavida_data::clip::Clip;
-use lavida_data::exposure::{Exposure, SamplerSettings};
+use lavida_data::exposure::{Exposure, ExposureSettings};
 use lavida_data::grounding::GroundingDraw;
 use lavida_data::manifest::Positives;
 use lavida_data::preprocess::Preprocess;
@@ -188,7 +188,7 @@ fn fewer_frames_are_a_clip_of_their_own() {
     let seen: Vec<&str> = part.objects.iter().map(|o| o.id.as_str()).collect();
     assert_eq!(seen, ["0"], "the blue star is not in frame 0");
     let (sampler, _) = sampler(
-        SamplerSettings {
+        ExposureSettings {
             anomaly_ratio: 1.0,
             ..Default::default()
         },

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use lavida_data::clip::Clip;
-use lavida_data::exposure::{AnomalyExposureSampler, Exclusion, Exposure, SamplerSettings};
+use lavida_data::exposure::{AnomalyExposureSampler, Exclusion, Exposure, ExposureSettings};
 use lavida_data::manifest::Positives;
 use lavida_data::mask::RleMask;
 use lavida_data::seed::StageRng;
@@ -70,7 +70,7 @@ proptest! {
         let positives = [Positives::One, Positives::OneOrTwo, Positives::All][kind];
         let set = random_dataset(seed, positives, text);
         let max_categories = set.header.max_categories;
-        let (sampler, clips) = sampler(SamplerSettings::default(), set);
+        let (sampler, clips) = sampler(ExposureSettings::default(), set);
         for clip in &clips {
             let own = texts_of_video(&clips, &clip.video);
             let draw = match sampler.draw(clip, seed, epoch) {
@@ -118,8 +118,8 @@ proptest! {
 
     #[test]
     fn a_draw_is_a_function_of_clip_seed_and_epoch(seed: u64, epoch: u64) {
-        let (first, clips) = sampler(SamplerSettings::default(), random_dataset(7, Positives::One, false));
-        let (second, _) = sampler(SamplerSettings::default(), random_dataset(7, Positives::One, false));
+        let (first, clips) = sampler(ExposureSettings::default(), random_dataset(7, Positives::One, false));
+        let (second, _) = sampler(ExposureSettings::default(), random_dataset(7, Positives::One, false));
         // The second sampler draws in another order, and twice.
         let a: Vec<Exposure> = clips.iter().map(|clip| first.draw(clip, seed, epoch).unwrap()).collect();
         for (clip, expected) in clips.iter().zip(&a).rev() {
@@ -174,7 +174,7 @@ fn check_range(counts: &Counts, min: usize, max: usize) {
 fn thirty_categories_give_2_to_30_and_1_to_29() {
     let one = vec![object(0, Some("class 00"), &["class 00"], &[true], 0)];
     let (sampler, clips) = sampler(
-        SamplerSettings::default(),
+        ExposureSettings::default(),
         dataset(
             "set",
             Some(150),
@@ -196,7 +196,7 @@ fn two_positives_give_3_to_30_and_1_to_28() {
         object(1, Some("class 01"), &["class 01"], &[true, true], 5),
     ];
     let (sampler, clips) = sampler(
-        SamplerSettings::default(),
+        ExposureSettings::default(),
         dataset(
             "set",
             Some(65),
@@ -212,7 +212,7 @@ fn two_positives_give_3_to_30_and_1_to_28() {
 #[test]
 fn six_categories_give_2_to_6_and_1_to_5() {
     let one = vec![object(0, Some("class 00"), &["class 00"], &[true], 0)];
-    let settings = SamplerSettings {
+    let settings = ExposureSettings {
         max_categories: Some(6),
         ..Default::default()
     };
@@ -232,7 +232,7 @@ fn six_categories_give_2_to_6_and_1_to_5() {
 fn an_anomaly_ratio_of_0_and_1_is_obeyed() {
     let one = vec![object(0, Some("class 00"), &["class 00"], &[true], 0)];
     let check = |anomaly_ratio: f64, expected: bool| {
-        let settings = SamplerSettings {
+        let settings = ExposureSettings {
             anomaly_ratio,
             ..Default::default()
         };
@@ -255,7 +255,7 @@ fn an_anomaly_ratio_of_0_and_1_is_obeyed() {
 
 #[test]
 fn a_clip_without_an_object_is_normal() {
-    let settings = SamplerSettings {
+    let settings = ExposureSettings {
         anomaly_ratio: 1.0,
         ..Default::default()
     };
@@ -278,7 +278,7 @@ fn a_text_that_names_two_objects_exposes_both() {
         object(1, None, &["two dogs"], &[false, true, false], 5),
     ];
     let other = clip("set", "w", 1, vec![object(0, None, &["a cat"], &[true], 1)]);
-    let settings = SamplerSettings {
+    let settings = ExposureSettings {
         anomaly_ratio: 1.0,
         ..Default::default()
     };
@@ -300,7 +300,7 @@ fn a_class_exposes_all_its_objects() {
         object(0, Some("class 03"), &["class 03"], &[true], 0),
         object(1, Some("class 03"), &["class 03"], &[true], 1),
     ];
-    let settings = SamplerSettings {
+    let settings = ExposureSettings {
         anomaly_ratio: 1.0,
         ..Default::default()
     };
@@ -334,7 +334,7 @@ fn a_text_is_a_distractor_as_often_as_it_is_true() {
             )
         })
         .collect();
-    let settings = SamplerSettings {
+    let settings = ExposureSettings {
         max_categories: Some(2),
         ..Default::default()
     };
@@ -379,7 +379,7 @@ fn a_paraphrase_is_excluded_by_its_words_where_asked() {
             .collect(),
     );
     let drawn = |exclusion| {
-        let settings = SamplerSettings {
+        let settings = ExposureSettings {
             exclusion,
             ..Default::default()
         };
@@ -409,7 +409,7 @@ fn a_paraphrase_is_excluded_by_its_words_where_asked() {
 #[test]
 fn a_dataset_without_a_distractor_is_named() {
     let check = |set: lavida_data::catalog::MemoryDataset, expected: &str| {
-        let (sampler, clips) = sampler(SamplerSettings::default(), set);
+        let (sampler, clips) = sampler(ExposureSettings::default(), set);
         let error = sampler.draw(&clips[0], 0, 0).unwrap_err();
         assert_eq!(
             (error.to_string().as_str(), error.exit_code()),
@@ -436,7 +436,7 @@ fn a_dataset_without_a_distractor_is_named() {
 
 #[test]
 fn settings_that_cannot_hold_are_refused() {
-    let check = |settings: SamplerSettings, expected: &str| {
+    let check = |settings: ExposureSettings, expected: &str| {
         let set = dataset(
             "set",
             Some(8),
@@ -448,14 +448,14 @@ fn settings_that_cannot_hold_are_refused() {
         assert_eq!(error.to_string(), expected);
     };
     check(
-        SamplerSettings {
+        ExposureSettings {
             max_categories: Some(1),
             ..Default::default()
         },
         "sampler.max_categories: expected at least 2 (one true category and one distractor), found 1",
     );
     check(
-        SamplerSettings {
+        ExposureSettings {
             anomaly_ratio: 1.5,
             ..Default::default()
         },
@@ -471,7 +471,7 @@ fn a_clip_of_an_unknown_dataset_is_refused() {
         Positives::One,
         vec![clip("set", "v", 1, vec![])],
     );
-    let (sampler, _) = sampler(SamplerSettings::default(), set);
+    let (sampler, _) = sampler(ExposureSettings::default(), set);
     let error = sampler
         .draw(&clip("else", "v", 1, vec![]), 0, 0)
         .unwrap_err();

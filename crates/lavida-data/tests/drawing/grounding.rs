@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use lavida_data::clip::Clip;
-use lavida_data::exposure::{AnomalyExposureSampler, SamplerSettings};
+use lavida_data::exposure::{AnomalyExposureSampler, ExposureSettings};
 use lavida_data::manifest::Positives;
 use proptest::prelude::*;
 
@@ -44,7 +44,7 @@ fn world() -> (AnomalyExposureSampler, Vec<Clip>) {
         ],
     );
     sampler(
-        SamplerSettings::default(),
+        ExposureSettings::default(),
         dataset("set", None, Positives::One, vec![first, second]),
     )
 }

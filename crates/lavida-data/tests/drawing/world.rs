@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use lavida_data::catalog::{Catalog, MemoryDataset};
 use lavida_data::clip::{Clip, EncodedFrame, ObjectTrack};
-use lavida_data::exposure::{AnomalyExposureSampler, SamplerSettings};
+use lavida_data::exposure::{AnomalyExposureSampler, ExposureSettings};
 use lavida_data::manifest::{CategorySource, DatasetHeader, Positives, Purpose};
 use lavida_data::mask::RleMask;
 
@@ -110,7 +110,7 @@ pub fn dataset(
 
 /// A sampler of one dataset, and its clips.
 pub fn sampler(
-    settings: SamplerSettings,
+    settings: ExposureSettings,
     dataset: MemoryDataset,
 ) -> (AnomalyExposureSampler, Vec<Clip>) {
     let clips = dataset.clips.clone();
