@@ -13,7 +13,7 @@ use serde::Serialize;
 use crate::clip::Clip;
 use crate::dataset::Dataset;
 use crate::manifest::{
-    DatasetHeader, DatasetManifest, MANIFEST_KEY, MetadataEntry, Part, ShardEntry,
+    DatasetHeader, DatasetManifest, MANIFEST_KEY, MetadataEntry, ShardEntry, ShardRange,
 };
 use crate::parquet_file::{MetadataEncoder, ShardEncoder};
 pub use crate::progress::remove_unfinished;
@@ -237,7 +237,7 @@ impl DatasetWriter {
         let dataset = DatasetManifest {
             metadata: Some(MetadataEntry {
                 key: metadata_key,
-                data: Part::of(0, &metadata),
+                data: ShardRange::of(0, &metadata),
             }),
             header: self.header,
             samples: self.pushed.samples,
