@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::{
     clock::Clock,
-    parts::{ClipSource, Drawer, MakeLearner},
+    parts::{ClipSource, MakeLearner, SampleBuilder},
     stages::{
         batcher::{self, BatcherStage},
         checkpointer::CheckpointerStage,
@@ -35,11 +35,11 @@ use crate::{
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// One run of training in this process.
-pub struct Pipeline<D: Drawer> {
+pub struct Pipeline<D: SampleBuilder> {
     /// Where clips come from.
     pub source: Arc<dyn ClipSource>,
     /// How samples are drawn.
-    pub drawer: Arc<D>,
+    pub sample_builder: Arc<D>,
     /// Makes the learner on the device's thread.
     pub learner: MakeLearner,
     /// Updates already made, and updates in all.
@@ -74,7 +74,7 @@ pub struct Pipeline<D: Drawer> {
     pub clock: Arc<dyn Clock>,
 }
 
-impl<D: Drawer> Pipeline<D> {
+impl<D: SampleBuilder> Pipeline<D> {
     /// Runs until the last step, or until `stop` resolves and the step under way is committed.
     pub async fn run(self, stop: impl Future<Output = ()> + Send + 'static) -> Result<Outcome> {
         let (failed, mut failure) = mpsc::unbounded_channel();
@@ -155,7 +155,7 @@ impl<D: Drawer> Pipeline<D> {
             .await
             .map_err(internal)?;
         let batcher = BatcherStage {
-            drawer: self.drawer.clone(),
+            sample_builder: self.sample_builder.clone(),
             microbatch: self.microbatch,
             slice: self.slice,
             trainer: trainer.clone(),
@@ -164,7 +164,7 @@ impl<D: Drawer> Pipeline<D> {
             .await
             .map_err(internal)?;
         let sampler = SamplerStage {
-            drawer: self.drawer,
+            sample_builder: self.sample_builder,
             batcher: batcher.clone(),
         };
         let (sampler, _) = Actor::spawn_linked(None, sampler, (), cell())

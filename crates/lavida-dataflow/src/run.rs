@@ -26,7 +26,7 @@ use crate::{
     pipeline::Pipeline,
     stages::trainer::Outcome,
     telemetry::{MetricsLog, figures::Figures, progress::RunProgress},
-    training_data::{CatalogSource, TrainingDrawer},
+    training_data::{CatalogSource, TrainingSampleBuilder},
     worker::{Resume, Slice, Worker},
 };
 
@@ -184,7 +184,7 @@ impl Run {
             false => None,
             true => Some(MetricsLog::open(&self.store, state.step, self.clock.clone()).await?),
         };
-        let drawer = TrainingDrawer {
+        let sample_builder = TrainingSampleBuilder {
             sampler: settings.exposure_sampler(&self.catalog)?,
             batcher: settings.batcher(self.tokenizers.clone(), Phase::Training)?,
             stage: settings.train.stage,
@@ -207,7 +207,7 @@ impl Run {
         let positions = slice.positions(settings.train.steps - state.step);
         let pipeline = Pipeline {
             source: Arc::new(CatalogSource::new(self.catalog, order, positions)),
-            drawer: Arc::new(drawer),
+            sample_builder: Arc::new(sample_builder),
             learner: Box::new(move || {
                 Ok(Box::new(Trainer::new(parts, &device)?) as Box<dyn Learner>)
             }),

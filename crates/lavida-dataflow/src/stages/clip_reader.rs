@@ -7,7 +7,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use super::{panicked, sampler};
 use crate::{
-    parts::{ClipSource, Drawer},
+    parts::{ClipSource, SampleBuilder},
     worker::Positions,
 };
 
@@ -18,14 +18,14 @@ pub enum Msg {
 }
 
 /// Reads clips for a sampler.
-pub struct ClipReaderStage<D: Drawer> {
+pub struct ClipReaderStage<D: SampleBuilder> {
     /// Where clips come from.
     pub source: Arc<dyn ClipSource>,
     /// Who gets them.
     pub sampler: ActorRef<sampler::Msg<D>>,
 }
 
-impl<D: Drawer> Actor for ClipReaderStage<D> {
+impl<D: SampleBuilder> Actor for ClipReaderStage<D> {
     type Msg = Msg;
     type State = Positions;
     type Arguments = Positions;

@@ -19,7 +19,7 @@ use lavida_data::{
 use lavida_dataflow::{
     checkpoints::Retention,
     clock::{Clock, SteppingClock},
-    parts::{ClipSource, Drawer, Learner, PlacedClip},
+    parts::{ClipSource, Learner, PlacedClip, SampleBuilder},
     pipeline::Pipeline,
     stages::trainer::Outcome,
     telemetry::{LogFiles, MetricsLog, figures::Figures, progress::RunProgress},
@@ -150,7 +150,7 @@ impl Case {
                 delays: self.delays,
                 fault,
             }),
-            drawer: Arc::new(FakeDrawer {
+            sample_builder: Arc::new(FakeSampleBuilder {
                 delays: self.delays,
                 fault,
             }),
@@ -317,12 +317,12 @@ impl ClipSource for FakeSource {
     }
 }
 
-struct FakeDrawer {
+struct FakeSampleBuilder {
     delays: u64,
     fault: Option<Fault>,
 }
 
-impl Drawer for FakeDrawer {
+impl SampleBuilder for FakeSampleBuilder {
     type Sample = u64;
 
     fn draw(&self, clip: &PlacedClip) -> Result<u64> {
