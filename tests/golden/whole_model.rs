@@ -87,7 +87,7 @@ fn config(fixture: &Fixture) -> LavidaConfig {
     }
 }
 
-fn undrawn(fixture: &Fixture, device: &Device) -> Lavida {
+fn uninitialised(fixture: &Fixture, device: &Device) -> Lavida {
     let compression = CompressionConfig {
         keep_ratio: fixture.number("/config/llm/ratio"),
         density: Density::Reachability,
@@ -100,7 +100,7 @@ fn undrawn(fixture: &Fixture, device: &Device) -> Lavida {
         video_pad: id("video"),
         pad: id("bos"),
     };
-    Lavida::undrawn(&config(fixture), &compression, special, device)
+    Lavida::uninitialised(&config(fixture), &compression, special, device)
 }
 
 /// The reference's weights, set up to train what `policies` say; `extra` are adapters.
@@ -116,7 +116,9 @@ pub fn model(
         "{unused:?}"
     );
     tensors.extend(extra);
-    let model = undrawn(fixture, device).with_policies(policies, 0).unwrap();
+    let model = uninitialised(fixture, device)
+        .with_policies(policies, 0)
+        .unwrap();
     weights::load(model, tensors).unwrap()
 }
 

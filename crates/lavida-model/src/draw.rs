@@ -16,7 +16,7 @@ pub fn draw<M: Module>(module: &M, device: &Device, seed: u64) {
     draw_where(module, device, seed, |_| true);
 }
 
-/// [`draw`] for the parameters whose name is `wanted`; the others stay undrawn.
+/// [`draw`] for the parameters whose name is `wanted`; the others stay uninitialised.
 pub(crate) fn draw_where<M: Module>(
     module: &M,
     device: &Device,

@@ -83,7 +83,7 @@ pub fn plan(settings: &Settings) -> Result<Plan> {
     };
     let compression = settings.compression.config();
     let policies = settings.policies();
-    let model = Lavida::undrawn(&config, &compression, special, &Device::flex());
+    let model = Lavida::uninitialised(&config, &compression, special, &Device::flex());
     let model = model
         .with_undrawn_policies(&policies)
         .map_err(model_error)?;

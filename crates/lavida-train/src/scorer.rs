@@ -102,10 +102,10 @@ impl Scorer {
 }
 
 /// A model of the settings' sizes whose values are not drawn.
-pub fn undrawn(settings: &Settings, tokenizers: &Tokenizers, device: &Device) -> Lavida {
+pub fn uninitialised(settings: &Settings, tokenizers: &Tokenizers, device: &Device) -> Lavida {
     let compression = settings.compression.config();
     let special = special_tokens(tokenizers);
-    Lavida::undrawn(&settings.model.config(), &compression, special, device)
+    Lavida::uninitialised(&settings.model.config(), &compression, special, device)
 }
 
 /// The model of a checkpoint with the adapters it was trained with, without a tape. Adapters are where the weights have
@@ -116,7 +116,7 @@ fn load_model(
     tensors: Tensors,
     device: &Device,
 ) -> Result<Lavida> {
-    let model = undrawn(settings, tokenizers, device);
+    let model = uninitialised(settings, tokenizers, device);
     let has_adapters = tensors.keys().any(|name| name.contains(".lora_A."));
     let model = match has_adapters {
         true => model

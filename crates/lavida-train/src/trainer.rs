@@ -146,9 +146,9 @@ impl Trainer {
         let taped = device.clone().autodiff();
         let policies = settings.policies();
         let special = special_tokens(&tokenizers);
-        let undrawn = || {
+        let uninitialised = || {
             let compression = settings.compression.config();
-            Lavida::undrawn(&settings.model.config(), &compression, special, &taped)
+            Lavida::uninitialised(&settings.model.config(), &compression, special, &taped)
         };
         let seed = settings.seed;
         let model = match &initial {
@@ -159,11 +159,11 @@ impl Trainer {
                 model.with_policies(&policies, seed).map_err(model_error)?
             }
             InitialWeights::Pretrained(bytes) => {
-                let model = load_weights(undrawn(), bytes, "train.initial")?;
+                let model = load_weights(uninitialised(), bytes, "train.initial")?;
                 model.with_policies(&policies, seed).map_err(model_error)?
             }
             InitialWeights::Resume { weights, .. } => {
-                let model = undrawn().with_policies(&policies, seed);
+                let model = uninitialised().with_policies(&policies, seed);
                 load_weights(model.map_err(model_error)?, weights, checkpoint::WEIGHTS)?
             }
         };

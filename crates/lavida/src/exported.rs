@@ -14,7 +14,7 @@ use lavida_store::Store;
 use lavida_terminal::progress::{Progress, Unit};
 use lavida_train::{
     checkpoint::{CLIP_TOKENIZER, SETTINGS, TOKENIZER},
-    scorer::undrawn,
+    scorer::uninitialised,
     settings::Settings,
 };
 use serde_json::Value;
@@ -123,7 +123,7 @@ impl Exported {
         settings: &Settings,
         tokenizers: &Tokenizers,
     ) -> Result<impl Pretrained + use<>> {
-        let model = undrawn(settings, tokenizers, &device::named("cpu")?);
+        let model = uninitialised(settings, tokenizers, &device::named("cpu")?);
         Ok(ExportedWeights(self.weights(&model)?))
     }
 

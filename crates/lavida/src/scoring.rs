@@ -21,7 +21,7 @@ use lavida_terminal::progress::Busy;
 use lavida_train::{
     assembly::Phase,
     checkpoint::{CARRIED, CLIP_TOKENIZER, TOKENIZER, WEIGHTS},
-    scorer::{Scorer, undrawn},
+    scorer::{Scorer, uninitialised},
     settings::Settings,
 };
 
@@ -93,7 +93,7 @@ impl Model {
         let settings = config::of_checkpoint(uri, &exported.settings_toml()?, overrides)?;
         let device = device::named(&settings.device)?;
         let tokenizers = exported.tokenizers()?;
-        let weights = exported.weights(&undrawn(&settings, &tokenizers, &device))?;
+        let weights = exported.weights(&uninitialised(&settings, &tokenizers, &device))?;
         let tensors = weights.read_weights().map_err(weight_error)?;
         let scorer = Scorer::with_tensors(&settings, &tokenizers, tensors, &device)?;
         let source = Source::Export(weights);

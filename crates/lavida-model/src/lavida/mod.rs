@@ -134,12 +134,12 @@ impl Lavida {
         device: &Device,
         seed: u64,
     ) -> Self {
-        let model = Self::undrawn(config, compression, special, device);
+        let model = Self::uninitialised(config, compression, special, device);
         drawn_on_host(model, device, seed, |_| true)
     }
 
     /// A model whose values are drawn at their first use: for listing the parameters of any size, and for loading.
-    pub fn undrawn(
+    pub fn uninitialised(
         config: &LavidaConfig,
         compression: &CompressionConfig,
         special: SpecialTokens,

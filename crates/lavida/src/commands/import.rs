@@ -19,7 +19,7 @@ use lavida_model::{
 use lavida_terminal::progress::{Progress, Unit};
 use lavida_train::{
     checkpoint::{CARRIED, CLIP_TOKENIZER, SETTINGS, TOKENIZER, TrainState, WEIGHTS},
-    scorer::undrawn,
+    scorer::uninitialised,
     settings::Settings,
 };
 use serde_json::Value;
@@ -53,7 +53,7 @@ pub async fn run(args: cli::Import) -> anyhow::Result<()> {
     check_vocabularies(&settings, &tokenizers, &sources, &folders)?;
     let writer = CheckpointWriter::create(&args.out, first_state(&settings)).await?;
     let device = device::named("cpu")?;
-    let model = undrawn(&settings, &tokenizers, &device);
+    let model = uninitialised(&settings, &tokenizers, &device);
     let plan = ImportPlan::new(&sources, &model, precision, settings.seed).map_err(weight_error)?;
     eprintln!("import: reading every value once before anything is written");
     let progress = Progress::new("import: checking", Unit::Bytes, plan.n_bytes());
@@ -115,7 +115,7 @@ fn of_export(folder: &Path, args: &cli::Import) -> Result<(Settings, Tokenizers,
         None => config::of_checkpoint(&uri, &exported.settings_toml()?, &args.set)?,
     };
     let tokenizers = exported.tokenizers().map_err(damaged)?;
-    let model = undrawn(&settings, &tokenizers, &device::named("cpu")?);
+    let model = uninitialised(&settings, &tokenizers, &device::named("cpu")?);
     let sources = Sources::Lavida(exported.weights(&model)?);
     Ok((settings, tokenizers, sources))
 }
