@@ -22,7 +22,7 @@ use tokio::sync::mpsc as tokio_mpsc;
 use super::{
     batcher::PlacedBatch,
     checkpointer,
-    device::{self, Done, Job},
+    device::{self, DeviceWork, Done},
 };
 use crate::{
     clock::Clock,
@@ -114,7 +114,7 @@ struct Saving {
 /// What changes.
 pub struct State {
     demand: Option<AskForBatches>,
-    device: mpsc::Sender<Job>,
+    device: mpsc::Sender<DeviceWork>,
     step: u64,
     next_position: u64,
     epoch: u64,
@@ -315,7 +315,7 @@ impl TrainerStage {
         let n_done = state.share.losses.len();
         let between_steps = n_done == 0;
         let job = if n_done == self.accumulation {
-            Job::Update(state.share.clone())
+            DeviceWork::Update(state.share.clone())
         } else if between_steps && self.snapshot_is_due(state) {
             state.checkpointing.start(self.clock.monotonic());
             if state.saving.is_some() {
@@ -323,8 +323,8 @@ impl TrainerStage {
             }
             state.snapshot_step = state.step;
             match self.checkpointer {
-                Some(_) => Job::Snapshot(self.slice.step_of(state.next_position)),
-                None => Job::AttendSnapshot,
+                Some(_) => DeviceWork::Snapshot(self.slice.step_of(state.next_position)),
+                None => DeviceWork::AttendSnapshot,
             }
         } else if between_steps && self.at_end(state) {
             if state.saving.is_none() {
@@ -336,7 +336,7 @@ impl TrainerStage {
         } else if let Some(batches) = state.take(self.side_by_side.min(self.accumulation - n_done))
         {
             state.waiting.stop(self.clock.monotonic());
-            Job::Microbatches(batches)
+            DeviceWork::Microbatches(batches)
         } else {
             state.waiting.start(self.clock.monotonic());
             return Ok(());
