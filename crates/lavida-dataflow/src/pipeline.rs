@@ -25,7 +25,7 @@ use crate::{
         checkpointer::CheckpointerStage,
         clip_reader::ClipReaderStage,
         sampler::{self, SamplerStage},
-        trainer::{self, Outcome, TrainerStage},
+        trainer::{self, TrainerStage, TrainingOutcome},
     },
     telemetry::{MetricsLog, figures::RankFigures, progress::RunProgress},
     worker::{Committer, Orders, Slice},
@@ -76,7 +76,10 @@ pub struct Pipeline<D: SampleBuilder> {
 
 impl<D: SampleBuilder> Pipeline<D> {
     /// Runs until the last step, or until `stop` resolves and the step under way is committed.
-    pub async fn run(self, stop: impl Future<Output = ()> + Send + 'static) -> Result<Outcome> {
+    pub async fn run(
+        self,
+        stop: impl Future<Output = ()> + Send + 'static,
+    ) -> Result<TrainingOutcome> {
         let (failed, mut failure) = mpsc::unbounded_channel();
         let (outcome, mut outcomes) = mpsc::unbounded_channel();
         let (supervisor, supervision) = Actor::spawn(None, Supervisor { failed }, ())
@@ -112,7 +115,7 @@ impl<D: SampleBuilder> Pipeline<D> {
     async fn spawn(
         self,
         supervisor: &ActorRef<NoMessage>,
-        outcome: mpsc::UnboundedSender<Outcome>,
+        outcome: mpsc::UnboundedSender<TrainingOutcome>,
     ) -> Result<ActorRef<trainer::Msg>> {
         let cell = || supervisor.get_cell();
         let n_steps_left = self.steps.end.saturating_sub(self.steps.start);

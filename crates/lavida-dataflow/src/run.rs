@@ -24,7 +24,7 @@ use crate::{
     device,
     parts::Learner,
     pipeline::Pipeline,
-    stages::trainer::Outcome,
+    stages::trainer::TrainingOutcome,
     telemetry::{MetricsLog, figures::Figures, progress::RunProgress},
     training_data::{CatalogSource, TrainingSampleBuilder},
     worker::{Resume, Slice, Worker},
@@ -86,7 +86,7 @@ pub enum RunOutcome {
         step: u64,
     },
     /// Steps were made.
-    Ran(Outcome),
+    Ran(TrainingOutcome),
 }
 
 impl Run {

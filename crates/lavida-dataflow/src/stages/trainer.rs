@@ -52,7 +52,7 @@ pub enum Msg {
 
 /// How a run went.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Outcome {
+pub struct TrainingOutcome {
     /// Updates made in all.
     pub step: u64,
     /// Whether it ended before the last step because it was asked to.
@@ -84,7 +84,7 @@ pub struct TrainerStage {
     /// Time.
     pub clock: Arc<dyn Clock>,
     /// Gets the outcome.
-    pub outcome: tokio_mpsc::UnboundedSender<Outcome>,
+    pub outcome: tokio_mpsc::UnboundedSender<TrainingOutcome>,
 }
 
 /// Where a run starts and what it reports to.
@@ -366,7 +366,7 @@ impl TrainerStage {
 
     fn end(&self, myself: &ActorRef<Msg>, state: &mut State) {
         state.finished = true;
-        let outcome = Outcome {
+        let outcome = TrainingOutcome {
             step: state.step,
             stopped: state.step < self.n_steps,
             last: state.last.clone().map(Box::new),

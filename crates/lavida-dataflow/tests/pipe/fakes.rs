@@ -21,7 +21,7 @@ use lavida_dataflow::{
     clock::{Clock, SteppingClock},
     parts::{ClipSource, Learner, PlacedClip, SampleBuilder},
     pipeline::Pipeline,
-    stages::trainer::Outcome,
+    stages::trainer::TrainingOutcome,
     telemetry::{LogFiles, MetricsLog, figures::Figures, progress::RunProgress},
     worker::{Committer, Orders, Slice, StoreCommitter},
 };
@@ -207,7 +207,7 @@ impl Case {
 
 /// What became of a run.
 pub struct Ran {
-    pub outcome: Result<Outcome>,
+    pub outcome: Result<TrainingOutcome>,
     pub events: Vec<Event>,
     /// Most clips that were asked of the source and not yet learned from.
     pub most_in_flight: i64,
