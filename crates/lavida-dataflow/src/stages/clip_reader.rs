@@ -8,7 +8,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use super::{panicked, sampler};
 use crate::{
     parts::{ClipSource, SampleBuilder},
-    worker::Positions,
+    worker::SlicePositions,
 };
 
 /// What the reader understands.
@@ -27,14 +27,14 @@ pub struct ClipReaderStage<D: SampleBuilder> {
 
 impl<D: SampleBuilder> Actor for ClipReaderStage<D> {
     type Msg = Msg;
-    type State = Positions;
-    type Arguments = Positions;
+    type State = SlicePositions;
+    type Arguments = SlicePositions;
 
     async fn pre_start(
         &self,
         _: ActorRef<Msg>,
-        positions: Positions,
-    ) -> Result<Positions, ActorProcessingErr> {
+        positions: SlicePositions,
+    ) -> Result<SlicePositions, ActorProcessingErr> {
         Ok(positions)
     }
 
@@ -42,7 +42,7 @@ impl<D: SampleBuilder> Actor for ClipReaderStage<D> {
         &self,
         _: ActorRef<Msg>,
         Msg::Demand(granted): Msg,
-        positions: &mut Positions,
+        positions: &mut SlicePositions,
     ) -> Result<(), ActorProcessingErr> {
         for position in positions.take(granted) {
             let (source, sampler) = (self.source.clone(), self.sampler.clone());
