@@ -1,6 +1,6 @@
 //! `lavida devices`: what settings may name as `device` here, and why not more.
 
-use lavida_dataflow::device::{self, DeviceName, Kind, Listed};
+use lavida_dataflow::device::{self, DeviceKind, DeviceName, Listed};
 use serde_json::{Value, json};
 
 use super::check::memory::free_bytes;
@@ -12,8 +12,8 @@ pub async fn run(args: cli::Devices) -> anyhow::Result<()> {
     for device in listed {
         rows.push(Row::of(device).await);
     }
-    let not_built = Kind::ALL.into_iter().filter(|kind| !kind.is_built());
-    let not_built: Vec<Kind> = not_built.collect();
+    let not_built = DeviceKind::ALL.into_iter().filter(|kind| !kind.is_built());
+    let not_built: Vec<DeviceKind> = not_built.collect();
     if args.json {
         let document = json!({
             "devices": rows.iter().map(Row::document).collect::<Vec<_>>(),
@@ -46,7 +46,7 @@ impl Row {
             (None, Ok(name)) => free_bytes(name).await.ok(),
             _ => None,
         };
-        if let (Kind::Cpu, Some(model)) = (device.kind, processor()) {
+        if let (DeviceKind::Cpu, Some(model)) = (device.kind, processor()) {
             device.what = model;
         }
         Self { device, free }

@@ -4,7 +4,7 @@
 use std::{path::Path, process::Stdio, time::Duration};
 
 use lavida_data::Error;
-use lavida_dataflow::device::{self, DeviceName, Kind};
+use lavida_dataflow::device::{self, DeviceKind, DeviceName};
 use lavida_train::{memory::Plan, settings::Settings};
 
 use super::{Found, plan::gib};
@@ -47,7 +47,7 @@ pub async fn free_bytes(name: DeviceName) -> Result<u64, String> {
         kind if kind.shares_host_memory() => {
             host_bytes().ok_or_else(|| "this system does not say what is free".to_owned())
         }
-        Kind::Cuda => gpu_bytes(name.index).await,
+        DeviceKind::Cuda => gpu_bytes(name.index).await,
         _ => Err(format!(
             "what is free on {name} is not known: wgpu does not say"
         )),
