@@ -39,7 +39,7 @@ pub struct Key {
 
 /// A table of a settings file.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Section {
+pub struct SettingsSection {
     /// Its name with dots; empty for what stands above every table.
     pub path: String,
     /// What it is about.
@@ -101,8 +101,8 @@ pub struct Choice {
 }
 
 /// All sections in the order of their types.
-pub fn sections() -> &'static [Section] {
-    static SECTIONS: LazyLock<Vec<Section>> = LazyLock::new(|| {
+pub fn sections() -> &'static [SettingsSection] {
+    static SECTIONS: LazyLock<Vec<SettingsSection>> = LazyLock::new(|| {
         let settings = SchemaSettings::draft2020_12().with(|s| s.inline_subschemas = true);
         let schema = settings.into_generator().into_root_schema_for::<Settings>();
         let mut sections = Vec::new();
@@ -117,8 +117,8 @@ pub fn keys() -> impl Iterator<Item = &'static Key> {
     sections().iter().flat_map(|section| &section.keys)
 }
 
-fn collect(schema: &Json, path: &str, sections: &mut Vec<Section>) {
-    let mut section = Section {
+fn collect(schema: &Json, path: &str, sections: &mut Vec<SettingsSection>) {
+    let mut section = SettingsSection {
         path: path.to_owned(),
         meaning: meaning(schema),
         keys: Vec::new(),
@@ -207,7 +207,7 @@ fn choices_of(entry: &Json) -> Vec<Choice> {
 
 /// What a value of a key should have been; none where there is no such key.
 pub(super) fn expected(key: &str) -> Option<String> {
-    let is_section = |section: &&Section| !section.path.is_empty() && section.path == key;
+    let is_section = |section: &&SettingsSection| !section.path.is_empty() && section.path == key;
     if sections().iter().any(|section| is_section(&section)) {
         return Some(format!("a section, [{key}]"));
     }

@@ -3,7 +3,7 @@
 use lavida_data::Error;
 use lavida_train::settings::{
     Origin, Resolved, embedded,
-    keys::{self, Key, Section, ValueKind},
+    keys::{self, Key, SettingsSection, ValueKind},
 };
 use serde_json::{Value as Json, json};
 use toml::{Table, Value};
@@ -93,7 +93,7 @@ impl Listing {
         sections.join("\n\n")
     }
 
-    fn section(&self, section: &Section, width: usize) -> String {
+    fn section(&self, section: &SettingsSection, width: usize) -> String {
         let head = match section.path.as_str() {
             "" => Vec::new(),
             path => wrapped(&format!("[{path}] {}", section.meaning), "", width),
