@@ -28,7 +28,7 @@ use burn::tensor::{Int, Tensor, assert_shape};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use ops::{Background, CompressionOps, Samples};
+pub use ops::{BackgroundTokens, CompressionOps, Samples};
 pub use plain::reverse_attention;
 
 /// Keeps a density finite where all neighbours coincide with the token.
