@@ -12,7 +12,7 @@ use lavida_data::manifest::{CategorySource, DatasetHeader, Positives};
 use lavida_store::{Error, Result};
 
 use super::class_map::{Class, class_map_unit};
-use super::{Source, Unit, training_header};
+use super::{Source, SourceUnit, training_header};
 use crate::files::{self, InputDigest};
 use crate::pictures::IMAGE_ENDINGS;
 use crate::skip::{Reason, Skip};
@@ -189,7 +189,7 @@ impl Source for Ade20k {
         &self.planned_skips
     }
 
-    fn load(&self, unit: usize) -> Result<Unit> {
+    fn load(&self, unit: usize) -> Result<SourceUnit> {
         let image = &self.images[unit];
         let video = files::stem(image);
         let map = self.annotations_dir.join(format!("{video}.png"));

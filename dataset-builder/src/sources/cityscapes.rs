@@ -10,7 +10,7 @@ use lavida_data::manifest::{CategorySource, DatasetHeader, Positives};
 use lavida_store::Result;
 
 use super::class_map::{Class, class_map_unit};
-use super::{Source, Unit, training_header};
+use super::{Source, SourceUnit, training_header};
 use crate::files::{self, InputDigest};
 use crate::skip::{Reason, Skip};
 use crate::video::Naming;
@@ -165,7 +165,7 @@ impl Source for Cityscapes {
         &self.planned_skips
     }
 
-    fn load(&self, unit: usize) -> Result<Unit> {
+    fn load(&self, unit: usize) -> Result<SourceUnit> {
         let (city, image) = &self.images[unit];
         let stem = files::stem(image);
         let video = stem.trim_end_matches("_leftImg8bit");

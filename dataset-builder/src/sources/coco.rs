@@ -12,7 +12,7 @@ use lavida_data::manifest::{CategorySource, DatasetHeader, Positives};
 use lavida_store::{Error, Result};
 use serde::Deserialize;
 
-use super::{Source, Unit, image_clip, is_name, training_header};
+use super::{Source, SourceUnit, image_clip, is_name, training_header};
 use crate::coco_masks::{Segmentation, segmentation_mask};
 use crate::files::{self, InputDigest};
 use crate::pictures::load_picture;
@@ -265,13 +265,13 @@ impl Source for Coco {
         &self.planned_skips
     }
 
-    fn load(&self, unit: usize) -> Result<Unit> {
+    fn load(&self, unit: usize) -> Result<SourceUnit> {
         let (image, annotations) = &self.images[unit];
         let mut skips = Vec::new();
         let path = self.image_path(image);
         let picture = match load_picture(&path) {
             Ok(picture) => picture,
-            Err(skip) => return Ok(Unit::skipped(skip)),
+            Err(skip) => return Ok(SourceUnit::skipped(skip)),
         };
         let size = (picture.width, picture.height);
         let said = (
@@ -279,7 +279,7 @@ impl Source for Coco {
             image.height.unwrap_or(size.1),
         );
         if size != said {
-            return Ok(Unit::skipped(Skip::new(
+            return Ok(SourceUnit::skipped(Skip::new(
                 Reason::ImageSizeMismatch,
                 path.display(),
                 format!("{}×{} px as the annotation file says", said.0, said.1),
@@ -297,14 +297,14 @@ impl Source for Coco {
                 "an object",
                 found,
             ));
-            return Ok(Unit {
+            return Ok(SourceUnit {
                 clips: vec![],
                 skips,
             });
         }
         let video = image.id.to_string();
         let clip = image_clip(&self.naming, &video, picture, objects, present);
-        Ok(Unit {
+        Ok(SourceUnit {
             clips: vec![clip],
             skips,
         })

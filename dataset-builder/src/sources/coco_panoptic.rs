@@ -15,7 +15,7 @@ use lavida_data::mask::RleMask;
 use lavida_store::Result;
 use serde::Deserialize;
 
-use super::{Source, Unit, image_clip, is_name, training_header};
+use super::{Source, SourceUnit, image_clip, is_name, training_header};
 use crate::files::{self, InputDigest};
 use crate::pictures::{Picture, check_size, found, load_picture};
 use crate::skip::{Reason, Skip};
@@ -209,18 +209,18 @@ impl Source for CocoPanoptic {
         &self.planned_skips
     }
 
-    fn load(&self, unit: usize) -> Result<Unit> {
+    fn load(&self, unit: usize) -> Result<SourceUnit> {
         let (image, annotation) = &self.rows[unit];
         let picture = match load_picture(&self.args.images.join(&image.file_name)) {
             Ok(picture) => picture,
-            Err(skip) => return Ok(Unit::skipped(skip)),
+            Err(skip) => return Ok(SourceUnit::skipped(skip)),
         };
         let path = self.args.panoptic.join(&annotation.file_name);
         let mut masks = match segment_masks(&path, &picture) {
             Ok(masks) => masks,
-            Err(skip) => return Ok(Unit::skipped(skip)),
+            Err(skip) => return Ok(SourceUnit::skipped(skip)),
         };
-        let mut unit = Unit::default();
+        let mut unit = SourceUnit::default();
         let mut present = BTreeSet::new();
         let mut objects = Vec::new();
         for segment in &annotation.segments_info {

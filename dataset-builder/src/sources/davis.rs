@@ -14,7 +14,7 @@ use lavida_data::manifest::{CategorySource, DatasetHeader, Positives, Purpose};
 use lavida_store::{Error, Result};
 
 use super::youtube_vos::{MetaFile, readable};
-use super::{Source, Unit, training_header};
+use super::{Source, SourceUnit, training_header};
 use crate::files::{self, InputDigest};
 use crate::palette::load_palette_video;
 use crate::skip::Skip;
@@ -193,13 +193,13 @@ impl Source for Davis {
         &[]
     }
 
-    fn load(&self, unit: usize) -> Result<Unit> {
+    fn load(&self, unit: usize) -> Result<SourceUnit> {
         let name = &self.videos[unit];
         let mut skips = Vec::new();
         let (frames_dir, masks_dir) = (self.frames_dir.join(name), self.masks_dir.join(name));
         let Some(mut palette) = load_palette_video(name, &frames_dir, &masks_dir, &mut skips)?
         else {
-            return Ok(Unit {
+            return Ok(SourceUnit {
                 clips: vec![],
                 skips,
             });
@@ -241,7 +241,7 @@ impl Source for Davis {
                 clip.present_categories = self.vocabulary.iter().filter(near).cloned().collect();
             }
         }
-        Ok(Unit { clips, skips })
+        Ok(SourceUnit { clips, skips })
     }
 }
 

@@ -11,7 +11,7 @@ use lavida_store::Result;
 use serde::Deserialize;
 
 use super::class_map::{Class, class_map_unit};
-use super::{Source, Unit, training_header};
+use super::{Source, SourceUnit, training_header};
 use crate::files::{self, InputDigest};
 use crate::skip::Skip;
 use crate::video::Naming;
@@ -129,7 +129,7 @@ impl Source for Mapillary {
         &[]
     }
 
-    fn load(&self, unit: usize) -> Result<Unit> {
+    fn load(&self, unit: usize) -> Result<SourceUnit> {
         let image = &self.images[unit];
         let video = files::stem(image);
         let map = self.labels_dir.join(format!("{video}.png"));

@@ -13,7 +13,7 @@ use lavida_data::mask::RleMask;
 use lavida_store::Result;
 use serde::Deserialize;
 
-use super::{Source, Unit, split_dir, training_header};
+use super::{Source, SourceUnit, split_dir, training_header};
 use crate::coco_masks::{RunLengths, run_lengths_mask};
 use crate::files::{self, InputDigest};
 use crate::pictures::IMAGE_ENDINGS;
@@ -217,7 +217,7 @@ impl Source for Mevis {
         &[]
     }
 
-    fn load(&self, unit: usize) -> Result<Unit> {
+    fn load(&self, unit: usize) -> Result<SourceUnit> {
         let (name, expressions) = &self.videos[unit];
         let mut skips = Vec::new();
         let dir = self.dir.join("JPEGImages").join(name);
@@ -238,7 +238,7 @@ impl Source for Mevis {
                 format!("frames in {}", dir.display()),
                 files::describe(&dir),
             ));
-            return Ok(Unit {
+            return Ok(SourceUnit {
                 clips: vec![],
                 skips,
             });
@@ -264,6 +264,6 @@ impl Source for Mevis {
             None,
             &mut skips,
         );
-        Ok(Unit { clips, skips })
+        Ok(SourceUnit { clips, skips })
     }
 }

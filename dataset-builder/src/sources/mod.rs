@@ -58,14 +58,14 @@ pub const TRAINING_SOURCES: [&str; 10] = [
 
 /// The rows of one image or video, and what was left out of it.
 #[derive(Clone, Debug, Default)]
-pub struct Unit {
+pub struct SourceUnit {
     /// Rows in order.
     pub clips: Vec<Clip>,
     /// What was left out, in the order in which it was met.
     pub skips: Vec<Skip>,
 }
 
-impl Unit {
+impl SourceUnit {
     /// A unit that yields nothing, for one reason.
     pub fn skipped(skip: Skip) -> Self {
         Self {
@@ -94,7 +94,7 @@ pub trait Source: Send + Sync {
     /// # Errors
     ///
     /// Only what stops the whole build; a bad annotation is a [`Skip`] of the unit.
-    fn load(&self, unit: usize) -> Result<Unit>;
+    fn load(&self, unit: usize) -> Result<SourceUnit>;
 }
 
 /// Which source dataset, and where it lies.

@@ -12,7 +12,7 @@ use lavida_data::manifest::{CategorySource, DatasetHeader, Positives, Purpose};
 use lavida_store::Result;
 use serde::Deserialize;
 
-use super::{Source, Unit, split_dir, training_header};
+use super::{Source, SourceUnit, split_dir, training_header};
 use crate::files::{self, InputDigest};
 use crate::palette::load_palette_video;
 use crate::skip::{Reason, Skip};
@@ -157,14 +157,14 @@ impl Source for RefVideos {
         &[]
     }
 
-    fn load(&self, unit: usize) -> Result<Unit> {
+    fn load(&self, unit: usize) -> Result<SourceUnit> {
         let (name, expressions) = &self.videos[unit];
         let mut skips = Vec::new();
         let mut descriptions = self.descriptions(name, expressions, &mut skips);
         let frames_dir = self.dir.join("JPEGImages").join(name);
         let masks_dir = self.dir.join("Annotations").join(name);
         let Some(palette) = load_palette_video(name, &frames_dir, &masks_dir, &mut skips)? else {
-            return Ok(Unit {
+            return Ok(SourceUnit {
                 clips: vec![],
                 skips,
             });
@@ -197,6 +197,6 @@ impl Source for RefVideos {
             None,
             &mut skips,
         );
-        Ok(Unit { clips, skips })
+        Ok(SourceUnit { clips, skips })
     }
 }

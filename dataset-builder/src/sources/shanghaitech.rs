@@ -11,7 +11,7 @@ use lavida_data::manifest::{DatasetHeader, Purpose};
 use lavida_data::mask::RleMask;
 use lavida_store::Result;
 
-use super::{Source, Unit, category_list, evaluation_header};
+use super::{Source, SourceUnit, category_list, evaluation_header};
 use crate::files::{self, InputDigest};
 use crate::npy::MaskArray;
 use crate::pictures::IMAGE_ENDINGS;
@@ -112,7 +112,7 @@ impl Source for Shanghaitech {
         &[]
     }
 
-    fn load(&self, unit: usize) -> Result<Unit> {
+    fn load(&self, unit: usize) -> Result<SourceUnit> {
         let frames_dir = &self.videos[unit];
         let name = files::name(frames_dir);
         let mut skips = Vec::new();
@@ -120,7 +120,7 @@ impl Source for Shanghaitech {
         let mut masks = match MaskArray::open(&masks_path) {
             Ok(masks) => masks,
             Err(found) => {
-                return Ok(Unit::skipped(Skip::new(
+                return Ok(SourceUnit::skipped(Skip::new(
                     Reason::IncompleteVideo,
                     masks_path.display(),
                     "a NumPy array [frames, height, width] of bytes or booleans",
@@ -130,7 +130,7 @@ impl Source for Shanghaitech {
         };
         let frame_files = files::list_files(frames_dir, &IMAGE_ENDINGS)?;
         let Some(mut video) = load_video(&name, None, (0u32..).zip(frame_files), &mut skips) else {
-            return Ok(Unit {
+            return Ok(SourceUnit {
                 clips: vec![],
                 skips,
             });
@@ -152,7 +152,7 @@ impl Source for Shanghaitech {
             true
         });
         if video.frames.is_empty() {
-            return Ok(Unit {
+            return Ok(SourceUnit {
                 clips: vec![],
                 skips,
             });
@@ -168,6 +168,6 @@ impl Source for Shanghaitech {
         let naming = &self.naming;
         let purpose = Purpose::Evaluation;
         let clips = cut_rows(naming, purpose, video, &tracks, Some(&labels), &mut skips);
-        Ok(Unit { clips, skips })
+        Ok(SourceUnit { clips, skips })
     }
 }

@@ -16,7 +16,7 @@ use lavida_data::mask::RleMask;
 use lavida_store::{Error, Result};
 use serde::Deserialize;
 
-use super::{Source, Unit, category_list, evaluation_header};
+use super::{Source, SourceUnit, category_list, evaluation_header};
 use crate::files::{self, InputDigest};
 use crate::pictures::{IMAGE_ENDINGS, load_binary_mask, load_index_map, masks_by_index};
 use crate::skip::{Reason, Skip};
@@ -246,7 +246,7 @@ impl Source for UcsdPed {
         &[]
     }
 
-    fn load(&self, unit: usize) -> Result<Unit> {
+    fn load(&self, unit: usize) -> Result<SourceUnit> {
         let test = &self.videos[unit];
         let mut skips = Vec::new();
         let frame_files = files::list_files(&test.frames_dir, &IMAGE_ENDINGS)?;
@@ -256,7 +256,7 @@ impl Source for UcsdPed {
                 frame_files.len(),
                 files::describe(&test.truth_dir)
             );
-            return Ok(Unit::skipped(Skip::new(
+            return Ok(SourceUnit::skipped(Skip::new(
                 Reason::IncompleteVideo,
                 test.frames_dir.display(),
                 format!("frames, and ground truth in {}", test.truth_dir.display()),
@@ -279,7 +279,7 @@ impl Source for UcsdPed {
         }
         let Some(mut video) = load_video(&test.name, None, (0u32..).zip(frame_files), &mut skips)
         else {
-            return Ok(Unit {
+            return Ok(SourceUnit {
                 clips: vec![],
                 skips,
             });
@@ -298,7 +298,7 @@ impl Source for UcsdPed {
                 .is_ok()
         });
         if video.frames.is_empty() {
-            return Ok(Unit {
+            return Ok(SourceUnit {
                 clips: vec![],
                 skips,
             });
@@ -322,6 +322,6 @@ impl Source for UcsdPed {
             Some(&labels),
             &mut skips,
         );
-        Ok(Unit { clips, skips })
+        Ok(SourceUnit { clips, skips })
     }
 }

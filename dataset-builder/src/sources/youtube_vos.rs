@@ -9,7 +9,7 @@ use lavida_data::manifest::{CategorySource, DatasetHeader, Positives, Purpose};
 use lavida_store::Result;
 use serde::Deserialize;
 
-use super::{Source, Unit, is_name, split_dir, training_header};
+use super::{Source, SourceUnit, is_name, split_dir, training_header};
 use crate::files::{self, InputDigest};
 use crate::palette::load_palette_video;
 use crate::skip::{Reason, Skip};
@@ -143,13 +143,13 @@ impl Source for YoutubeVos {
         &self.planned_skips
     }
 
-    fn load(&self, unit: usize) -> Result<Unit> {
+    fn load(&self, unit: usize) -> Result<SourceUnit> {
         let (name, categories) = &self.videos[unit];
         let mut skips = Vec::new();
         let frames_dir = self.dir.join("JPEGImages").join(name);
         let masks_dir = self.dir.join("Annotations").join(name);
         let Some(palette) = load_palette_video(name, &frames_dir, &masks_dir, &mut skips)? else {
-            return Ok(Unit {
+            return Ok(SourceUnit {
                 clips: vec![],
                 skips,
             });
@@ -186,7 +186,7 @@ impl Source for YoutubeVos {
             None,
             &mut skips,
         );
-        Ok(Unit { clips, skips })
+        Ok(SourceUnit { clips, skips })
     }
 }
 
