@@ -17,7 +17,7 @@ use serde::Deserialize;
 
 use super::{Source, SourceUnit, image_clip, is_name, training_header};
 use crate::files::{self, InputDigest};
-use crate::pictures::{Picture, check_size, found, load_picture};
+use crate::pictures::{ImageFile, check_size, found, load_picture};
 use crate::skip::{Reason, Skip};
 use crate::video::Naming;
 
@@ -148,7 +148,7 @@ fn readable(name: &str) -> String {
 }
 
 /// One mask per segment id in the PNG.
-fn segment_masks(path: &Path, picture: &Picture) -> Result<BTreeMap<u32, RleMask>, Skip> {
+fn segment_masks(path: &Path, picture: &ImageFile) -> Result<BTreeMap<u32, RleMask>, Skip> {
     let unreadable = |error: &dyn std::fmt::Display| {
         Skip::new(
             Reason::UnreadableMask,

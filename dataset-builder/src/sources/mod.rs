@@ -35,7 +35,7 @@ pub use shanghaitech::{Shanghaitech, ShanghaitechArgs};
 pub use ucsd_ped::{UcsdPed, UcsdPedArgs};
 pub use youtube_vos::{YoutubeVos, YoutubeVosArgs};
 
-use crate::pictures::Picture;
+use crate::pictures::ImageFile;
 use crate::skip::Skip;
 use crate::video::Naming;
 
@@ -240,7 +240,7 @@ fn category_list(
 fn image_clip(
     naming: &Naming,
     video: &str,
-    picture: Picture,
+    picture: ImageFile,
     objects: Vec<ObjectTrack>,
     present: BTreeSet<String>,
 ) -> Clip {
