@@ -67,7 +67,7 @@ pub enum Command {
     ///
     /// Each setting with its value, meaning, unit, limits and default, and where the value comes from: the default, a line
     /// of a file (which may be one that the file extends), or --set.
-    Settings(Settings),
+    Settings(SettingsArgs),
     /// List the devices of this build and this machine, as settings name them
     Devices(Devices),
     /// Measure on this machine: time and memory, as a table and a plot
@@ -368,7 +368,7 @@ pub struct Check {
 
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]
-pub struct Settings {
+pub struct SettingsArgs {
     #[command(subcommand)]
     pub command: Option<SettingsCommand>,
     /// Settings file, or embedded:NAME, whose values to list; without it the defaults are

@@ -18,7 +18,7 @@ const WIDEST: usize = 120;
 const NARROWEST: usize = 40;
 const INDENT: &str = "    ";
 
-pub fn run(args: &cli::Settings) -> anyhow::Result<()> {
+pub fn run(args: &cli::SettingsArgs) -> anyhow::Result<()> {
     if let Some(cli::SettingsCommand::Init(init)) = &args.command {
         let text = embedded(&init.name).map_err(|_| unknown(&init.name))?;
         return crate::print_document(text.trim_end());
