@@ -91,19 +91,19 @@ impl<D: SampleBuilder> Pipeline<D> {
             // A stage that died while the others were being spawned has told the supervisor why.
             Err(error) => Err(cause(Failure::Aftermath(error), &mut failure).await),
             Ok(trainer) => {
-                let told = trainer.clone();
+                let stopped = trainer.clone();
                 let stopper = tokio::spawn(async move {
                     stop.await;
-                    let _ = told.cast(trainer::Msg::Stop); // a run that just ended needs no stop
+                    let _ = stopped.cast(trainer::Msg::Stop); // a run that just ended needs no stop
                 });
-                let teller = tokio::spawn(hand_on(orders, trainer));
+                let forwarder = tokio::spawn(forward(orders, trainer));
                 let result = tokio::select! {
                     biased;
                     Some(first) = failure.recv() => Err(cause(first, &mut failure).await),
                     Some(outcome) = outcomes.recv() => Ok(outcome),
                 };
                 stopper.abort();
-                teller.abort();
+                forwarder.abort();
                 result
             }
         };
@@ -148,7 +148,7 @@ impl<D: SampleBuilder> Pipeline<D> {
             step: self.steps.start,
             orders: self
                 .orders
-                .map_or_else(Orders::default, |told| *told.borrow()),
+                .map_or_else(Orders::default, |orders| *orders.borrow()),
             learner: self.learner,
             log: self.log,
             progress: self.progress,
@@ -195,19 +195,19 @@ impl<D: SampleBuilder> Pipeline<D> {
     }
 }
 
-/// Hands on what the worker is told, as it changes, for as long as somebody tells it.
-async fn hand_on(orders: Option<watch::Receiver<Orders>>, trainer: ActorRef<trainer::Msg>) {
+/// Forwards the orders of the worker as they change, for as long as somebody gives any.
+async fn forward(orders: Option<watch::Receiver<Orders>>, trainer: ActorRef<trainer::Msg>) {
     let Some(mut orders) = orders else { return };
     orders.mark_changed();
     while orders.changed().await.is_ok() {
-        let told = *orders.borrow_and_update();
-        if trainer.cast(trainer::Msg::Orders(told)).is_err() {
+        let newest = *orders.borrow_and_update();
+        if trainer.cast(trainer::Msg::Orders(newest)).is_err() {
             return;
         }
     }
 }
 
-/// What the supervisor hears of a stage.
+/// What the supervisor learns of a stage.
 enum Failure {
     /// Its own error.
     Cause(Error),
@@ -286,7 +286,7 @@ mod tests {
         Failure::Aftermath(internal("its neighbour is gone"))
     }
 
-    async fn heard(first: Failure, later: impl IntoIterator<Item = Failure>) -> String {
+    async fn cause_of(first: Failure, later: impl IntoIterator<Item = Failure>) -> String {
         let (failed, mut failure) = mpsc::unbounded_channel();
         for next in later {
             assert!(failed.send(next).is_ok());
@@ -297,15 +297,15 @@ mod tests {
 
     #[tokio::test]
     async fn the_stage_that_failed_is_believed_before_those_that_found_it_gone() {
-        let told = heard(aftermath(), [aftermath(), own("why"), own("too late")]).await;
-        assert!(told.ends_with("why"), "{told}");
-        let told = heard(own("why"), [aftermath(), own("too late")]).await;
-        assert!(told.ends_with("why"), "{told}");
+        let words = cause_of(aftermath(), [aftermath(), own("why"), own("too late")]).await;
+        assert!(words.ends_with("why"), "{words}");
+        let words = cause_of(own("why"), [aftermath(), own("too late")]).await;
+        assert!(words.ends_with("why"), "{words}");
     }
 
     #[tokio::test]
     async fn without_its_words_the_neighbours_are_repeated() {
-        let told = heard(aftermath(), [aftermath()]).await;
-        assert!(told.ends_with("its neighbour is gone"), "{told}");
+        let words = cause_of(aftermath(), [aftermath()]).await;
+        assert!(words.ends_with("its neighbour is gone"), "{words}");
     }
 }

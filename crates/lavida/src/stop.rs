@@ -107,7 +107,7 @@ async fn until(wanted: Signal) {
     }
 }
 
-/// Hears signals for as long as the process lives. From here on none ends the process by itself.
+/// Receives signals for as long as the process lives. From here on none ends the process by itself.
 ///
 /// # Errors
 /// The system's, when it takes no handler.
@@ -115,15 +115,15 @@ pub fn listen() -> std::io::Result<()> {
     let mut signals = Signals::new()?;
     tokio::spawn(async move {
         signals.next().await;
-        hear();
+        announce();
         signals.next().await;
         std::process::exit(AT_ONCE);
     });
     Ok(())
 }
 
-/// Tells who waits for it. Nobody comes or goes meanwhile.
-fn hear() {
+/// Announces a signal to whoever waits for it. Nobody comes or goes meanwhile.
+fn announce() {
     let n_waiting = n_waiting();
     SIGNAL.send_replace(match *n_waiting {
         0 => Signal::GivesUp,

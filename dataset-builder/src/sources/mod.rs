@@ -215,11 +215,11 @@ fn evaluation_header(naming: &Naming, categories: &[String], source: &str) -> Da
 ///
 /// [`Error::Invalid`] for an empty list.
 fn category_list(
-    told: Option<&str>,
+    asked: Option<&str>,
     of_dataset: Option<Vec<String>>,
     reference: &[&str],
 ) -> Result<Vec<String>> {
-    let names: Vec<String> = match (told, of_dataset) {
+    let names: Vec<String> = match (asked, of_dataset) {
         (Some(list), _) => list.split(',').map(str::to_owned).collect(),
         (None, Some(names)) => names,
         (None, None) => reference.iter().map(|name| (*name).to_owned()).collect(),
