@@ -8,9 +8,9 @@ use std::process::Command;
 
 fn main() {
     println!("cargo:rerun-if-env-changed=LAVIDA_COMMIT");
-    let told = std::env::var("LAVIDA_COMMIT").ok();
-    let told = told.map(|told| told.trim().to_owned());
-    let commit = told.filter(|told| !told.is_empty()).or_else(of_checkout);
+    let named = std::env::var("LAVIDA_COMMIT").ok();
+    let named = named.map(|named| named.trim().to_owned());
+    let commit = named.filter(|named| !named.is_empty()).or_else(of_checkout);
     let commit = commit.unwrap_or_else(|| "unknown".to_owned());
     println!("cargo:rustc-env=LAVIDA_BUILD_COMMIT={commit}");
 

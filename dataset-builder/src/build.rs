@@ -13,8 +13,9 @@ use lavida_data::shard::{DatasetWriter, Resumed, WriterSettings, remove_unfinish
 use lavida_store::{Error, Removed, Result, Store};
 use serde::Serialize;
 
+use crate::read::rows::SourceUnit;
 use crate::skip::{Reason, Skip, SkipLog};
-use crate::sources::{Source, SourceSpec, Unit};
+use crate::sources::{Source, SourceSpec};
 
 /// What to build, where to, and how.
 #[derive(Clone)]
@@ -224,7 +225,12 @@ impl Build<'_> {
     }
 
     /// Writes a unit. `n_written` of its rows are in the shards of a resumed build already, and with them its skips.
-    async fn take(&mut self, unit_idx: usize, unit: Unit, n_written: Option<usize>) -> Result<()> {
+    async fn take(
+        &mut self,
+        unit_idx: usize,
+        unit: SourceUnit,
+        n_written: Option<usize>,
+    ) -> Result<()> {
         for skip in &unit.skips {
             self.note(skip)?;
             if n_written.is_none() {

@@ -89,7 +89,7 @@ fn config(fixture: &Fixture) -> LavidaConfig {
     }
 }
 
-fn undrawn(fixture: &Fixture, device: &Device) -> Lavida {
+fn uninitialised(fixture: &Fixture, device: &Device) -> Lavida {
     let id = |name: &str| fixture.size(&format!("/config/special/{name}")) as i64;
     let special = SpecialTokens {
         seg: id("seg"),
@@ -97,7 +97,7 @@ fn undrawn(fixture: &Fixture, device: &Device) -> Lavida {
         video_pad: id("video"),
         pad: id("bos"),
     };
-    Lavida::undrawn(&config(fixture), special, device)
+    Lavida::uninitialised(&config(fixture), special, device)
 }
 
 /// How the reference trains.
@@ -135,7 +135,9 @@ pub fn model(
     let mut tensors = fixture.tensors("weights").all();
     tensors.retain(|name, _| !is_unused(name));
     tensors.extend(extra);
-    let model = undrawn(fixture, device).with_policies(policies, 0).unwrap();
+    let model = uninitialised(fixture, device)
+        .with_policies(policies, 0)
+        .unwrap();
     weights::load(model, tensors).unwrap()
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use lavida_control::{CoordinatorId, CoordinatorSettings, Engine, MAX_JOB_BYTES, RunId};
 use lavida_dataflow::{
-    device::{DeviceName, Kind},
+    device::{DeviceKind, DeviceName},
     parts::Settings,
 };
 use lavida_store::{Error, Result};
@@ -18,7 +18,7 @@ const AHEAD: u64 = 16;
 /// The number in `cuda:N`, the device's name in the settings of a run on a GPU.
 pub fn cuda_device(name: &str) -> Option<usize> {
     let name = DeviceName::parse(name).ok()?;
-    (name.kind == Kind::Cuda).then_some(name.index)
+    (name.kind == DeviceKind::Cuda).then_some(name.index)
 }
 
 /// Settings of the coordinator of a run, which is what `job` says.

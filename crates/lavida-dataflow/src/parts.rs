@@ -1,4 +1,4 @@
-//! What the stages are made of: a source of clips, a drawer of samples, a learner on its own thread.
+//! What the stages are made of: a source of clips, a builder of samples, a learner on its own thread.
 //!
 //! The stages know only these traits, so that the pipe's own laws (demand, order, supervision, stop
 //! and resume) are tested without pictures and tensors.
@@ -33,7 +33,7 @@ pub trait ClipSource: Send + Sync + 'static {
 }
 
 /// Turns clips into samples and samples into batches. Pure, so the order of calls does not matter.
-pub trait Drawer: Send + Sync + 'static {
+pub trait SampleBuilder: Send + Sync + 'static {
     /// One sample on the host.
     type Sample: Send + 'static;
     /// Draws what is shown and asked of a clip; decodes and resizes.

@@ -19,13 +19,13 @@ use tokio::sync::{mpsc, watch};
 
 use crate::{
     clock::Clock,
-    parts::{ClipSource, Drawer, MakeLearner},
+    parts::{ClipSource, MakeLearner, SampleBuilder},
     stages::{
-        batcher::{self, Batcher},
-        checkpointer::Checkpointer,
-        clip_reader::ClipReader,
-        sampler::{self, Sampler},
-        trainer::{self, Outcome, Trainer},
+        batcher::{self, BatcherStage},
+        checkpointer::CheckpointerStage,
+        clip_reader::ClipReaderStage,
+        sampler::{self, SamplerStage},
+        trainer::{self, TrainerStage, TrainingOutcome},
     },
     telemetry::{MetricsLog, figures::RankFigures, progress::RunProgress},
     worker::{Committer, Orders, Slice},
@@ -35,11 +35,11 @@ use crate::{
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// One run of training in this process.
-pub struct Pipeline<D: Drawer> {
+pub struct Pipeline<D: SampleBuilder> {
     /// Where clips come from.
     pub source: Arc<dyn ClipSource>,
     /// How samples are drawn.
-    pub drawer: Arc<D>,
+    pub sample_builder: Arc<D>,
     /// Makes the learner on the device's thread.
     pub learner: MakeLearner,
     /// Updates already made, and updates in all.
@@ -74,9 +74,12 @@ pub struct Pipeline<D: Drawer> {
     pub clock: Arc<dyn Clock>,
 }
 
-impl<D: Drawer> Pipeline<D> {
+impl<D: SampleBuilder> Pipeline<D> {
     /// Runs until the last step, or until `stop` resolves and the step under way is committed.
-    pub async fn run(self, stop: impl Future<Output = ()> + Send + 'static) -> Result<Outcome> {
+    pub async fn run(
+        self,
+        stop: impl Future<Output = ()> + Send + 'static,
+    ) -> Result<TrainingOutcome> {
         let (failed, mut failure) = mpsc::unbounded_channel();
         let (outcome, mut outcomes) = mpsc::unbounded_channel();
         let (supervisor, supervision) = Actor::spawn(None, Supervisor { failed }, ())
@@ -88,19 +91,19 @@ impl<D: Drawer> Pipeline<D> {
             // A stage that died while the others were being spawned has told the supervisor why.
             Err(error) => Err(cause(Failure::Aftermath(error), &mut failure).await),
             Ok(trainer) => {
-                let told = trainer.clone();
+                let stopped = trainer.clone();
                 let stopper = tokio::spawn(async move {
                     stop.await;
-                    let _ = told.cast(trainer::Msg::Stop); // a run that just ended needs no stop
+                    let _ = stopped.cast(trainer::Msg::Stop); // a run that just ended needs no stop
                 });
-                let teller = tokio::spawn(hand_on(orders, trainer));
+                let forwarder = tokio::spawn(forward(orders, trainer));
                 let result = tokio::select! {
                     biased;
                     Some(first) = failure.recv() => Err(cause(first, &mut failure).await),
                     Some(outcome) = outcomes.recv() => Ok(outcome),
                 };
                 stopper.abort();
-                teller.abort();
+                forwarder.abort();
                 result
             }
         };
@@ -112,7 +115,7 @@ impl<D: Drawer> Pipeline<D> {
     async fn spawn(
         self,
         supervisor: &ActorRef<NoMessage>,
-        outcome: mpsc::UnboundedSender<Outcome>,
+        outcome: mpsc::UnboundedSender<TrainingOutcome>,
     ) -> Result<ActorRef<trainer::Msg>> {
         let cell = || supervisor.get_cell();
         let n_steps_left = self.steps.end.saturating_sub(self.steps.start);
@@ -121,14 +124,14 @@ impl<D: Drawer> Pipeline<D> {
         let checkpointer = match self.committer {
             None => None,
             Some(committer) => {
-                let checkpointer = Checkpointer { committer };
+                let checkpointer = CheckpointerStage { committer };
                 let (checkpointer, _) = Actor::spawn_linked(None, checkpointer, (), cell())
                     .await
                     .map_err(internal)?;
                 Some(checkpointer)
             }
         };
-        let trainer = Trainer {
+        let trainer = TrainerStage {
             n_steps: self.steps.end,
             accumulation: self.accumulation,
             side_by_side: self.side_by_side,
@@ -145,7 +148,7 @@ impl<D: Drawer> Pipeline<D> {
             step: self.steps.start,
             orders: self
                 .orders
-                .map_or_else(Orders::default, |told| *told.borrow()),
+                .map_or_else(Orders::default, |orders| *orders.borrow()),
             learner: self.learner,
             log: self.log,
             progress: self.progress,
@@ -154,8 +157,8 @@ impl<D: Drawer> Pipeline<D> {
         let (trainer, _) = Actor::spawn_linked(None, trainer, start, cell())
             .await
             .map_err(internal)?;
-        let batcher = Batcher {
-            drawer: self.drawer.clone(),
+        let batcher = BatcherStage {
+            sample_builder: self.sample_builder.clone(),
             microbatch: self.microbatch,
             slice: self.slice,
             trainer: trainer.clone(),
@@ -163,14 +166,14 @@ impl<D: Drawer> Pipeline<D> {
         let (batcher, _) = Actor::spawn_linked(None, batcher, (), cell())
             .await
             .map_err(internal)?;
-        let sampler = Sampler {
-            drawer: self.drawer,
+        let sampler = SamplerStage {
+            sample_builder: self.sample_builder,
             batcher: batcher.clone(),
         };
         let (sampler, _) = Actor::spawn_linked(None, sampler, (), cell())
             .await
             .map_err(internal)?;
-        let reader = ClipReader {
+        let reader = ClipReaderStage {
             source: self.source,
             sampler: sampler.clone(),
         };
@@ -192,19 +195,19 @@ impl<D: Drawer> Pipeline<D> {
     }
 }
 
-/// Hands on what the worker is told, as it changes, for as long as somebody tells it.
-async fn hand_on(orders: Option<watch::Receiver<Orders>>, trainer: ActorRef<trainer::Msg>) {
+/// Forwards the orders of the worker as they change, for as long as somebody gives any.
+async fn forward(orders: Option<watch::Receiver<Orders>>, trainer: ActorRef<trainer::Msg>) {
     let Some(mut orders) = orders else { return };
     orders.mark_changed();
     while orders.changed().await.is_ok() {
-        let told = *orders.borrow_and_update();
-        if trainer.cast(trainer::Msg::Orders(told)).is_err() {
+        let newest = *orders.borrow_and_update();
+        if trainer.cast(trainer::Msg::Orders(newest)).is_err() {
             return;
         }
     }
 }
 
-/// What the supervisor hears of a stage.
+/// What the supervisor learns of a stage.
 enum Failure {
     /// Its own error.
     Cause(Error),
@@ -283,7 +286,7 @@ mod tests {
         Failure::Aftermath(internal("its neighbour is gone"))
     }
 
-    async fn heard(first: Failure, later: impl IntoIterator<Item = Failure>) -> String {
+    async fn cause_of(first: Failure, later: impl IntoIterator<Item = Failure>) -> String {
         let (failed, mut failure) = mpsc::unbounded_channel();
         for next in later {
             assert!(failed.send(next).is_ok());
@@ -294,15 +297,15 @@ mod tests {
 
     #[tokio::test]
     async fn the_stage_that_failed_is_believed_before_those_that_found_it_gone() {
-        let told = heard(aftermath(), [aftermath(), own("why"), own("too late")]).await;
-        assert!(told.ends_with("why"), "{told}");
-        let told = heard(own("why"), [aftermath(), own("too late")]).await;
-        assert!(told.ends_with("why"), "{told}");
+        let words = cause_of(aftermath(), [aftermath(), own("why"), own("too late")]).await;
+        assert!(words.ends_with("why"), "{words}");
+        let words = cause_of(own("why"), [aftermath(), own("too late")]).await;
+        assert!(words.ends_with("why"), "{words}");
     }
 
     #[tokio::test]
     async fn without_its_words_the_neighbours_are_repeated() {
-        let told = heard(aftermath(), [aftermath()]).await;
-        assert!(told.ends_with("its neighbour is gone"), "{told}");
+        let words = cause_of(aftermath(), [aftermath()]).await;
+        assert!(words.ends_with("its neighbour is gone"), "{words}");
     }
 }

@@ -25,9 +25,9 @@ use crate::{
     device,
     parts::Learner,
     pipeline::Pipeline,
-    stages::trainer::Outcome,
+    stages::trainer::TrainingOutcome,
     telemetry::{MetricsLog, figures::Figures, progress::RunProgress},
-    training_data::{CatalogSource, TrainingDrawer},
+    training_data::{CatalogSource, TrainingSampleBuilder},
     worker::{Resume, Slice, Worker},
 };
 
@@ -63,7 +63,7 @@ pub enum RunOutcome {
         step: u64,
     },
     /// Steps were made.
-    Ran(Outcome),
+    Ran(TrainingOutcome),
 }
 
 impl Run {
@@ -163,7 +163,7 @@ impl Run {
             false => None,
             true => Some(MetricsLog::open(&self.store, state.step, self.clock.clone()).await?),
         };
-        let drawer = TrainingDrawer {
+        let sample_builder = TrainingSampleBuilder {
             sampler: settings.exposure_sampler(&self.catalog)?,
             batcher: settings.batcher(self.tokenizers.clone(), Phase::Training)?,
             stage: settings.train.stage,
@@ -186,7 +186,7 @@ impl Run {
         let positions = slice.positions(settings.train.steps - state.step);
         let pipeline = Pipeline {
             source: Arc::new(CatalogSource::new(self.catalog, order, positions)),
-            drawer: Arc::new(drawer),
+            sample_builder: Arc::new(sample_builder),
             learner: Box::new(move || {
                 Ok(Box::new(Trainer::new(parts, &device)?) as Box<dyn Learner>)
             }),

@@ -13,7 +13,7 @@ use lavida_data::{
     read_ahead::ReadAhead,
 };
 
-use crate::parts::{ClipSource, Drawer, PlacedClip};
+use crate::parts::{ClipSource, PlacedClip, SampleBuilder};
 
 /// Clips of a catalog in the order that (seed, epoch, manifests) give, fetched ahead of need.
 pub struct CatalogSource(Arc<ReadAhead>);
@@ -44,7 +44,7 @@ impl ClipSource for CatalogSource {
 }
 
 /// Draws training samples: pseudo-anomalies, or names for the grounding stage.
-pub struct TrainingDrawer {
+pub struct TrainingSampleBuilder {
     /// Draws exposures.
     pub sampler: AnomalyExposureSampler,
     /// Prepares pictures and prompts.
@@ -59,7 +59,7 @@ pub struct TrainingDrawer {
     pub max_names: usize,
 }
 
-impl Drawer for TrainingDrawer {
+impl SampleBuilder for TrainingSampleBuilder {
     type Sample = HostSample;
 
     fn draw(&self, placed: &PlacedClip) -> Result<HostSample> {

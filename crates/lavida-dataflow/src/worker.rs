@@ -186,8 +186,8 @@ impl Slice {
     }
 
     /// Its positions of `n_steps` steps, in order.
-    pub fn positions(&self, n_steps: u64) -> Positions {
-        Positions {
+    pub fn positions(&self, n_steps: u64) -> SlicePositions {
+        SlicePositions {
             next: self.first(),
             n_left: n_steps * (self.own.end - self.own.start),
             slice: self.clone(),
@@ -197,13 +197,13 @@ impl Slice {
 
 /// See [`Slice::positions`].
 #[derive(Clone, Debug)]
-pub struct Positions {
+pub struct SlicePositions {
     slice: Slice,
     next: u64,
     n_left: u64,
 }
 
-impl Iterator for Positions {
+impl Iterator for SlicePositions {
     type Item = u64;
 
     fn next(&mut self) -> Option<u64> {

@@ -1,10 +1,10 @@
-//! A part of a computation that keeps only its inputs: backward runs it again.
+//! A segment of a computation that keeps only its inputs: backward runs it again.
 //!
-//! The part runs without a tape. Its outputs are put on the tape afterwards, tied to its inputs through a knot, a
-//! tensor of one value that stands for the part: an output hands its gradient to the knot, and when all outputs have
-//! done so the part is run again from its inputs, this time with a tape of its own, and the inputs get their gradients.
-//! Autodiff knows operations of one output and of a number of inputs known at compile time; the knot is what lets a
-//! part have any number of both. Reference: gradient checkpointing (Chen et al., arXiv 1604.06174),
+//! The segment runs without a tape. Its outputs are put on the tape afterwards, tied to its inputs through a marker, a
+//! tensor of one value that stands for the segment: an output hands its gradient to the marker, and when all outputs have
+//! done so the segment is run again from its inputs, this time with a tape of its own, and the inputs get their gradients.
+//! Autodiff knows operations of one output and of a number of inputs known at compile time; the marker is what lets a
+//! segment have any number of both. Reference: gradient checkpointing (Chen et al., arXiv 1604.06174),
 //! `torch.utils.checkpoint`.
 
 use std::fmt;
@@ -18,29 +18,29 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Dispatch, Flex, backend_extension};
 use burn::tensor::{DispatchTensor, Tensor};
 
-/// What a part's second run gives: the gradient of each input, in order; none where nothing flows.
+/// What a segment's second run gives: the gradient of each input, in order; none where nothing flows.
 type InputGradients = Vec<Option<DispatchTensor>>;
-/// A part's second run, from the gradient of each output, in order; none where nobody read it.
+/// A segment's second run, from the gradient of each output, in order; none where nobody read it.
 type SecondRun = Box<dyn FnOnce(Vec<Option<DispatchTensor>>) -> InputGradients + Send>;
 
-/// A part of the computation, waiting for backward.
+/// A segment of the computation, waiting for backward.
 #[derive(Clone)]
-pub struct Part(Arc<Mutex<PartState>>);
+pub struct Segment(Arc<Mutex<SegmentState>>);
 
-struct PartState {
+struct SegmentState {
     output_gradients: Vec<Option<DispatchTensor>>,
     second_run: Option<SecondRun>,
     input_gradients: InputGradients,
 }
 
-impl Part {
-    fn state(&self) -> MutexGuard<'_, PartState> {
+impl Segment {
+    fn state(&self) -> MutexGuard<'_, SegmentState> {
         self.0
             .lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// The gradient of an input; the first call runs the part again.
+    /// The gradient of an input; the first call runs the segment again.
     fn take_input_gradient(&self, index: usize) -> Option<DispatchTensor> {
         let mut state = self.state();
         if let Some(second_run) = state.second_run.take() {
@@ -51,9 +51,9 @@ impl Part {
     }
 }
 
-impl fmt::Debug for Part {
+impl fmt::Debug for Segment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Part")
+        f.write_str("Segment")
     }
 }
 
@@ -90,25 +90,25 @@ impl FrontEnd for burn_cubecl::CubeBackend {
     }
 }
 
-/// Ties between a part's inputs, its knot and its outputs; only a tape sees them.
+/// Ties between a segment's inputs, its marker and its outputs; only a tape sees them.
 #[backend_extension(Autodiff, Flex, Cube: cfg(feature = "cube"))]
 pub trait RecomputeOps: Backend {
-    /// The knot, tied to one more input.
+    /// The marker, tied to one more input.
     fn tie_input(
-        knot: FloatTensor<Self>,
+        marker: FloatTensor<Self>,
         _input: FloatTensor<Self>,
         _index: usize,
-        _part: Part,
+        _segment: Segment,
     ) -> FloatTensor<Self> {
-        knot
+        marker
     }
 
-    /// An output, tied to the knot.
+    /// An output, tied to the marker.
     fn tie_output(
         output: FloatTensor<Self>,
-        _knot: FloatTensor<Self>,
+        _marker: FloatTensor<Self>,
         _index: usize,
-        _part: Part,
+        _segment: Segment,
     ) -> FloatTensor<Self> {
         output
     }
@@ -119,7 +119,7 @@ impl RecomputeOps for Flex {}
 #[cfg(feature = "cube")]
 impl RecomputeOps for burn_cubecl::CubeBackend {}
 
-/// Puts the outputs of a part that ran without a tape onto the tape of its inputs.
+/// Puts the outputs of a segment that ran without a tape onto the tape of its inputs.
 ///
 /// `second_run` is called at most once, in backward, from the gradients of the outputs to the gradients of the inputs, both in
 /// order. It makes a tape of its own: the tensors it holds must not be on the inputs' tape.
@@ -128,7 +128,7 @@ pub fn tie<const O: usize, const D: usize>(
     inputs: Vec<DispatchTensor>,
     second_run: impl FnOnce([Option<Tensor<D>>; O]) -> InputGradients + Send + 'static,
 ) -> [Tensor<D>; O] {
-    let part = Part(Arc::new(Mutex::new(PartState {
+    let segment = Segment(Arc::new(Mutex::new(SegmentState {
         output_gradients: vec![None; O],
         second_run: Some(Box::new(move |gradients| {
             let mut gradients = gradients.into_iter();
@@ -139,17 +139,22 @@ pub fn tie<const O: usize, const D: usize>(
         input_gradients: Vec::new(),
     })));
     let device = outputs[0].device();
-    let knot = Tensor::<1>::zeros([1], &device).into_dispatch();
+    let marker = Tensor::<1>::zeros([1], &device).into_dispatch();
     // The input tied last is the first to get its gradient.
-    let knot = inputs
+    let marker = inputs
         .into_iter()
         .enumerate()
-        .fold(knot, |knot, (index, input)| {
-            Dispatch::tie_input(knot, input, index, part.clone())
+        .fold(marker, |marker, (index, input)| {
+            Dispatch::tie_input(marker, input, index, segment.clone())
         });
     let mut index = 0;
     outputs.map(|output| {
-        let tied = Dispatch::tie_output(output.into_dispatch(), knot.clone(), index, part.clone());
+        let tied = Dispatch::tie_output(
+            output.into_dispatch(),
+            marker.clone(),
+            index,
+            segment.clone(),
+        );
         index += 1;
         Tensor::from_dispatch(tied)
     })
@@ -159,18 +164,18 @@ pub fn tie<const O: usize, const D: usize>(
 struct TieInput;
 
 impl<B: FrontEnd> Backward<B, 2> for TieInput {
-    type State = (usize, Part);
+    type State = (usize, Segment);
 
     fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
         let signal = grads.consume::<B>(&ops.node);
-        let [knot, input] = ops.parents;
-        let (index, part) = ops.state;
-        let gradient = part.take_input_gradient(index);
+        let [marker, input] = ops.parents;
+        let (index, segment) = ops.state;
+        let gradient = segment.take_input_gradient(index);
         if let (Some(input), Some(gradient)) = (input, gradient) {
             grads.register::<B>(input.id, B::lower(gradient));
         }
-        if let Some(knot) = knot {
-            grads.register::<B>(knot.id, signal);
+        if let Some(marker) = marker {
+            grads.register::<B>(marker.id, signal);
         }
     }
 }
@@ -179,48 +184,48 @@ impl<B: FrontEnd> Backward<B, 2> for TieInput {
 struct TieOutput;
 
 impl<B: FrontEnd> Backward<B, 1> for TieOutput {
-    /// What the knot gets for a gradient is never read: it only has to be there.
-    type State = (usize, Part, FloatTensor<B>);
+    /// What the marker gets for a gradient is never read: it only has to be there.
+    type State = (usize, Segment, FloatTensor<B>);
 
     fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
         let gradient = grads.consume::<B>(&ops.node);
-        let (index, part, signal) = ops.state;
-        part.state().output_gradients[index] = Some(B::lift(gradient));
-        let [knot] = ops.parents;
-        if let Some(knot) = knot {
-            grads.register::<B>(knot.id, signal);
+        let (index, segment, signal) = ops.state;
+        segment.state().output_gradients[index] = Some(B::lift(gradient));
+        let [marker] = ops.parents;
+        if let Some(marker) = marker {
+            grads.register::<B>(marker.id, signal);
         }
     }
 }
 
 impl<B: FrontEnd + RecomputeOps, C: CheckpointStrategy> RecomputeOps for Autodiff<B, C> {
     fn tie_input(
-        knot: FloatTensor<Self>,
+        marker: FloatTensor<Self>,
         input: FloatTensor<Self>,
         index: usize,
-        part: Part,
+        segment: Segment,
     ) -> FloatTensor<Self> {
-        let nodes = [knot.node(), input.node()];
+        let nodes = [marker.node(), input.node()];
         let prepared = TieInput.prepare::<C>(nodes).compute_bound().stateful();
-        let knot = knot.into_primitive();
+        let marker = marker.into_primitive();
         match prepared {
-            OpsKind::Tracked(prepared) => prepared.finish((index, part), knot),
-            OpsKind::UnTracked(prepared) => prepared.finish(knot),
+            OpsKind::Tracked(prepared) => prepared.finish((index, segment), marker),
+            OpsKind::UnTracked(prepared) => prepared.finish(marker),
         }
     }
 
     fn tie_output(
         output: FloatTensor<Self>,
-        knot: FloatTensor<Self>,
+        marker: FloatTensor<Self>,
         index: usize,
-        part: Part,
+        segment: Segment,
     ) -> FloatTensor<Self> {
-        let nodes = [knot.node()];
+        let nodes = [marker.node()];
         let prepared = TieOutput.prepare::<C>(nodes).compute_bound().stateful();
         let output = output.into_primitive();
         match prepared {
             OpsKind::Tracked(prepared) => {
-                prepared.finish((index, part, knot.into_primitive()), output)
+                prepared.finish((index, segment, marker.into_primitive()), output)
             }
             OpsKind::UnTracked(prepared) => prepared.finish(output),
         }

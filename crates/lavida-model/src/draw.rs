@@ -16,15 +16,15 @@ pub fn draw<M: Module>(module: &M, device: &Device, seed: u64) {
     draw_where(module, device, seed, |_| true);
 }
 
-/// [`draw`] for the parameters whose name is `wanted`; the others stay undrawn.
+/// [`draw`] for the parameters whose name is `wanted`; the others stay uninitialised.
 pub(crate) fn draw_where<M: Module>(
     module: &M,
     device: &Device,
     seed: u64,
     wanted: impl Fn(&str) -> bool,
 ) {
-    struct Drawer<'a, F>(&'a Device, u64, F);
-    impl<F: Fn(&str) -> bool> ParameterWalk for Drawer<'_, F> {
+    struct Initialiser<'a, F>(&'a Device, u64, F);
+    impl<F: Fn(&str) -> bool> ParameterWalk for Initialiser<'_, F> {
         fn parameter<const D: usize>(&mut self, name: String, _: Layout, param: &Param<Tensor<D>>) {
             if !param.is_initialized() && self.2(&name) {
                 self.0.seed(seed_of(self.1, &name));
@@ -37,7 +37,7 @@ pub(crate) fn draw_where<M: Module>(
     let _guard = ONE_AT_A_TIME
         .lock()
         .unwrap_or_else(|poisoned| poisoned.into_inner());
-    walk(module, &mut Drawer(device, seed, wanted));
+    walk(module, &mut Initialiser(device, seed, wanted));
 }
 
 /// The module on `device` with what [`draw_where`] draws, drawn on the host: each backend has a generator of its own, and

@@ -458,7 +458,7 @@ fn the_papers_model_has_the_papers_counts() {
     };
     let device = Device::flex();
     let policies = TrainPolicies::paper();
-    let model = Lavida::undrawn(&config, SPECIAL, &device);
+    let model = Lavida::uninitialised(&config, SPECIAL, &device);
     let model = model.with_policies(&policies, 0).unwrap();
     let counts = policies.counts(&model, 2);
     let of = |module: &str| counts.iter().find(|count| count.module == module).unwrap();

@@ -114,7 +114,7 @@ impl Scorer {
 /// A model of the settings' sizes whose values are not initialised.
 pub fn uninitialised(settings: &Settings, tokenizers: &Tokenizers, device: &Device) -> Lavida {
     let special = special_tokens(tokenizers);
-    Lavida::undrawn(&settings.model.config(), special, device)
+    Lavida::uninitialised(&settings.model.config(), special, device)
 }
 
 /// The model of a checkpoint with the adapters it was trained with, without a tape. Adapters are where the weights have

@@ -156,8 +156,8 @@ fn cloud(uri: &str, bucket: &str) -> Result<Arc<dyn ObjectStore>> {
             }
             let of_profile = profile.as_ref().and_then(|profile| profile.endpoint(env));
             // Whoever sets an http endpoint means it; asking for `AWS_ALLOW_HTTP` as well helps nobody.
-            let told = S3_ENDPOINTS.iter().filter_map(|name| env(name));
-            if told
+            let endpoints = S3_ENDPOINTS.iter().filter_map(|name| env(name));
+            if endpoints
                 .chain(of_profile.cloned())
                 .any(|at| at.starts_with("http://"))
             {
@@ -187,8 +187,8 @@ fn cloud(uri: &str, bucket: &str) -> Result<Arc<dyn ObjectStore>> {
 
 /// Whether `az login` was made here and nothing says that this machine has an identity of its own.
 fn is_logged_in_to_azure(env: &dyn Fn(&str) -> Option<String>) -> bool {
-    let told = ["AZURE_USE_AZURE_CLI", "IDENTITY_ENDPOINT", "MSI_ENDPOINT"];
-    if told.iter().any(|name| env(name).is_some()) {
+    let identities = ["AZURE_USE_AZURE_CLI", "IDENTITY_ENDPOINT", "MSI_ENDPOINT"];
+    if identities.iter().any(|name| env(name).is_some()) {
         return false; // object_store's own business
     }
     let home = || env("HOME").or_else(|| env("USERPROFILE"));

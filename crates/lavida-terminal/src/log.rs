@@ -19,12 +19,12 @@ const EXPECTED: &str =
 ///
 /// [`Error::Invalid`] naming what of the variable is no filter.
 pub fn start(default: &str) -> Result<()> {
-    let told = match std::env::var(VARIABLE) {
-        Ok(told) => Some(told).filter(|told| !told.trim().is_empty()),
+    let value = match std::env::var(VARIABLE) {
+        Ok(value) => Some(value).filter(|value| !value.trim().is_empty()),
         Err(std::env::VarError::NotPresent) => None,
         Err(error) => return Err(Error::invalid(VARIABLE, EXPECTED, error)),
     };
-    let filter = filter(told.as_deref().unwrap_or(default))?;
+    let filter = filter(value.as_deref().unwrap_or(default))?;
     let logs = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(screen::has_colours())

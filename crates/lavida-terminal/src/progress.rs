@@ -179,15 +179,15 @@ impl Progress {
     pub fn leave(&self) {
         let mut state = self.state();
         let done = state.shown.done;
-        let is_told = match &mut state.display {
+        let is_printed = match &mut state.display {
             Display::None => true,
-            Display::Lines { last } => last.is_some_and(|(_, told)| told == done),
+            Display::Lines { last } => last.is_some_and(|(_, printed)| printed == done),
             Display::Bar { bar, .. } => {
                 bar.finish_and_clear();
                 false
             }
         };
-        if !is_told && done > 0 {
+        if !is_printed && done > 0 {
             screen::line(&state.shown.line());
         }
         state.hide();
@@ -231,7 +231,7 @@ impl State {
                     Some((at, _)) => now.saturating_sub(*at) >= LINE_INTERVAL,
                     None => !self.is_brief || now.saturating_sub(self.begun) >= LINE_INTERVAL,
                 };
-                let is_last = is_over && last.is_some_and(|(_, told)| told != done);
+                let is_last = is_over && last.is_some_and(|(_, printed)| printed != done);
                 if is_due || is_last {
                     *last = Some((now, done));
                     screen::line(&self.shown.line());

@@ -157,7 +157,7 @@ fn measure(case: &Case) {
     let batch = support::batch(&settings, 2, SIDE_PX, 1);
     let parameters = settings
         .policies()
-        .parameters(&undrawn(&settings, &Device::flex()));
+        .parameters(&uninitialised(&settings, &Device::flex()));
     let trains: usize = parameters
         .iter()
         .filter(|p| p.trains)
@@ -180,7 +180,7 @@ fn measure(case: &Case) {
         }
         Work::FrozenForward { with_tape } => {
             let device = Device::flex().autodiff();
-            let model = undrawn(&settings, &device);
+            let model = uninitialised(&settings, &device);
             lavida_model::draw::draw(&model, &device, settings.seed);
             let at_rest = IN_USE.load(Ordering::Relaxed);
             let compression = settings.forward_options(Phase::Training).compression;
@@ -243,9 +243,9 @@ fn cpu_seconds() -> f64 {
         / 100.0
 }
 
-fn undrawn(settings: &Settings, device: &Device) -> Lavida {
+fn uninitialised(settings: &Settings, device: &Device) -> Lavida {
     let special = special_tokens(&lavida_data::tokenizer::Tokenizers::tiny());
-    Lavida::undrawn(&settings.model.config(), special, device)
+    Lavida::uninitialised(&settings.model.config(), special, device)
         .with_policies(&settings.policies(), 0)
         .unwrap()
 }

@@ -80,9 +80,9 @@ pub fn plan(settings: &Settings) -> Result<Plan> {
         pad: 0,
     };
     let policies = settings.policies();
-    let model = Lavida::undrawn(&config, special, &Device::flex());
+    let model = Lavida::uninitialised(&config, special, &Device::flex());
     let model = model
-        .with_undrawn_policies(&policies)
+        .with_uninitialised_policies(&policies)
         .map_err(model_error)?;
     let modules: Vec<ModulePlan> = policies
         .counts(&model, DEPTH)

@@ -26,47 +26,47 @@ use crate::{
     reduce::GradientReducer,
 };
 
-/// What a microbatch tells of its backward.
+/// What a microbatch sends of its backward.
 #[expect(clippy::large_enum_variant, reason = "nearly all are gradients")]
-pub(crate) enum News {
+pub(crate) enum GradientEvent {
     /// The whole gradient of a parameter, end to end, f32.
     Gradient {
-        lane: usize,
+        microbatch: usize,
         id: ParamId,
         values: Tensor<1>,
     },
     /// There are no more, since backward is over, or has failed.
-    Over { lane: usize, failed: bool },
+    Over { microbatch: usize, failed: bool },
 }
 
-/// One of the microbatches that are computed side by side. It tells its end in any case.
-pub(crate) struct Lane {
+/// One of the microbatches that are computed side by side, as it hands on its gradients. It sends its end in any case.
+pub(crate) struct GradientSender {
     index: usize,
-    news: mpsc::Sender<News>,
+    events: mpsc::Sender<GradientEvent>,
     watch: Watch,
     finished: bool,
 }
 
-impl Lane {
-    pub fn new(index: usize, news: mpsc::Sender<News>) -> Self {
-        let sender = news.clone();
+impl GradientSender {
+    pub fn new(index: usize, events: mpsc::Sender<GradientEvent>) -> Self {
+        let sender = events.clone();
         let watch = Watch::new(move |id, gradient| {
-            tell(&sender, index, id, gradient.cast(FloatDType::F32));
+            send(&sender, index, id, gradient.cast(FloatDType::F32));
         });
         Self {
             index,
-            news,
+            events,
             watch,
             finished: false,
         }
     }
 
-    /// Runs forward such that backward tells.
+    /// Runs forward such that backward sends.
     pub fn watched<T>(&self, forward: impl FnOnce() -> T) -> T {
         self.watch.during(forward)
     }
 
-    /// Tells what backward has left behind.
+    /// Sends what backward has left behind.
     pub fn finish<M: Module>(mut self, module: &M, optimizer: &AdamW, gradients: &mut Gradients) {
         let mut rest = optimizer.take(module, gradients);
         for (id, sum) in self.watch.incomplete() {
@@ -78,24 +78,28 @@ impl Lane {
             rest.insert(id, sum);
         }
         for (id, values) in rest {
-            tell(&self.news, self.index, id, values);
+            send(&self.events, self.index, id, values);
         }
         self.finished = true;
     }
 }
 
-fn tell(news: &mpsc::Sender<News>, lane: usize, id: ParamId, values: Tensor<1>) {
+fn send(events: &mpsc::Sender<GradientEvent>, microbatch: usize, id: ParamId, values: Tensor<1>) {
     // Nobody listens once summing has failed, and then that is what the step fails with.
-    let _ = news.send(News::Gradient { lane, id, values });
+    let _ = events.send(GradientEvent::Gradient {
+        microbatch,
+        id,
+        values,
+    });
 }
 
-impl Drop for Lane {
+impl Drop for GradientSender {
     fn drop(&mut self) {
-        let over = News::Over {
-            lane: self.index,
+        let over = GradientEvent::Over {
+            microbatch: self.index,
             failed: !self.finished,
         };
-        let _ = self.news.send(over); // as in `tell`
+        let _ = self.events.send(over); // as in `send`
     }
 }
 
@@ -107,7 +111,7 @@ pub(crate) struct Summing<'a> {
     pub order: &'a [usize],
     /// Sums of earlier microbatches of the step.
     pub before: Option<FlatGradients>,
-    pub n_lanes: usize,
+    pub n_microbatches: usize,
 }
 
 /// What came of it.
@@ -127,19 +131,19 @@ struct Arrived {
 }
 
 impl Summing<'_> {
-    /// Listens until every lane is over and every bucket summed.
+    /// Receives until every microbatch is over and every bucket summed.
     ///
     /// # Errors
-    /// As [`GradientReducer::all_reduce`]; [`Error::Internal`] when a lane failed, whose own error says why, or a gradient
+    /// As [`GradientReducer::all_reduce`]; [`Error::Internal`] when a microbatch failed, whose own error says why, or a gradient
     /// came again after it was complete.
-    pub fn run(mut self, news: &mpsc::Receiver<News>) -> Result<Summed> {
+    pub fn run(mut self, events: &mpsc::Receiver<GradientEvent>) -> Result<Summed> {
         let n_buckets = self.optimizer.n_buckets();
-        let lane = |_| Arrived {
+        let microbatch = |_| Arrived {
             gradients: HashMap::new(),
             counts: vec![0; n_buckets],
             is_over: false,
         };
-        let mut lanes: Vec<Arrived> = (0..self.n_lanes).map(lane).collect();
+        let mut microbatches: Vec<Arrived> = (0..self.n_microbatches).map(microbatch).collect();
         let (mut before, mut reached) = match self.before.take() {
             None => (vec![None; n_buckets], HashSet::new()),
             Some(gradients) => {
@@ -150,17 +154,24 @@ impl Summing<'_> {
         let mut sums: Vec<Option<Tensor<1>>> = vec![None; n_buckets];
         let mut filled = Vec::with_capacity(n_buckets);
         let mut order = self.order.iter().copied().peekable();
-        while lanes.iter().any(|lane| !lane.is_over) {
-            let heard = news.recv();
-            let heard = heard.map_err(|_| Error::Internal("backward ended unheard".into()))?;
-            let touched = match heard {
-                News::Gradient { lane, id, values } => {
+        while microbatches.iter().any(|microbatch| !microbatch.is_over) {
+            let event = events.recv();
+            let event = event.map_err(|_| Error::Internal("backward ended unheard".into()))?;
+            let touched = match event {
+                GradientEvent::Gradient {
+                    microbatch,
+                    id,
+                    values,
+                } => {
                     let Some(bucket) = self.optimizer.bucket_of(id) else {
                         continue; // it asks for a gradient and is not trained
                     };
                     reached.insert(id);
-                    lanes[lane].counts[bucket] += 1;
-                    let again = lanes[lane].gradients.insert(id, values).is_some();
+                    microbatches[microbatch].counts[bucket] += 1;
+                    let again = microbatches[microbatch]
+                        .gradients
+                        .insert(id, values)
+                        .is_some();
                     if again || filled.contains(&bucket) {
                         let name = self.optimizer.name_of(id);
                         let what = format!("a gradient of {name} came after it was complete");
@@ -168,25 +179,25 @@ impl Summing<'_> {
                     }
                     bucket..bucket + 1
                 }
-                News::Over { failed: true, .. } => {
+                GradientEvent::Over { failed: true, .. } => {
                     return Err(Error::Internal("backward of a microbatch failed".into()));
                 }
-                News::Over { lane, .. } => {
-                    lanes[lane].is_over = true;
+                GradientEvent::Over { microbatch, .. } => {
+                    microbatches[microbatch].is_over = true;
                     0..n_buckets
                 }
             };
             for bucket in touched {
                 let n_parameters = self.optimizer.n_parameters(bucket);
-                let mut is_full = lanes
-                    .iter()
-                    .map(|lane| lane.is_over || lane.counts[bucket] == n_parameters);
+                let mut is_full = microbatches.iter().map(|microbatch| {
+                    microbatch.is_over || microbatch.counts[bucket] == n_parameters
+                });
                 if is_full.all(|is_full| is_full) && !filled.contains(&bucket) {
                     filled.push(bucket);
                 }
             }
             while let Some(bucket) = order.next_if(|bucket| filled.contains(bucket)) {
-                let sum = self.sum(bucket, before[bucket].take(), &mut lanes)?;
+                let sum = self.sum(bucket, before[bucket].take(), &mut microbatches)?;
                 sums[bucket] = Some(sum);
             }
         }
@@ -204,11 +215,11 @@ impl Summing<'_> {
         &self,
         bucket: usize,
         before: Option<Tensor<1>>,
-        lanes: &mut [Arrived],
+        microbatches: &mut [Arrived],
     ) -> Result<Tensor<1>> {
-        let flat = lanes
+        let flat = microbatches
             .iter_mut()
-            .map(|lane| self.optimizer.lay(bucket, &mut lane.gradients));
+            .map(|microbatch| self.optimizer.lay(bucket, &mut microbatch.gradients));
         let sum = before
             .into_iter()
             .chain(flat)
@@ -244,7 +255,7 @@ mod tests {
     /// Ends a test that would hang.
     const PATIENCE: Duration = Duration::from_secs(30);
 
-    /// One of two workers whose gradients are equal; tells what it sums.
+    /// One of two workers whose gradients are equal; sends what it sums.
     struct Twin(mpsc::Sender<Vec<f32>>);
 
     impl GradientReducer for Twin {
@@ -296,34 +307,40 @@ mod tests {
         )
     }
 
-    fn gradient(lane: usize, id: ParamId, value: f32) -> News {
+    fn gradient(microbatch: usize, id: ParamId, value: f32) -> GradientEvent {
         let values = Tensor::<1>::from_data([value, value], &Device::flex());
-        News::Gradient { lane, id, values }
+        GradientEvent::Gradient {
+            microbatch,
+            id,
+            values,
+        }
     }
 
-    fn over(lane: usize) -> News {
-        News::Over {
-            lane,
+    fn over(microbatch: usize) -> GradientEvent {
+        GradientEvent::Over {
+            microbatch,
             failed: false,
         }
     }
 
     fn run(
-        news: impl IntoIterator<Item = News>,
-        n_lanes: usize,
+        events: impl IntoIterator<Item = GradientEvent>,
+        n_microbatches: usize,
         optimizer: &AdamW,
     ) -> Result<Summed> {
-        let (tell, heard) = mpsc::channel();
-        news.into_iter().for_each(|news| tell.send(news).unwrap());
+        let (sender, receiver) = mpsc::channel();
+        events
+            .into_iter()
+            .for_each(|event| sender.send(event).unwrap());
         let (sums, _sums) = mpsc::channel();
         let summing = Summing {
             optimizer,
             reducer: &Twin(sums),
             order: &[1, 0],
             before: None,
-            n_lanes,
+            n_microbatches,
         };
-        summing.run(&heard)
+        summing.run(&receiver)
     }
 
     fn values(summed: Summed) -> Vec<Vec<f32>> {
@@ -336,7 +353,7 @@ mod tests {
     #[test]
     fn a_full_bucket_is_summed_while_backward_goes_on() {
         let (optimizer, [first, second, last]) = optimizer();
-        let (tell, heard) = mpsc::channel();
+        let (sender, receiver) = mpsc::channel();
         let (sums, summed) = mpsc::channel();
         let reducer = Twin(sums);
         thread::scope(|scope| {
@@ -345,15 +362,15 @@ mod tests {
                 reducer: &reducer,
                 order: &[1, 0],
                 before: None,
-                n_lanes: 1,
+                n_microbatches: 1,
             };
-            let summing = scope.spawn(move || summing.run(&heard));
-            tell.send(gradient(0, last, 1.0)).unwrap();
+            let summing = scope.spawn(move || summing.run(&receiver));
+            sender.send(gradient(0, last, 1.0)).unwrap();
             assert_eq!(summed.recv_timeout(PATIENCE).unwrap(), [1.0, 1.0]);
-            tell.send(gradient(0, second, 2.0)).unwrap();
-            tell.send(gradient(0, first, 3.0)).unwrap();
+            sender.send(gradient(0, second, 2.0)).unwrap();
+            sender.send(gradient(0, first, 3.0)).unwrap();
             assert_eq!(summed.recv_timeout(PATIENCE).unwrap(), [3.0, 3.0, 2.0, 2.0]);
-            tell.send(over(0)).unwrap();
+            sender.send(over(0)).unwrap();
             let found = summing.join().unwrap().unwrap();
             assert_eq!(found.filled, [1, 0]);
             assert_eq!(values(found), [vec![6.0, 6.0, 4.0, 4.0], vec![2.0, 2.0]]);
@@ -363,20 +380,20 @@ mod tests {
     #[test]
     fn a_gradient_after_its_bucket_was_sent_is_an_error_and_never_lost() {
         let (optimizer, [_, _, last]) = optimizer();
-        let news = [gradient(0, last, 1.0), gradient(0, last, 1.0), over(0)];
-        let error = run(news, 1, &optimizer).err().unwrap().to_string();
+        let events = [gradient(0, last, 1.0), gradient(0, last, 1.0), over(0)];
+        let error = run(events, 1, &optimizer).err().unwrap().to_string();
         assert!(error.contains("p[2] came after"), "{error}");
     }
 
     #[test]
     fn a_failed_backward_ends_the_summing() {
         let (optimizer, [_, _, last]) = optimizer();
-        let failed = News::Over {
-            lane: 1,
+        let failed = GradientEvent::Over {
+            microbatch: 1,
             failed: true,
         };
-        let news = [gradient(0, last, 1.0), over(0), failed];
-        assert!(run(news, 2, &optimizer).is_err());
+        let events = [gradient(0, last, 1.0), over(0), failed];
+        assert!(run(events, 2, &optimizer).is_err());
     }
 
     proptest! {
@@ -389,13 +406,13 @@ mod tests {
             const TERMS: [f32; 3] = [1.0, 1e8, -1e8];
             let (optimizer, ids) = optimizer();
             let of = |i: usize| gradient(i / 3, ids[i % 3], TERMS[i / 3]);
-            let news = |order: &[usize]| {
-                let news: Vec<News> = order.iter().filter(|i| taken[**i]).map(|i| of(*i)).collect();
-                news.into_iter().chain([0, 1, 2].map(over))
+            let events = |order: &[usize]| {
+                let events: Vec<GradientEvent> = order.iter().filter(|i| taken[**i]).map(|i| of(*i)).collect();
+                events.into_iter().chain([0, 1, 2].map(over))
             };
             let sorted: Vec<usize> = (0..9).collect();
-            let expected = values(run(news(&sorted), 3, &optimizer).unwrap());
-            prop_assert_eq!(values(run(news(&order), 3, &optimizer).unwrap()), expected);
+            let expected = values(run(events(&sorted), 3, &optimizer).unwrap());
+            prop_assert_eq!(values(run(events(&order), 3, &optimizer).unwrap()), expected);
         }
     }
 }

@@ -29,7 +29,7 @@ use crate::{
     },
     model_input::{grounding_targets, layout, model_input, pixel_targets, rows},
     optimizer::{AdamW, FlatGradients, TrainableParameter},
-    overlap::{Lane, Summed, Summing, agreed_order},
+    overlap::{GradientSender, Summed, Summing, agreed_order},
     reduce::{GradientReducer, StepShare, StepTotal},
     schedule::learning_rate_factor,
     settings::{Policy, Settings},
@@ -95,7 +95,7 @@ pub struct Trainer {
 
 /// What came of a microbatch, and how long its two halves took.
 struct Microbatch {
-    /// Unless a lane was told them.
+    /// Unless a sender took them.
     gradients: Option<FlatGradients>,
     terms: LossTerms,
     /// Forward and backward.
@@ -148,7 +148,7 @@ impl Trainer {
         let policies = settings.policies();
         let special = special_tokens(&tokenizers);
         let config = settings.model.config();
-        let undrawn = || Lavida::undrawn(&config, special, &taped);
+        let uninitialised = || Lavida::uninitialised(&config, special, &taped);
         let seed = settings.seed;
         let model = match &initial {
             InitialWeights::Random => {
@@ -156,11 +156,11 @@ impl Trainer {
                 model.with_policies(&policies, seed).map_err(model_error)?
             }
             InitialWeights::Pretrained(bytes) => {
-                let model = load_weights(undrawn(), bytes, "train.initial")?;
+                let model = load_weights(uninitialised(), bytes, "train.initial")?;
                 model.with_policies(&policies, seed).map_err(model_error)?
             }
             InitialWeights::Resume { weights, .. } => {
-                let model = undrawn().with_policies(&policies, seed);
+                let model = uninitialised().with_policies(&policies, seed);
                 load_weights(model.map_err(model_error)?, weights, contents::WEIGHTS)?
             }
         };
@@ -264,24 +264,24 @@ impl Trainer {
         Ok(terms)
     }
 
-    /// Microbatches side by side, with a lane for each whose gradients are told.
+    /// Microbatches side by side, with a sender for each whose gradients are handed on.
     fn compute(
         &self,
         batches: &[HostBatch],
-        lane: impl Fn(usize) -> Option<Lane>,
+        sender: impl Fn(usize) -> Option<GradientSender>,
     ) -> Vec<Result<Microbatch>> {
         match &self.cores {
             Some(cores) if batches.len() > 1 => {
                 let work = batches.iter().enumerate().map(|(index, batch)| {
-                    let (model, lane) = (with_own_leaves(self.model()), lane(index));
-                    move || self.microbatch(&model, batch, lane)
+                    let (model, sender) = (with_own_leaves(self.model()), sender(index));
+                    move || self.microbatch(&model, batch, sender)
                 });
                 cores.run(work.collect())
             }
             _ => {
                 let batches = batches.iter().enumerate();
                 let results =
-                    batches.map(|(i, batch)| self.microbatch(self.model(), batch, lane(i)));
+                    batches.map(|(i, batch)| self.microbatch(self.model(), batch, sender(i)));
                 results.collect()
             }
         }
@@ -293,17 +293,19 @@ impl Trainer {
         batches: &[HostBatch],
         before: Option<FlatGradients>,
     ) -> (Vec<Result<Microbatch>>, Duration, Result<Summed>) {
-        let (tell, news) = mpsc::channel();
+        let (events_sender, events) = mpsc::channel();
         let summing = Summing {
             optimizer: &self.optimizer,
             reducer: self.reducer.as_ref(),
             order: &self.order,
             before,
-            n_lanes: batches.len(),
+            n_microbatches: batches.len(),
         };
         std::thread::scope(|scope| {
-            let summing = scope.spawn(move || summing.run(&news));
-            let results = self.compute(batches, |lane| Some(Lane::new(lane, tell.clone())));
+            let summing = scope.spawn(move || summing.run(&events));
+            let results = self.compute(batches, |index| {
+                Some(GradientSender::new(index, events_sender.clone()))
+            });
             if results.iter().any(Result::is_err) {
                 self.reducer.abort(); // the other workers would wait for buckets that do not come
             }
@@ -312,17 +314,17 @@ impl Trainer {
         })
     }
 
-    /// Gradients and losses of one microbatch; with a lane it is told the gradients.
+    /// Gradients and losses of one microbatch; with a sender the gradients go there.
     fn microbatch(
         &self,
         model: &Lavida,
         batch: &HostBatch,
-        lane: Option<Lane>,
+        sender: Option<GradientSender>,
     ) -> Result<Microbatch> {
         let began = (self.now)();
-        let (loss, terms) = match &lane {
+        let (loss, terms) = match &sender {
             None => self.losses(model, batch)?,
-            Some(lane) => lane.watched(|| self.losses(model, batch))?,
+            Some(sender) => sender.watched(|| self.losses(model, batch))?,
         };
         if !terms.loss.is_finite() {
             return Err(self.diverged(&not_finite(&terms), Some(batch)));
@@ -336,10 +338,10 @@ impl Trainer {
             ));
         }
         let mut gradients = loss.backward();
-        let gradients = match lane {
+        let gradients = match sender {
             None => Some(self.optimizer.flatten(model, &mut gradients)),
-            Some(lane) => {
-                lane.finish(model, &self.optimizer, &mut gradients);
+            Some(sender) => {
+                sender.finish(model, &self.optimizer, &mut gradients);
                 None
             }
         };

@@ -237,14 +237,14 @@ fn a_checkpoint_in_half_precision_has_exact_values_of_what_trains() {
     }
 }
 
-fn undrawn(settings: &Settings, device: &Device) -> Lavida {
+fn uninitialised(settings: &Settings, device: &Device) -> Lavida {
     let tokenizers = lavida_data::tokenizer::Tokenizers::tiny();
     let special = special_tokens(&tokenizers);
-    Lavida::undrawn(&settings.model.config(), special, device)
+    Lavida::uninitialised(&settings.model.config(), special, device)
 }
 
 fn drawn(settings: &Settings, device: &Device) -> Lavida {
-    let model = undrawn(settings, device);
+    let model = uninitialised(settings, device);
     lavida_model::draw::draw(&model, device, settings.seed);
     model
 }
@@ -285,7 +285,7 @@ fn an_adapter_computes_what_its_merged_weight_does() {
     let (_, mut trainer) = run(&settings, 3);
     let saved = parts(&mut trainer)["weights.safetensors"].clone();
     let device = Device::flex();
-    let model = undrawn(&settings, &device)
+    let model = uninitialised(&settings, &device)
         .with_policies(&settings.policies(), 0)
         .unwrap();
     let model = load_weights(model, &saved, "the test's checkpoint").unwrap();

@@ -19,7 +19,7 @@ use lavida_train::{
     reduce::StepShare,
     settings::{
         Settings, embedded,
-        keys::{self, Key, Kind},
+        keys::{self, Key, ValueKind},
     },
 };
 use toml::Value;
@@ -80,13 +80,16 @@ fn cases_of(key: &str, value: &Value, numbers: &[String], cases: &mut Vec<Case>)
 
 /// Whether a key is a number or holds some.
 fn is_number(key: &Key) -> bool {
-    matches!(kind_of(&key.kind), Kind::Whole { .. } | Kind::Real { .. })
+    matches!(
+        kind_of(&key.kind),
+        ValueKind::Whole { .. } | ValueKind::Real { .. }
+    )
 }
 
-fn kind_of(kind: &Kind) -> &Kind {
+fn kind_of(kind: &ValueKind) -> &ValueKind {
     match kind {
-        Kind::List { item, .. } => item,
-        Kind::Table(value) => value,
+        ValueKind::List { item, .. } => item,
+        ValueKind::Table(value) => value,
         kind => kind,
     }
 }
@@ -185,8 +188,8 @@ fn no_number_panics_in_check_or_in_a_step() {
 /// The limits of a key, as `--set` takes them.
 fn limits(key: &Key) -> [String; 2] {
     match kind_of(&key.kind) {
-        Kind::Whole { min, max } => [min.to_string(), max.to_string()],
-        Kind::Real { min, max } => [format!("{:e}", min.at), format!("{:e}", max.at)],
+        ValueKind::Whole { min, max } => [min.to_string(), max.to_string()],
+        ValueKind::Real { min, max } => [format!("{:e}", min.at), format!("{:e}", max.at)],
         kind => panic!("{kind} is no number"),
     }
 }

@@ -122,7 +122,7 @@ pub fn listen() -> std::io::Result<()> {
     Ok(())
 }
 
-/// Tells who waits for it. Nobody comes or goes meanwhile.
+/// Announces a signal to whoever waits for it. Nobody comes or goes meanwhile.
 fn on_signal() {
     let n_waiting = n_waiting();
     SIGNAL.send_replace(match *n_waiting {

@@ -7,7 +7,7 @@ use std::path::Path;
 use lavida_data::clip::ObjectTrack;
 
 use crate::read::pictures::{load_index_map, load_picture, masks_by_index};
-use crate::read::rows::{Naming, Unit, image_clip};
+use crate::read::rows::{Naming, SourceUnit, image_clip};
 use crate::skip::{Reason, Skip};
 
 /// What a class index means.
@@ -30,16 +30,16 @@ pub fn class_map_unit<'a>(
     image: &Path,
     map: &Path,
     class_of: impl Fn(u8) -> Class<'a>,
-) -> Unit {
+) -> SourceUnit {
     let picture = match load_picture(image) {
         Ok(picture) => picture,
-        Err(skip) => return Unit::skipped(skip),
+        Err(skip) => return SourceUnit::skipped(skip),
     };
     let indices = match load_index_map(map, picture.width, picture.height) {
         Ok(indices) => indices,
-        Err(skip) => return Unit::skipped(skip),
+        Err(skip) => return SourceUnit::skipped(skip),
     };
-    let mut unit = Unit::default();
+    let mut unit = SourceUnit::default();
     let mut present: BTreeSet<String> = BTreeSet::new();
     let mut objects: Vec<ObjectTrack> = Vec::new();
     for (index, mask) in masks_by_index(&indices) {

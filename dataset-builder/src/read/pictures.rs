@@ -19,7 +19,7 @@ pub const IMAGE_ENDINGS: [&str; 6] = ["jpg", "jpeg", "png", "tif", "tiff", "bmp"
 
 /// An image file whose bytes decode.
 #[derive(Clone, Debug)]
-pub struct Picture {
+pub struct ImageFile {
     /// The file's bytes, unchanged.
     pub frame: EncodedFrame,
     /// px
@@ -33,7 +33,7 @@ pub struct Picture {
 /// # Errors
 ///
 /// The [`Skip`] to record when the file is missing or does not decode.
-pub fn load_picture(path: &Path) -> Result<Picture, Skip> {
+pub fn load_picture(path: &Path) -> Result<ImageFile, Skip> {
     let bytes = files::read(path).map_err(|error| {
         let reason = match error.kind() {
             std::io::ErrorKind::NotFound => Reason::MissingImage,
@@ -53,7 +53,7 @@ pub fn load_picture(path: &Path) -> Result<Picture, Skip> {
             found(error),
         )
     })?;
-    Ok(Picture {
+    Ok(ImageFile {
         frame,
         width: rgb.width,
         height: rgb.height,

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use lavida_data::clip::{Clip, ObjectTrack};
 use lavida_data::manifest::Purpose;
 
-use crate::read::pictures::Picture;
+use crate::read::pictures::ImageFile;
 use crate::read::video::Video;
 use crate::read::windows::windows;
 use crate::skip::{Reason, Skip};
@@ -31,14 +31,14 @@ impl Naming {
 
 /// The rows of one image or video, and what was left out of it.
 #[derive(Clone, Debug, Default)]
-pub struct Unit {
+pub struct SourceUnit {
     /// Rows in order.
     pub clips: Vec<Clip>,
     /// What was left out, in the order in which it was met.
     pub skips: Vec<Skip>,
 }
 
-impl Unit {
+impl SourceUnit {
     /// A unit that yields nothing, for one reason.
     pub fn skipped(skip: Skip) -> Self {
         Self::empty(vec![skip])
@@ -57,7 +57,7 @@ impl Unit {
 pub fn image_clip(
     naming: &Naming,
     video: &str,
-    picture: Picture,
+    picture: ImageFile,
     objects: Vec<ObjectTrack>,
     present: BTreeSet<String>,
 ) -> Clip {

@@ -10,7 +10,7 @@ use crate::skip::{Reason, Skip};
 
 /// A frame that decodes, with its place in the video.
 #[derive(Clone, Debug)]
-pub struct VideoFrame {
+pub struct SourceFrame {
     /// Index in the video as the source lists it, counting frames that were left out.
     pub index: u32,
     /// File name without its ending: what masks are paired by.
@@ -31,7 +31,7 @@ pub struct Video {
     /// px
     pub height: u32,
     /// In display order.
-    pub frames: Vec<VideoFrame>,
+    pub frames: Vec<SourceFrame>,
 }
 
 /// Reads the frames of a video; the first readable one sets the size.
@@ -60,7 +60,7 @@ pub fn load_video(
             frames: Vec::new(),
         });
         if (picture.width, picture.height) == (video.width, video.height) {
-            video.frames.push(VideoFrame {
+            video.frames.push(SourceFrame {
                 index,
                 stem: files::stem(&path),
                 frame: picture.frame,

@@ -17,7 +17,7 @@ use lavida_data::manifest::{DatasetHeader, Purpose};
 use lavida_store::Result;
 
 pub use self::images::ade20k::Ade20kSplit;
-pub use crate::read::rows::Unit;
+pub use crate::read::rows::SourceUnit;
 use crate::skip::Skip;
 
 /// What the command line says of a source, and how the source is opened. Its own arguments implement it.
@@ -59,7 +59,7 @@ pub trait Source: Send + Sync {
     /// # Errors
     ///
     /// Only what stops the whole build; a bad annotation is a [`Skip`] of the unit.
-    fn load(&self, unit: usize) -> Result<Unit>;
+    fn load(&self, unit: usize) -> Result<SourceUnit>;
 }
 
 macro_rules! sources {

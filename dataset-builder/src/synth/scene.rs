@@ -9,7 +9,7 @@ use lavida_data::seed::StageRng;
 
 use super::paint::{Cover, cover};
 use super::settings::WorldSettings;
-use super::shape::Shape;
+use super::shape::Outline;
 use super::vocabulary::{COLOUR_JITTER, COLOURS, Combination, Look, OTHER_COLOURS, Split};
 
 /// How an object moves over the whole clip, as MeViS expressions name it.
@@ -164,12 +164,12 @@ fn draw_look(
             if unknown && unknown_colour {
                 Look::OtherColour {
                     colour_idx: rng.below(OTHER_COLOURS.len()),
-                    shape: Shape::VOCABULARY[rng.below(Shape::VOCABULARY.len())],
+                    shape: Outline::VOCABULARY[rng.below(Outline::VOCABULARY.len())],
                 }
             } else if unknown {
                 Look::OtherShape {
                     colour_idx: rng.below(COLOURS.len()),
-                    shape: Shape::OTHERS[rng.below(Shape::OTHERS.len())],
+                    shape: Outline::OTHERS[rng.below(Outline::OTHERS.len())],
                 }
             } else {
                 Look::Ordinary(draw_ordinary(rng, split, others, near_miss))

@@ -11,7 +11,7 @@ pub const REACH: f64 = 1.5;
 
 /// What an object's outline is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Shape {
+pub enum Outline {
     /// A disc.
     Circle,
     /// Pointing up.
@@ -40,9 +40,9 @@ pub enum Shape {
     Equals,
 }
 
-impl Shape {
+impl Outline {
     /// The shapes with a word.
-    pub const VOCABULARY: [Shape; 5] = [
+    pub const VOCABULARY: [Outline; 5] = [
         Self::Circle,
         Self::Triangle,
         Self::Cross,
@@ -51,7 +51,7 @@ impl Shape {
     ];
 
     /// The shapes without a word.
-    pub const OTHERS: [Shape; 8] = [
+    pub const OTHERS: [Outline; 8] = [
         Self::Bar,
         Self::Pillar,
         Self::Corner,
@@ -116,7 +116,7 @@ fn star(u: f64, v: f64) -> bool {
 mod tests {
     use super::*;
 
-    fn raster(shape: Shape, radius: f64, (dx, dy): (f64, f64)) -> Vec<bool> {
+    fn raster(shape: Outline, radius: f64, (dx, dy): (f64, f64)) -> Vec<bool> {
         let px = |i: usize, shift: f64| (i as f64 + 0.5 - 20.0 - shift) / radius;
         (0..40 * 40)
             .map(|i| shape.contains(px(i % 40, dx), px(i / 40, dy)))
@@ -124,7 +124,7 @@ mod tests {
     }
 
     /// Best intersection over union over the sizes and small shifts that a blurred eye would forgive.
-    fn likeness(a: Shape, b: Shape) -> f64 {
+    fn likeness(a: Outline, b: Outline) -> f64 {
         let fixed = raster(a, 10.0, (0.0, 0.0));
         let mut best: f64 = 0.0;
         for radius in [8.0, 9.0, 10.0, 11.0, 12.0] {
@@ -142,8 +142,8 @@ mod tests {
 
     #[test]
     fn vocabulary_shapes_are_unlike_one_another() {
-        for (i, a) in Shape::VOCABULARY.into_iter().enumerate() {
-            for b in Shape::VOCABULARY.into_iter().skip(i + 1) {
+        for (i, a) in Outline::VOCABULARY.into_iter().enumerate() {
+            for b in Outline::VOCABULARY.into_iter().skip(i + 1) {
                 let likeness = likeness(a, b);
                 assert!(likeness < 0.72, "{a:?} and {b:?}: {likeness:.2}");
             }
@@ -152,9 +152,9 @@ mod tests {
 
     #[test]
     fn shapes_without_a_word_look_like_none_that_has_one() {
-        for other in Shape::OTHERS {
+        for other in Outline::OTHERS {
             assert_eq!(other.word(), None);
-            for shape in Shape::VOCABULARY {
+            for shape in Outline::VOCABULARY {
                 let likeness = likeness(shape, other).max(likeness(other, shape));
                 assert!(likeness < 0.65, "{shape:?} and {other:?}: {likeness:.2}");
             }
@@ -163,7 +163,7 @@ mod tests {
 
     #[test]
     fn no_shape_reaches_beyond_its_bound() {
-        for shape in Shape::VOCABULARY.into_iter().chain(Shape::OTHERS) {
+        for shape in Outline::VOCABULARY.into_iter().chain(Outline::OTHERS) {
             for step in 0..3600 {
                 let angle = f64::from(step) * std::f64::consts::PI / 1800.0;
                 assert!(

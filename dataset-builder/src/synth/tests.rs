@@ -13,7 +13,7 @@ use vernier_mask::Rle;
 use super::mevis::expressions;
 use super::paint::{Background, cover, paint};
 use super::scene::{SceneObject, blends};
-use super::shape::Shape;
+use super::shape::Outline;
 use super::vocabulary::{COLOURS, Combination, Look};
 use super::*;
 
@@ -200,7 +200,7 @@ fn training_shows_every_colour_shape_and_trained_combination() {
         }
     }
     assert_eq!(combinations, world.split.trained.iter().copied().collect());
-    assert_eq!(words.len(), COLOURS.len() + Shape::VOCABULARY.len());
+    assert_eq!(words.len(), COLOURS.len() + Outline::VOCABULARY.len());
     // a quarter each, within five standard deviations
     for n in [n_other_colour, n_other_shape] {
         let ratio = f64::from(n) / f64::from(n_objects);
@@ -710,7 +710,7 @@ fn a_combination_is_named_colour_first() {
     assert_eq!(
         Combination {
             colour_idx: 0,
-            shape: Shape::Circle
+            shape: Outline::Circle
         }
         .name(),
         "red circle"

@@ -7,7 +7,7 @@
 
 use lavida_data::seed::StageRng;
 
-use super::shape::Shape;
+use super::shape::Outline;
 
 /// A colour word and what it looks like, sRGB 0–255.
 pub const COLOURS: [(&str, [u8; 3]); 8] = [
@@ -46,8 +46,8 @@ pub const N_HELD_OUT: usize = 5;
 pub struct Combination {
     /// Index in [`COLOURS`].
     pub colour_idx: usize,
-    /// One of [`Shape::VOCABULARY`].
-    pub shape: Shape,
+    /// One of [`Outline::VOCABULARY`].
+    pub shape: Outline,
 }
 
 impl Combination {
@@ -92,7 +92,7 @@ impl Split {
     /// Names of the class sets: the trained combinations, then the shapes and the colours alone, which
     /// name objects whose other attribute has no word.
     pub fn class_names(&self) -> Vec<String> {
-        let shapes = Shape::VOCABULARY.iter().filter_map(|shape| shape.word());
+        let shapes = Outline::VOCABULARY.iter().filter_map(|shape| shape.word());
         self.trained
             .iter()
             .map(|combination| combination.name())
@@ -104,7 +104,7 @@ impl Split {
 
 fn all_combinations() -> Vec<Combination> {
     (0..COLOURS.len())
-        .flat_map(|colour_idx| Shape::VOCABULARY.map(|shape| Combination { colour_idx, shape }))
+        .flat_map(|colour_idx| Outline::VOCABULARY.map(|shape| Combination { colour_idx, shape }))
         .collect()
 }
 
@@ -115,7 +115,7 @@ fn one_of_each_shape(rng: &mut StageRng, allowed: &[Combination]) -> Vec<Combina
         let drawn: Vec<Combination> = rng
             .draw_front(&mut colours, N_HELD_OUT)
             .iter()
-            .zip(Shape::VOCABULARY)
+            .zip(Outline::VOCABULARY)
             .map(|(&colour_idx, shape)| Combination { colour_idx, shape })
             .collect();
         if drawn
@@ -136,21 +136,21 @@ pub enum Look {
     OtherColour {
         /// Index in [`OTHER_COLOURS`].
         colour_idx: usize,
-        /// One of [`Shape::VOCABULARY`].
-        shape: Shape,
+        /// One of [`Outline::VOCABULARY`].
+        shape: Outline,
     },
     /// A shape outside the vocabulary: described by its colour alone, `"red"`.
     OtherShape {
         /// Index in [`COLOURS`].
         colour_idx: usize,
-        /// One of [`Shape::OTHERS`].
-        shape: Shape,
+        /// One of [`Outline::OTHERS`].
+        shape: Outline,
     },
 }
 
 impl Look {
     /// The shape to paint.
-    pub fn shape(self) -> Shape {
+    pub fn shape(self) -> Outline {
         match self {
             Self::Ordinary(combination) => combination.shape,
             Self::OtherColour { shape, .. } | Self::OtherShape { shape, .. } => shape,
@@ -202,7 +202,7 @@ impl Look {
 /// Every word that any text of any world holds, sorted: what a tokenizer for it must know.
 pub fn words() -> Vec<&'static str> {
     let mut words: Vec<&str> = COLOURS.iter().map(|(word, _)| *word).collect();
-    words.extend(Shape::VOCABULARY.iter().filter_map(|shape| shape.word()));
+    words.extend(Outline::VOCABULARY.iter().filter_map(|shape| shape.word()));
     words.extend([
         "the", "object", "moving", "left", "right", "up", "down", "standing", "still",
     ]);
@@ -247,7 +247,7 @@ mod tests {
             assert_eq!(split.held_out.len(), N_HELD_OUT);
             assert_eq!(split.trained.len(), 40 - N_HELD_OUT);
             let colours: BTreeSet<usize> = split.held_out.iter().map(|c| c.colour_idx).collect();
-            let shapes: BTreeSet<Shape> = split.held_out.iter().map(|c| c.shape).collect();
+            let shapes: BTreeSet<Outline> = split.held_out.iter().map(|c| c.shape).collect();
             assert_eq!((colours.len(), shapes.len()), (5, 5), "seed {seed}");
             for combination in &split.held_out {
                 let same_colour = split
@@ -280,18 +280,18 @@ mod tests {
 
     #[test]
     fn a_description_is_true_of_what_shares_its_words() {
-        let circle = Shape::Circle;
+        let circle = Outline::Circle;
         let red_circle = Look::Ordinary(Combination {
             colour_idx: 0,
             shape: circle,
         });
         let red_ring = Look::Ordinary(Combination {
             colour_idx: 0,
-            shape: Shape::Ring,
+            shape: Outline::Ring,
         });
         let red = Look::OtherShape {
             colour_idx: 0,
-            shape: Shape::Bar,
+            shape: Outline::Bar,
         };
         let circle = Look::OtherColour {
             colour_idx: 0,

@@ -301,11 +301,11 @@ async fn ucsd_ped_holds_every_frame_once_with_its_label() {
 async fn ucsd_ped_asks_for_the_categories_it_is_told() {
     let folder = Folder::new();
     write_ped2(&folder);
-    for (told, asked) in [
+    for (categories, asked) in [
         (None, vec!["car", "cart", "wheelchair", "skate", "bicycle"]),
         (Some("truck, dog ,"), vec!["truck", "dog"]),
     ] {
-        let built = built(ucsd_ped(&folder, told)).await;
+        let built = built(ucsd_ped(&folder, categories)).await;
         let manifest = Dataset::open(&built.store)
             .await
             .expect("opens")

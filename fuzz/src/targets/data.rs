@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use bytes::Bytes;
 use lavida_data::clip::Clip;
 use lavida_data::dataset::{
-    Dataset, DatasetManifest, MANIFEST_KEY, MetadataEntry, Part, RowGroupEntry, ShardEntry,
+    Dataset, DatasetManifest, MANIFEST_KEY, MetadataEntry, RowGroupEntry, ShardEntry, ShardRange,
 };
 use lavida_data::manifest::{CategorySource, DatasetHeader, Positives, Purpose};
 use lavida_data::mask::RleMask;
@@ -185,7 +185,7 @@ pub fn shard(bytes: &[u8]) {
 }
 
 fn read_shard(bytes: &[u8], footer_at: usize, rows: &[u64]) -> lavida_store::Result<()> {
-    let part = |start: usize, end: usize| Part {
+    let part = |start: usize, end: usize| ShardRange {
         offset: start as u64,
         bytes: (end - start) as u64,
         blake3: hash(&bytes[start..end]),

@@ -16,8 +16,8 @@ use crate::clips::clip::Clip;
 pub use crate::clips::clip::{ClipMeta, ObjectMeta};
 use crate::shards::disk_cache::DiskCache;
 pub use crate::shards::manifest::{
-    CategorySource, DatasetHeader, DatasetManifest, MANIFEST_KEY, MetadataEntry, Part, Positives,
-    Purpose, RowGroupEntry, ShardEntry,
+    CategorySource, DatasetHeader, DatasetManifest, MANIFEST_KEY, MetadataEntry, Positives,
+    Purpose, RowGroupEntry, ShardEntry, ShardRange,
 };
 use crate::shards::parquet_file::{Footer, decode_metadata};
 use crate::{Error, Result};
@@ -339,13 +339,13 @@ impl Dataset {
     }
 
     /// A part of a shard, whole; `what` names it in errors.
-    async fn part(&self, what: &str, shard_idx: usize, part: &Part) -> Result<Bytes> {
+    async fn part(&self, what: &str, shard_idx: usize, part: &ShardRange) -> Result<Bytes> {
         self.whole(what, &self.manifest.shards[shard_idx].key, part)
             .await
     }
 
     /// A part of an object, from the cache or the store, and whole.
-    async fn whole(&self, what: &str, key: &str, part: &Part) -> Result<Bytes> {
+    async fn whole(&self, what: &str, key: &str, part: &ShardRange) -> Result<Bytes> {
         let fetch = || self.fetch_from(key, part.range());
         if let Some(cache) = &self.cache {
             return cache.get(what, part, fetch).await;

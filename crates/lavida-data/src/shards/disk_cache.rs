@@ -20,7 +20,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 
-use crate::shards::manifest::Part;
+use crate::shards::manifest::ShardRange;
 use crate::{Error, Result};
 
 /// Room for parts of datasets when nothing else is said: a few of the larger ones.
@@ -80,7 +80,7 @@ impl DiskCache {
     pub(crate) async fn get<F>(
         self: &Arc<Self>,
         what: &str,
-        part: &Part,
+        part: &ShardRange,
         fetch: impl FnOnce() -> F,
     ) -> Result<Bytes>
     where
@@ -106,7 +106,7 @@ impl DiskCache {
     }
 
     /// The part, if it is here and whole.
-    fn read(&self, part: &Part) -> Option<Bytes> {
+    fn read(&self, part: &ShardRange) -> Option<Bytes> {
         let path = self.path(part);
         let bytes = fs::read(&path).ok()?;
         if part.check("", &bytes).is_err() {
@@ -125,14 +125,14 @@ impl DiskCache {
     }
 
     /// The right to fetch the part; `None` where the folder's file system has no locks.
-    fn lock(&self, part: &Part) -> Option<File> {
+    fn lock(&self, part: &ShardRange) -> Option<File> {
         let path = self.root.join("locks").join(&part.blake3[..3]);
         let file = File::options().create(true).append(true).open(path).ok()?;
         file.lock().ok().map(|()| file)
     }
 
     /// Writes a part that is whole.
-    fn keep(&self, part: &Part, bytes: &[u8]) {
+    fn keep(&self, part: &ShardRange, bytes: &[u8]) {
         if part.bytes > self.max_bytes {
             return;
         }
@@ -205,7 +205,7 @@ impl DiskCache {
         }
     }
 
-    fn path(&self, part: &Part) -> PathBuf {
+    fn path(&self, part: &ShardRange) -> PathBuf {
         self.root.join(&part.blake3[..2]).join(&part.blake3)
     }
 
@@ -216,8 +216,8 @@ impl DiskCache {
     /// Files are read, hashed and waited for on threads that serve nobody else.
     async fn on_pool<T: Send + 'static>(
         self: &Arc<Self>,
-        part: &Part,
-        work: impl FnOnce(&Self, &Part) -> T + Send + 'static,
+        part: &ShardRange,
+        work: impl FnOnce(&Self, &ShardRange) -> T + Send + 'static,
     ) -> Result<T> {
         let (cache, part) = (self.clone(), part.clone());
         tokio::task::spawn_blocking(move || work(&cache, &part))
@@ -290,7 +290,7 @@ mod tests {
     async fn fetched(cache: &Arc<DiskCache>, asked: &[usize]) -> Vec<usize> {
         let mut fetched = Vec::new();
         for &n in asked {
-            let part = Part::of(0, &bytes_of(n));
+            let part = ShardRange::of(0, &bytes_of(n));
             let list = &mut fetched;
             let fetch = move || async move {
                 list.push(n);
@@ -303,7 +303,7 @@ mod tests {
 
     /// Makes the held part look as if it had been used `seconds` ago.
     fn age(cache: &DiskCache, n: usize, seconds: u64) {
-        let file = File::open(cache.path(&Part::of(0, &bytes_of(n)))).unwrap();
+        let file = File::open(cache.path(&ShardRange::of(0, &bytes_of(n)))).unwrap();
         file.set_modified(now() - Duration::from_secs(seconds))
             .unwrap();
     }
@@ -320,7 +320,7 @@ mod tests {
         let folder = TempDir::new().unwrap();
         let cache = open(&folder, 1 << 20);
         fetched(&cache, &[1, 2, 3]).await;
-        let path = |n| cache.path(&Part::of(0, &bytes_of(n)));
+        let path = |n| cache.path(&ShardRange::of(0, &bytes_of(n)));
         let mut flipped = bytes_of(1).to_vec();
         flipped[500] ^= 1;
         fs::write(path(1), flipped).unwrap();
@@ -333,7 +333,7 @@ mod tests {
     async fn what_the_store_sends_damaged_is_damage_and_is_not_kept() {
         let folder = TempDir::new().unwrap();
         let cache = open(&folder, 1 << 20);
-        let part = Part::of(0, &bytes_of(1));
+        let part = ShardRange::of(0, &bytes_of(1));
         let error = cache
             .get("shard", &part, || async { Ok(bytes_of(2)) })
             .await;
@@ -366,7 +366,7 @@ mod tests {
     #[tokio::test]
     async fn readers_of_several_caches_over_one_folder_fetch_once() {
         let folder = TempDir::new().unwrap();
-        let part = Part::of(0, &bytes_of(1));
+        let part = ShardRange::of(0, &bytes_of(1));
         let fetches = Arc::new(AtomicUsize::new(0));
         let read = || {
             let (cache, part, fetches) = (open(&folder, 1 << 20), part.clone(), fetches.clone());

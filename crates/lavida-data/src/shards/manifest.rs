@@ -102,7 +102,7 @@ impl DatasetHeader {
 /// A range of a shard that is read alone, with the hash that says it is whole.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Part {
+pub struct ShardRange {
     /// Where it begins, in bytes.
     pub offset: u64,
     /// How long it is, in bytes.
@@ -111,7 +111,7 @@ pub struct Part {
     pub blake3: String,
 }
 
-impl Part {
+impl ShardRange {
     pub(crate) fn of(offset: u64, bytes: &[u8]) -> Self {
         Self {
             offset,
@@ -142,9 +142,9 @@ pub struct RowGroupEntry {
     /// Clips in it.
     pub rows: u64,
     /// All its column chunks.
-    pub data: Part,
+    pub data: ShardRange,
     /// The column chunks before `masks` and `frames`, a prefix of `data`: all that a catalog reads.
-    pub metadata: Part,
+    pub metadata: ShardRange,
 }
 
 /// One Parquet file.
@@ -160,7 +160,7 @@ pub struct ShardEntry {
     /// BLAKE3 of the whole file, in hex.
     pub blake3: String,
     /// Everything after the last row group.
-    pub footer: Part,
+    pub footer: ShardRange,
     /// Its row groups in order.
     pub row_groups: Vec<RowGroupEntry>,
 }
@@ -172,7 +172,7 @@ pub struct MetadataEntry {
     /// Key below the dataset's URI.
     pub key: String,
     /// All of it.
-    pub data: Part,
+    pub data: ShardRange,
 }
 
 /// A built dataset, as `manifest.json` holds it.
@@ -296,8 +296,8 @@ fn contradiction(what: &str, shard: &ShardEntry) -> Error {
 mod tests {
     use super::*;
 
-    fn part(offset: u64, bytes: u64) -> Part {
-        Part {
+    fn part(offset: u64, bytes: u64) -> ShardRange {
+        ShardRange {
             offset,
             bytes,
             blake3: String::new(),
@@ -306,7 +306,7 @@ mod tests {
 
     /// A manifest of one shard of 10 rows: two row groups and a footer.
     fn manifest() -> DatasetManifest {
-        let group = |data: Part| RowGroupEntry {
+        let group = |data: ShardRange| RowGroupEntry {
             rows: 5,
             metadata: part(data.offset, 2),
             data,

@@ -23,7 +23,7 @@ use parquet::schema::types::ColumnPath;
 
 use crate::caught::caught;
 use crate::clips::clip::{Clip, ClipMeta};
-use crate::shards::manifest::{Part, RowGroupEntry, ShardEntry};
+use crate::shards::manifest::{RowGroupEntry, ShardEntry, ShardRange};
 use crate::shards::rows::{to_batch, to_clips, to_metadata_batch, to_metas};
 use crate::shards::schema::{
     HUGGINGFACE_KEY, N_METADATA_COLUMNS, huggingface_features, metadata_schema, schema,
@@ -80,8 +80,8 @@ impl ShardEncoder {
         let n_metadata = self.metadata_bytes(begin)?;
         self.row_groups.push(RowGroupEntry {
             rows: clips.len() as u64,
-            data: Part::of(begin, group),
-            metadata: Part::of(begin, &group[..n_metadata]),
+            data: ShardRange::of(begin, group),
+            metadata: ShardRange::of(begin, &group[..n_metadata]),
         });
         Ok(bytes)
     }
@@ -90,7 +90,7 @@ impl ShardEncoder {
     pub fn finish(mut self, key: String) -> Result<(Bytes, ShardEntry)> {
         self.writer.finish().map_err(internal)?;
         let bytes = self.take()?;
-        let footer = Part::of(self.n_bytes - bytes.len() as u64, &bytes);
+        let footer = ShardRange::of(self.n_bytes - bytes.len() as u64, &bytes);
         let entry = ShardEntry {
             key,
             rows: self.row_groups.iter().map(|group| group.rows).sum(),

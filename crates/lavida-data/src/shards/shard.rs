@@ -14,7 +14,7 @@ use crate::clips::clip::Clip;
 use crate::clips::clip::ClipMeta;
 use crate::shards::dataset::Dataset;
 use crate::shards::manifest::{
-    DatasetHeader, DatasetManifest, MANIFEST_KEY, MetadataEntry, Part, ShardEntry,
+    DatasetHeader, DatasetManifest, MANIFEST_KEY, MetadataEntry, ShardEntry, ShardRange,
 };
 use crate::shards::parquet_file::{MetadataEncoder, ShardEncoder};
 pub use crate::shards::progress::remove_unfinished;
@@ -237,7 +237,7 @@ impl DatasetWriter {
         let dataset = DatasetManifest {
             metadata: Some(MetadataEntry {
                 key: metadata_key,
-                data: Part::of(0, &metadata),
+                data: ShardRange::of(0, &metadata),
             }),
             header: self.header,
             samples: self.pushed.samples,

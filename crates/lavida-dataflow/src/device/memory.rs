@@ -8,7 +8,7 @@ use std::{path::Path, process::Stdio, time::Duration};
 use lavida_data::{Error, Result};
 use lavida_train::{memory::Plan, settings::Settings};
 
-use super::{DeviceName, Kind, side_by_side};
+use super::{DeviceKind, DeviceName, side_by_side};
 
 /// A driver that does not answer by then will not.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -82,7 +82,7 @@ pub async fn free_bytes(name: DeviceName) -> Result<u64, String> {
         kind if kind.shares_host_memory() => {
             host_bytes().ok_or_else(|| "this system does not say what is free".to_owned())
         }
-        Kind::Cuda => gpu_bytes(name.index).await,
+        DeviceKind::Cuda => gpu_bytes(name.index).await,
         _ => Err(format!(
             "what is free on {name} is not known: wgpu does not say"
         )),

@@ -15,7 +15,7 @@ use lavida_train::settings::Settings;
 
 /// What kind of device settings name, before the colon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum DeviceKind {
     /// `cpu`, or `flex`: the machine's processor, by Burn's Flex.
     Cpu,
     /// `cuda:N`: NVIDIA's GPUs.
@@ -26,7 +26,7 @@ pub enum Kind {
     CubeclCpu,
 }
 
-impl Kind {
+impl DeviceKind {
     /// All that this version knows, whatever is built.
     pub const ALL: [Self; 4] = [Self::Cpu, Self::Cuda, Self::Wgpu, Self::CubeclCpu];
 
@@ -110,7 +110,7 @@ impl Kind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeviceName {
     /// What kind.
-    pub kind: Kind,
+    pub kind: DeviceKind,
     /// Which of its kind on the machine, from 0.
     pub index: usize,
 }
@@ -123,9 +123,9 @@ impl DeviceName {
     pub fn parse(name: &str) -> Result<Self> {
         let (word, number) = name.split_once(':').unwrap_or((name, "0"));
         let word = if word == "flex" { "cpu" } else { word };
-        let kind = Kind::ALL.into_iter().find(|kind| kind.word() == word);
+        let kind = DeviceKind::ALL.into_iter().find(|kind| kind.word() == word);
         match (kind, number.parse()) {
-            (Some(Kind::Cpu | Kind::CubeclCpu), Ok(1..)) => Err(refused(name)),
+            (Some(DeviceKind::Cpu | DeviceKind::CubeclCpu), Ok(1..)) => Err(refused(name)),
             (Some(kind), Ok(index)) => Ok(Self { kind, index }),
             _ => Err(refused(name)),
         }
@@ -135,8 +135,8 @@ impl DeviceName {
 impl fmt::Display for DeviceName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.kind {
-            Kind::Cpu | Kind::CubeclCpu => f.write_str(self.kind.word()),
-            Kind::Cuda | Kind::Wgpu => write!(f, "{}:{}", self.kind.word(), self.index),
+            DeviceKind::Cpu | DeviceKind::CubeclCpu => f.write_str(self.kind.word()),
+            DeviceKind::Cuda | DeviceKind::Wgpu => write!(f, "{}:{}", self.kind.word(), self.index),
         }
     }
 }
@@ -195,11 +195,11 @@ fn refused(found: &str) -> Error {
 
 /// Every device of this build on this machine, by the name that settings have for it.
 fn here() -> Vec<(String, Device)> {
-    let named = |kind: Kind| {
+    let named = |kind: DeviceKind| {
         let devices = kind.devices().into_iter().enumerate();
         devices.map(move |(index, device)| (DeviceName { kind, index }.to_string(), device))
     };
-    Kind::ALL.into_iter().flat_map(named).collect()
+    DeviceKind::ALL.into_iter().flat_map(named).collect()
 }
 
 /// A device of this build, or a kind of which this machine has none.
@@ -208,7 +208,7 @@ pub struct Listed {
     /// As settings write it.
     pub name: String,
     /// What kind.
-    pub kind: Kind,
+    pub kind: DeviceKind,
     /// What it is.
     pub what: String,
     /// Why it cannot be used.
@@ -217,7 +217,7 @@ pub struct Listed {
 
 /// The devices of this build, each opened to ask what it is; kinds that are built and not here with the reason.
 pub fn list() -> Vec<Listed> {
-    let of_kind = |kind: Kind| {
+    let of_kind = |kind: DeviceKind| {
         let devices = kind.devices();
         if devices.is_empty() {
             return vec![Listed {
@@ -242,13 +242,13 @@ pub fn list() -> Vec<Listed> {
         };
         devices.into_iter().enumerate().map(listed).collect()
     };
-    let built = Kind::ALL.into_iter().filter(|kind| kind.is_built());
+    let built = DeviceKind::ALL.into_iter().filter(|kind| kind.is_built());
     built.flat_map(of_kind).collect()
 }
 
 /// What an opened device says that it is, or why it does not open: CubeCL panics then.
 #[cfg(any(feature = "cuda", feature = "wgpu", feature = "cubecl-cpu"))]
-fn opened(kind: Kind, device: &Device) -> Result<String, String> {
+fn opened(kind: DeviceKind, device: &Device) -> Result<String, String> {
     if kind.shares_host_memory() {
         return Ok(kind.what().to_owned());
     }
@@ -264,7 +264,7 @@ fn opened(kind: Kind, device: &Device) -> Result<String, String> {
 }
 
 #[cfg(not(any(feature = "cuda", feature = "wgpu", feature = "cubecl-cpu")))]
-fn opened(kind: Kind, _: &Device) -> Result<String, String> {
+fn opened(kind: DeviceKind, _: &Device) -> Result<String, String> {
     Ok(kind.what().to_owned())
 }
 
@@ -318,7 +318,7 @@ mod tests {
 
     #[test]
     fn what_this_build_lacks_is_refused_on_any_machine_and_the_feature_is_named() {
-        for kind in Kind::ALL.into_iter().filter(|kind| !kind.is_built()) {
+        for kind in DeviceKind::ALL.into_iter().filter(|kind| !kind.is_built()) {
             let feature = format!("--features {}", kind.word());
             check_refused(kind.word(), &[&feature]);
             assert!(find(kind.word()).is_err());
@@ -327,7 +327,7 @@ mod tests {
 
     #[test]
     fn a_number_too_high_is_absent_and_no_panic() {
-        for kind in [Kind::Cuda, Kind::Wgpu] {
+        for kind in [DeviceKind::Cuda, DeviceKind::Wgpu] {
             let name = format!("{}:999", kind.word());
             check_refused(&name, &[]);
             let found = find(&name);

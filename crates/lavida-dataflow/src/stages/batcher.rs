@@ -9,7 +9,7 @@ use lavida_data::{Result, batch::HostBatch};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use super::{guarded, sampler, trainer};
-use crate::{parts::Drawer, worker::Slice};
+use crate::{parts::SampleBuilder, worker::Slice};
 
 /// A batch and its place in the order of samples. Batches are joined on a pool and may overtake one another.
 pub struct PlacedBatch {
@@ -24,7 +24,7 @@ pub struct PlacedBatch {
 }
 
 /// What the batcher understands.
-pub enum Msg<D: Drawer> {
+pub enum Msg<D: SampleBuilder> {
     /// Room downstream for this many microbatches.
     Demand(usize),
     /// Position, epoch and sample.
@@ -34,9 +34,9 @@ pub enum Msg<D: Drawer> {
 }
 
 /// Joins samples for a trainer.
-pub struct Batcher<D: Drawer> {
+pub struct BatcherStage<D: SampleBuilder> {
     /// How.
-    pub drawer: Arc<D>,
+    pub sample_builder: Arc<D>,
     /// Samples of a batch.
     pub microbatch: usize,
     /// Which positions are this worker's.
@@ -46,13 +46,13 @@ pub struct Batcher<D: Drawer> {
 }
 
 /// What changes.
-pub struct State<D: Drawer> {
+pub struct State<D: SampleBuilder> {
     upstream: Option<ActorRef<sampler::Msg<D>>>,
     next_position: u64,
     waiting: BTreeMap<u64, (u64, D::Sample)>,
 }
 
-impl<D: Drawer> Actor for Batcher<D> {
+impl<D: SampleBuilder> Actor for BatcherStage<D> {
     type Msg = Msg<D>;
     type State = State<D>;
     type Arguments = ();
@@ -91,13 +91,13 @@ impl<D: Drawer> Actor for Batcher<D> {
     }
 }
 
-impl<D: Drawer> Batcher<D> {
+impl<D: SampleBuilder> BatcherStage<D> {
     fn join(&self, samples: Vec<(u64, D::Sample)>, first_position: u64, next_position: u64) {
-        let (drawer, trainer) = (self.drawer.clone(), self.trainer.clone());
+        let (sample_builder, trainer) = (self.sample_builder.clone(), self.trainer.clone());
         tokio::task::spawn_blocking(move || {
             let epoch = samples.last().map_or(0, |(epoch, _)| *epoch);
             let samples = samples.into_iter().map(|(_, sample)| sample).collect();
-            let batch = guarded(|| drawer.collate(samples)).map(|batch| PlacedBatch {
+            let batch = guarded(|| sample_builder.collate(samples)).map(|batch| PlacedBatch {
                 first_position,
                 batch,
                 epoch,
@@ -108,7 +108,7 @@ impl<D: Drawer> Batcher<D> {
     }
 }
 
-impl<D: Drawer> State<D> {
+impl<D: SampleBuilder> State<D> {
     /// The next `n` samples, when all are there.
     fn take_batch(&mut self, n: usize) -> Option<Vec<(u64, D::Sample)>> {
         let end = self.next_position + n as u64;

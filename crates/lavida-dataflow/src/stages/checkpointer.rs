@@ -22,12 +22,12 @@ pub enum Msg {
 }
 
 /// Commits the run's checkpoints.
-pub struct Checkpointer {
+pub struct CheckpointerStage {
     /// How.
     pub committer: Arc<dyn Committer>,
 }
 
-impl Actor for Checkpointer {
+impl Actor for CheckpointerStage {
     type Msg = Msg;
     type State = ();
     type Arguments = ();

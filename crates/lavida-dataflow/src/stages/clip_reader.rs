@@ -7,8 +7,8 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use super::{panicked, sampler};
 use crate::{
-    parts::{ClipSource, Drawer},
-    worker::Positions,
+    parts::{ClipSource, SampleBuilder},
+    worker::SlicePositions,
 };
 
 /// What the reader understands.
@@ -18,23 +18,23 @@ pub enum Msg {
 }
 
 /// Reads clips for a sampler.
-pub struct ClipReader<D: Drawer> {
+pub struct ClipReaderStage<D: SampleBuilder> {
     /// Where clips come from.
     pub source: Arc<dyn ClipSource>,
     /// Who gets them.
     pub sampler: ActorRef<sampler::Msg<D>>,
 }
 
-impl<D: Drawer> Actor for ClipReader<D> {
+impl<D: SampleBuilder> Actor for ClipReaderStage<D> {
     type Msg = Msg;
-    type State = Positions;
-    type Arguments = Positions;
+    type State = SlicePositions;
+    type Arguments = SlicePositions;
 
     async fn pre_start(
         &self,
         _: ActorRef<Msg>,
-        positions: Positions,
-    ) -> Result<Positions, ActorProcessingErr> {
+        positions: SlicePositions,
+    ) -> Result<SlicePositions, ActorProcessingErr> {
         Ok(positions)
     }
 
@@ -42,7 +42,7 @@ impl<D: Drawer> Actor for ClipReader<D> {
         &self,
         _: ActorRef<Msg>,
         Msg::Demand(granted): Msg,
-        positions: &mut Positions,
+        positions: &mut SlicePositions,
     ) -> Result<(), ActorProcessingErr> {
         for position in positions.take(granted) {
             let (source, sampler) = (self.source.clone(), self.sampler.clone());

@@ -11,7 +11,7 @@ use super::{guarded, trainer};
 use crate::parts::{Learner, MakeLearner};
 
 /// Work for the device.
-pub enum Job {
+pub enum DeviceWork {
     /// Forward and backward of microbatches.
     Microbatches(Vec<HostBatch>),
     /// One optimizer update, to which this worker brings this.
@@ -40,7 +40,7 @@ pub enum Done {
 pub fn spawn(
     make: MakeLearner,
     trainer: ActorRef<trainer::Msg>,
-) -> std::io::Result<mpsc::Sender<Job>> {
+) -> std::io::Result<mpsc::Sender<DeviceWork>> {
     let (sender, jobs) = mpsc::channel();
     std::thread::Builder::new()
         .name("lavida-device".into())
@@ -69,12 +69,12 @@ pub fn spawn(
     Ok(sender)
 }
 
-fn run(learner: &mut dyn Learner, job: Job) -> Result<Done> {
+fn run(learner: &mut dyn Learner, job: DeviceWork) -> Result<Done> {
     Ok(match job {
-        Job::Microbatches(batches) => Done::Microbatches(learner.microbatches(&batches)?),
-        Job::Update(share) => Done::Update(learner.update(&share)?),
-        Job::Snapshot(position) => Done::Snapshot(Box::new(learner.snapshot(position)?)),
-        Job::AttendSnapshot => {
+        DeviceWork::Microbatches(batches) => Done::Microbatches(learner.microbatches(&batches)?),
+        DeviceWork::Update(share) => Done::Update(learner.update(&share)?),
+        DeviceWork::Snapshot(position) => Done::Snapshot(Box::new(learner.snapshot(position)?)),
+        DeviceWork::AttendSnapshot => {
             learner.attend_snapshot()?;
             Done::Attended
         }

@@ -16,14 +16,14 @@ use std::{
 use lavida_data::{Error, Result};
 use ractor::Message;
 
-use crate::parts::Drawer;
+use crate::parts::SampleBuilder;
 
 // A stage's messages never leave the process. ractor takes that for granted until its feature `cluster` is on, which it
 // is for the whole workspace: from then on each type has to say so.
-impl<D: Drawer> Message for batcher::Msg<D> {}
+impl<D: SampleBuilder> Message for batcher::Msg<D> {}
 impl Message for checkpointer::Msg {}
 impl Message for clip_reader::Msg {}
-impl<D: Drawer> Message for sampler::Msg<D> {}
+impl<D: SampleBuilder> Message for sampler::Msg<D> {}
 impl Message for trainer::Msg {}
 
 /// Runs work off the actors' threads; a panic there becomes an error, so that the pipe ends instead of waiting for an

@@ -6,10 +6,10 @@ use lavida_data::Result;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use super::{batcher, clip_reader, guarded};
-use crate::parts::{Drawer, PlacedClip};
+use crate::parts::{PlacedClip, SampleBuilder};
 
 /// What the sampler understands.
-pub enum Msg<D: Drawer> {
+pub enum Msg<D: SampleBuilder> {
     /// Room downstream for this many samples.
     Demand(usize),
     /// A clip that was asked for.
@@ -21,14 +21,14 @@ pub enum Msg<D: Drawer> {
 }
 
 /// Draws samples for a batcher.
-pub struct Sampler<D: Drawer> {
+pub struct SamplerStage<D: SampleBuilder> {
     /// How.
-    pub drawer: Arc<D>,
+    pub sample_builder: Arc<D>,
     /// Who gets the samples.
     pub batcher: ActorRef<batcher::Msg<D>>,
 }
 
-impl<D: Drawer> Actor for Sampler<D> {
+impl<D: SampleBuilder> Actor for SamplerStage<D> {
     type Msg = Msg<D>;
     type State = Option<ActorRef<clip_reader::Msg>>;
     type Arguments = ();
@@ -55,9 +55,9 @@ impl<D: Drawer> Actor for Sampler<D> {
             }
             Msg::Clip(clip) => {
                 let clip = clip?;
-                let (drawer, batcher) = (self.drawer.clone(), self.batcher.clone());
+                let (sample_builder, batcher) = (self.sample_builder.clone(), self.batcher.clone());
                 tokio::task::spawn_blocking(move || {
-                    let sample = guarded(|| drawer.draw(&clip));
+                    let sample = guarded(|| sample_builder.draw(&clip));
                     let _ = batcher.cast(batcher::Msg::Sample(clip.position, clip.epoch, sample));
                 });
             }

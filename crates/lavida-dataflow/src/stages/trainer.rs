@@ -22,7 +22,7 @@ use tokio::sync::mpsc as tokio_mpsc;
 use super::{
     batcher::PlacedBatch,
     checkpointer,
-    device::{self, Done, Job},
+    device::{self, DeviceWork, Done},
 };
 use crate::{
     clock::Clock,
@@ -52,7 +52,7 @@ pub enum Msg {
 
 /// How a run went.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Outcome {
+pub struct TrainingOutcome {
     /// Updates made in all.
     pub step: u64,
     /// Whether it ended before the last step because it was asked to.
@@ -62,7 +62,7 @@ pub struct Outcome {
 }
 
 /// Settings of the stage.
-pub struct Trainer {
+pub struct TrainerStage {
     /// Last step of the run.
     pub n_steps: u64,
     /// Microbatches a step.
@@ -84,7 +84,7 @@ pub struct Trainer {
     /// Time.
     pub clock: Arc<dyn Clock>,
     /// Gets the outcome.
-    pub outcome: tokio_mpsc::UnboundedSender<Outcome>,
+    pub outcome: tokio_mpsc::UnboundedSender<TrainingOutcome>,
 }
 
 /// Where a run starts and what it reports to.
@@ -114,7 +114,7 @@ struct Saving {
 /// What changes.
 pub struct State {
     demand: Option<AskForBatches>,
-    device: mpsc::Sender<Job>,
+    device: mpsc::Sender<DeviceWork>,
     step: u64,
     next_position: u64,
     epoch: u64,
@@ -139,7 +139,7 @@ pub struct State {
     finished: bool,
 }
 
-impl Actor for Trainer {
+impl Actor for TrainerStage {
     type Msg = Msg;
     type State = State;
     type Arguments = Start;
@@ -216,7 +216,7 @@ impl Actor for Trainer {
     }
 }
 
-impl Trainer {
+impl TrainerStage {
     fn device_done(
         &self,
         done: Done,
@@ -315,7 +315,7 @@ impl Trainer {
         let n_done = state.share.losses.len();
         let between_steps = n_done == 0;
         let job = if n_done == self.accumulation {
-            Job::Update(state.share.clone())
+            DeviceWork::Update(state.share.clone())
         } else if between_steps && self.snapshot_is_due(state) {
             state.checkpointing.start(self.clock.monotonic());
             if state.saving.is_some() {
@@ -323,8 +323,8 @@ impl Trainer {
             }
             state.snapshot_step = state.step;
             match self.checkpointer {
-                Some(_) => Job::Snapshot(self.slice.step_of(state.next_position)),
-                None => Job::AttendSnapshot,
+                Some(_) => DeviceWork::Snapshot(self.slice.step_of(state.next_position)),
+                None => DeviceWork::AttendSnapshot,
             }
         } else if between_steps && self.at_end(state) {
             if state.saving.is_none() {
@@ -336,7 +336,7 @@ impl Trainer {
         } else if let Some(batches) = state.take(self.side_by_side.min(self.accumulation - n_done))
         {
             state.waiting.stop(self.clock.monotonic());
-            Job::Microbatches(batches)
+            DeviceWork::Microbatches(batches)
         } else {
             state.waiting.start(self.clock.monotonic());
             return Ok(());
@@ -366,7 +366,7 @@ impl Trainer {
 
     fn end(&self, myself: &ActorRef<Msg>, state: &mut State) {
         state.finished = true;
-        let outcome = Outcome {
+        let outcome = TrainingOutcome {
             step: state.step,
             stopped: state.step < self.n_steps,
             last: state.last.clone().map(Box::new),

@@ -22,9 +22,9 @@ use lavida_data::{
 };
 use lavida_dataflow::{
     clock::{Clock, SteppingClock},
-    parts::{ClipSource, Drawer, Learner, PlacedClip},
+    parts::{ClipSource, Learner, PlacedClip, SampleBuilder},
     pipeline::Pipeline,
-    stages::trainer::Outcome,
+    stages::trainer::TrainingOutcome,
     telemetry::{LogFiles, MetricsLog, figures::Figures, progress::RunProgress},
     worker::{Committer, Orders, Slice, StoreCommitter},
 };
@@ -151,7 +151,7 @@ impl Case {
                 delays: self.delays,
                 fault,
             }),
-            drawer: Arc::new(FakeDrawer {
+            sample_builder: Arc::new(FakeSampleBuilder {
                 delays: self.delays,
                 fault,
             }),
@@ -208,7 +208,7 @@ impl Case {
 
 /// What became of a run.
 pub struct Ran {
-    pub outcome: Result<Outcome>,
+    pub outcome: Result<TrainingOutcome>,
     pub events: Vec<Event>,
     /// Most clips that were asked of the source and not yet learned from.
     pub most_in_flight: i64,
@@ -318,12 +318,12 @@ impl ClipSource for FakeSource {
     }
 }
 
-struct FakeDrawer {
+struct FakeSampleBuilder {
     delays: u64,
     fault: Option<Fault>,
 }
 
-impl Drawer for FakeDrawer {
+impl SampleBuilder for FakeSampleBuilder {
     type Sample = u64;
 
     fn draw(&self, clip: &PlacedClip) -> Result<u64> {

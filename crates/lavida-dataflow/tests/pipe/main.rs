@@ -374,22 +374,22 @@ fn led(
     watch::Sender<Orders>,
     mpsc::UnboundedReceiver<StepRecord>,
 ) {
-    let (tell, told) = watch::channel(Orders {
+    let (orders_sender, orders) = watch::channel(Orders {
         until,
         ..Orders::default()
     });
     let (learned, steps) = mpsc::unbounded_channel();
     let case = Case {
-        orders: Some(told),
+        orders: Some(orders),
         learned: Some(learned),
         ..Case::new(9)
     };
-    (case, tell, steps)
+    (case, orders_sender, steps)
 }
 
 #[tokio::test]
 async fn a_worker_learns_no_further_than_it_is_leased_and_ends_where_it_is_told_to() {
-    let (case, tell, mut steps) = led(2);
+    let (case, orders_sender, mut steps) = led(2);
     let leading = async {
         let mut last = 0;
         while last < 2 {
@@ -400,13 +400,13 @@ async fn a_worker_learns_no_further_than_it_is_leased_and_ends_where_it_is_told_
             tokio::task::yield_now().await;
         }
         assert!(steps.try_recv().is_err(), "a step that was not leased");
-        tell.send_modify(|orders| (orders.until, orders.end) = (9, 5));
+        orders_sender.send_modify(|orders| (orders.until, orders.end) = (9, 5));
         while last < 5 {
             last = steps.recv().await.unwrap().step;
         }
-        tell
+        orders_sender
     };
-    let (ran, _tell) = tokio::join!(case.run(), leading);
+    let (ran, _orders_sender) = tokio::join!(case.run(), leading);
     assert_eq!(ran.outcome.as_ref().unwrap().step, 5);
     assert_eq!(lavida_checkpoint::committed(&case.run).await.unwrap(), [5]);
     assert_eq!(ran.positions().len() as u64, 5 * case.per_step());
@@ -414,13 +414,13 @@ async fn a_worker_learns_no_further_than_it_is_leased_and_ends_where_it_is_told_
 
 #[tokio::test]
 async fn a_worker_whose_generation_ends_stops_and_commits_nothing() {
-    let (case, tell, mut steps) = led(1);
+    let (case, orders_sender, mut steps) = led(1);
     let leading = async {
         assert_eq!(steps.recv().await.unwrap().step, 1);
-        tell.send_modify(|orders| orders.abort = true);
-        tell
+        orders_sender.send_modify(|orders| orders.abort = true);
+        orders_sender
     };
-    let (ran, _tell) = tokio::join!(case.run(), leading);
+    let (ran, _orders_sender) = tokio::join!(case.run(), leading);
     let error = ran.outcome.unwrap_err();
     assert!(matches!(error, Error::Unavailable { .. }), "{error}");
     assert!(

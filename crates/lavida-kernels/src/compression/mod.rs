@@ -32,7 +32,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use keep_ratio::{KeepRatio, KeepRatioError};
-pub use ops::{Background, CompressionOps, Samples};
+pub use ops::{BackgroundTokens, CompressionOps, Samples};
 pub use plain::reverse_attention;
 
 /// Keeps a density finite where all neighbours coincide with the token.

@@ -60,7 +60,7 @@ impl Samples {
 
 /// What is background, and who belongs to it, for samples one after the other.
 #[derive(Debug, ExtensionType)]
-pub struct Background<B: Backend> {
+pub struct BackgroundTokens<B: Backend> {
     /// `[N_r]` indices of the background tokens within their sample, ascending in each.
     pub kept: IntTensor<B>,
     /// `[N]` which of its sample's rows of `kept` each token belongs to.
@@ -79,7 +79,7 @@ pub trait CompressionOps: Backend {
         tokens: FloatTensor<Self>,
         samples: Samples,
         config: CompressionConfig,
-    ) -> Background<Self>;
+    ) -> BackgroundTokens<Self>;
 
     /// Eq. 4: inside each cluster, `Softmax(−Z^b_i Z_𝒩ᵀ / √D) · Z_𝒩`, from `[N, D]` to `[N_r, D]`.
     fn merge_clusters(
@@ -104,9 +104,9 @@ impl CompressionOps for Flex {
         tokens: FloatTensor<Self>,
         samples: Samples,
         config: CompressionConfig,
-    ) -> Background<Self> {
+    ) -> BackgroundTokens<Self> {
         let choice = flex::choose(tokens, samples.n_tokens(), &config);
-        Background {
+        BackgroundTokens {
             kept: choice.kept,
             assignment: choice.assignment,
             density: choice.density,
@@ -147,10 +147,10 @@ impl CompressionOps for burn_cubecl::CubeBackend {
         tokens: FloatTensor<Self>,
         samples: Samples,
         config: CompressionConfig,
-    ) -> Background<Self> {
+    ) -> BackgroundTokens<Self> {
         let layout = cube::Layout::of(&tokens);
         let choice = cube::choose(tokens, &samples, &config, layout);
-        Background {
+        BackgroundTokens {
             kept: choice.kept,
             assignment: choice.assignment,
             density: choice.density,
@@ -185,9 +185,9 @@ impl<B: Backend + CompressionOps, C: CheckpointStrategy> CompressionOps for Auto
         tokens: FloatTensor<Self>,
         samples: Samples,
         config: CompressionConfig,
-    ) -> Background<Self> {
+    ) -> BackgroundTokens<Self> {
         let chosen = B::choose_background(tokens.into_primitive(), samples, config);
-        Background {
+        BackgroundTokens {
             kept: chosen.kept,
             assignment: chosen.assignment,
             density: Self::from_inner(chosen.density),

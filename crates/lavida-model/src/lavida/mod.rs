@@ -107,12 +107,12 @@ pub struct Grounding {
 impl Lavida {
     /// A model whose values are all drawn now, from `seed` alone.
     pub fn init(config: &LavidaConfig, special: SpecialTokens, device: &Device, seed: u64) -> Self {
-        let model = Self::undrawn(config, special, device);
+        let model = Self::uninitialised(config, special, device);
         drawn_on_host(model, device, seed, |_| true)
     }
 
     /// A model whose values are drawn at their first use: for listing the parameters of any size, and for loading.
-    pub fn undrawn(config: &LavidaConfig, special: SpecialTokens, device: &Device) -> Self {
+    pub fn uninitialised(config: &LavidaConfig, special: SpecialTokens, device: &Device) -> Self {
         let widths = ProjectorWidths {
             language: config.language.hidden_size,
             text: config.clip_text.hidden_size,
@@ -139,7 +139,7 @@ impl Lavida {
     /// A prefix that no parameter has, or LoRA for a part without adapters.
     pub fn with_policies(self, policies: &TrainPolicies, seed: u64) -> Result<Self> {
         let device = self.device();
-        let model = self.with_undrawn_policies(policies)?;
+        let model = self.with_uninitialised_policies(policies)?;
         Ok(drawn_on_host(model, &device, seed, is_adapter))
     }
 
@@ -148,7 +148,7 @@ impl Lavida {
     /// # Errors
     ///
     /// As [`Lavida::with_policies`].
-    pub fn with_undrawn_policies(mut self, policies: &TrainPolicies) -> Result<Self> {
+    pub fn with_uninitialised_policies(mut self, policies: &TrainPolicies) -> Result<Self> {
         for (index, layer) in self.mllm.model.layers.iter_mut().enumerate() {
             let attention = &mut layer.self_attn;
             for (name, projection) in [

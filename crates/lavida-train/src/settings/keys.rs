@@ -28,7 +28,7 @@ pub struct Key {
     /// What it does.
     pub meaning: String,
     /// What a value is.
-    pub kind: Kind,
+    pub kind: ValueKind,
     /// What a number counts or measures.
     pub unit: Option<String>,
     /// What it is unless something else is said; none where it is unset by default, or must be said.
@@ -39,7 +39,7 @@ pub struct Key {
 
 /// A table of a settings file.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Section {
+pub struct SettingsSection {
     /// Its name with dots; empty for what stands above every table.
     pub path: String,
     /// What it is about.
@@ -50,7 +50,7 @@ pub struct Section {
 
 /// What a value is.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Kind {
+pub enum ValueKind {
     /// `true` or `false`.
     Flag,
     /// Any text.
@@ -74,12 +74,12 @@ pub enum Kind {
     /// Several values of one kind.
     List {
         /// What each is.
-        item: Box<Kind>,
+        item: Box<ValueKind>,
         /// How many; any number without.
         n: Option<usize>,
     },
     /// Names with a value each.
-    Table(Box<Kind>),
+    Table(Box<ValueKind>),
 }
 
 /// An end of a range.
@@ -101,8 +101,8 @@ pub struct Choice {
 }
 
 /// All sections in the order of their types.
-pub fn sections() -> &'static [Section] {
-    static SECTIONS: LazyLock<Vec<Section>> = LazyLock::new(|| {
+pub fn sections() -> &'static [SettingsSection] {
+    static SECTIONS: LazyLock<Vec<SettingsSection>> = LazyLock::new(|| {
         let settings = SchemaSettings::draft2020_12().with(|s| s.inline_subschemas = true);
         let schema = settings.into_generator().into_root_schema_for::<Settings>();
         let mut sections = Vec::new();
@@ -117,8 +117,8 @@ pub fn keys() -> impl Iterator<Item = &'static Key> {
     sections().iter().flat_map(|section| &section.keys)
 }
 
-fn collect(schema: &Json, path: &str, sections: &mut Vec<Section>) {
-    let mut section = Section {
+fn collect(schema: &Json, path: &str, sections: &mut Vec<SettingsSection>) {
+    let mut section = SettingsSection {
         path: path.to_owned(),
         meaning: meaning(schema),
         keys: Vec::new(),
@@ -154,19 +154,19 @@ fn meaning(schema: &Json) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-fn kind(schema: &Json) -> Option<Kind> {
+fn kind(schema: &Json) -> Option<ValueKind> {
     let choices = ["oneOf", "enum"].map(|list| schema[list].as_array());
     if let Some(all) = choices.into_iter().flatten().next() {
-        return Some(Kind::Choice(all.iter().flat_map(choices_of).collect()));
+        return Some(ValueKind::Choice(all.iter().flat_map(choices_of).collect()));
     }
     let types = match &schema["type"] {
         Json::Array(types) => types.iter().find(|name| *name != "null"),
         name => Some(name),
     };
     Some(match types?.as_str()? {
-        "boolean" => Kind::Flag,
-        "string" => Kind::Text,
-        "integer" => Kind::Whole {
+        "boolean" => ValueKind::Flag,
+        "string" => ValueKind::Text,
+        "integer" => ValueKind::Whole {
             min: schema["minimum"].as_i64()?,
             max: schema["maximum"].as_i64()?,
         },
@@ -179,16 +179,16 @@ fn kind(schema: &Json) -> Option<Kind> {
                 };
                 Some(Limit { at, is_excluded })
             };
-            Kind::Real {
+            ValueKind::Real {
                 min: limit("minimum", "exclusiveMinimum")?,
                 max: limit("maximum", "exclusiveMaximum")?,
             }
         }
-        "array" => Kind::List {
+        "array" => ValueKind::List {
             item: Box::new(kind(&schema["items"])?),
             n: schema["minItems"].as_u64().map(|n| n as usize),
         },
-        _ => Kind::Table(Box::new(kind(&schema["additionalProperties"])?)),
+        _ => ValueKind::Table(Box::new(kind(&schema["additionalProperties"])?)),
     })
 }
 
@@ -207,7 +207,7 @@ fn choices_of(entry: &Json) -> Vec<Choice> {
 
 /// What a value of a key should have been; none where there is no such key.
 pub(super) fn expected(key: &str) -> Option<String> {
-    let is_section = |section: &&Section| !section.path.is_empty() && section.path == key;
+    let is_section = |section: &&SettingsSection| !section.path.is_empty() && section.path == key;
     if sections().iter().any(|section| is_section(&section)) {
         return Some(format!("a section, [{key}]"));
     }
@@ -215,8 +215,10 @@ pub(super) fn expected(key: &str) -> Option<String> {
         let below = key.strip_prefix(&known.path)?;
         match (&known.kind, below) {
             (kind, "") => Some(kind.to_string()),
-            (Kind::List { item, .. }, below) if below.starts_with('[') => Some(item.to_string()),
-            (Kind::Table(value), below) if below.starts_with('.') => Some(value.to_string()),
+            (ValueKind::List { item, .. }, below) if below.starts_with('[') => {
+                Some(item.to_string())
+            }
+            (ValueKind::Table(value), below) if below.starts_with('.') => Some(value.to_string()),
             _ => None,
         }
     })
@@ -226,7 +228,7 @@ pub(super) fn expected(key: &str) -> Option<String> {
 /// None where every name has its own place.
 pub(super) fn quoted_entry(path: &[String]) -> Option<String> {
     keys().find_map(|key| {
-        let Kind::Table(_) = key.kind else {
+        let ValueKind::Table(_) = key.kind else {
             return None;
         };
         let n_names = key.path.split('.').count();
@@ -271,26 +273,28 @@ pub fn value_of<'a>(values: &'a Table, key: &str) -> Option<&'a Value> {
     }
 }
 
-fn check_value(key: &str, kind: &Kind, value: &Value) -> Result<()> {
+fn check_value(key: &str, kind: &ValueKind, value: &Value) -> Result<()> {
     let holds = match (kind, value) {
-        (Kind::List { item, n }, Value::Array(values)) => {
+        (ValueKind::List { item, n }, Value::Array(values)) => {
             for (i, value) in values.iter().enumerate() {
                 check_value(&format!("{key}[{i}]"), item, value)?;
             }
             n.is_none_or(|n| n == values.len())
         }
-        (Kind::Table(kind), Value::Table(values)) => {
+        (ValueKind::Table(kind), Value::Table(values)) => {
             for (name, value) in values {
                 check_value(&dotted(key, name), kind, value)?;
             }
             true
         }
-        (Kind::Whole { min, max }, Value::Integer(value)) => (min..=max).contains(&value),
-        (Kind::Real { .. }, Value::Integer(value)) => kind.takes(*value as f64),
-        (Kind::Real { .. }, Value::Float(value)) => kind.takes(*value),
-        (Kind::Flag, value) => value.is_bool(),
-        (Kind::Text, value) => value.is_str(),
-        (Kind::Choice(choices), Value::String(word)) => choices.iter().any(|c| c.name == *word),
+        (ValueKind::Whole { min, max }, Value::Integer(value)) => (min..=max).contains(&value),
+        (ValueKind::Real { .. }, Value::Integer(value)) => kind.takes(*value as f64),
+        (ValueKind::Real { .. }, Value::Float(value)) => kind.takes(*value),
+        (ValueKind::Flag, value) => value.is_bool(),
+        (ValueKind::Text, value) => value.is_str(),
+        (ValueKind::Choice(choices), Value::String(word)) => {
+            choices.iter().any(|c| c.name == *word)
+        }
         _ => false,
     };
     if holds {
@@ -302,9 +306,9 @@ fn check_value(key: &str, kind: &Kind, value: &Value) -> Result<()> {
 
 /// Writes `1e3` as `1000` where a whole number belongs.
 pub(super) fn make_whole(values: &mut Table) {
-    fn visit(value: &mut Value, kind: &Kind) {
+    fn visit(value: &mut Value, kind: &ValueKind) {
         match (kind, value) {
-            (Kind::Whole { .. }, value) => {
+            (ValueKind::Whole { .. }, value) => {
                 if let Value::Float(number) = *value
                     && number.fract() == 0.0
                     && number.abs() < EXACT
@@ -312,10 +316,10 @@ pub(super) fn make_whole(values: &mut Table) {
                     *value = Value::Integer(number as i64);
                 }
             }
-            (Kind::List { item, .. }, Value::Array(values)) => {
+            (ValueKind::List { item, .. }, Value::Array(values)) => {
                 values.iter_mut().for_each(|value| visit(value, item));
             }
-            (Kind::Table(kind), Value::Table(values)) => {
+            (ValueKind::Table(kind), Value::Table(values)) => {
                 values.iter_mut().for_each(|(_, value)| visit(value, kind));
             }
             _ => {}
@@ -352,7 +356,7 @@ pub(super) fn shortened(text: &str) -> String {
     }
 }
 
-impl Kind {
+impl ValueKind {
     /// Whether a number is in range; NaN is in none.
     fn takes(&self, value: f64) -> bool {
         match self {
@@ -366,7 +370,7 @@ impl Kind {
     }
 }
 
-impl fmt::Display for Kind {
+impl fmt::Display for ValueKind {
     /// In the words of whoever writes settings: `a whole number from 1 to 64`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -364,15 +364,19 @@ fn every_key_has_a_meaning_every_number_a_unit_and_every_choice_its_own() {
     for key in keys::keys() {
         n_keys += 1;
         assert!(key.meaning.len() > 5, "{} has no meaning", key.path);
-        let number =
-            |kind: &keys::Kind| matches!(kind, keys::Kind::Whole { .. } | keys::Kind::Real { .. });
+        let number = |kind: &keys::ValueKind| {
+            matches!(
+                kind,
+                keys::ValueKind::Whole { .. } | keys::ValueKind::Real { .. }
+            )
+        };
         let is_number = match &key.kind {
-            keys::Kind::List { item, .. } => number(item),
-            keys::Kind::Table(value) => number(value),
+            keys::ValueKind::List { item, .. } => number(item),
+            keys::ValueKind::Table(value) => number(value),
             kind => number(kind),
         };
         assert_eq!(is_number, key.unit.is_some(), "unit of {}", key.path);
-        if let keys::Kind::Choice(choices) = &key.kind {
+        if let keys::ValueKind::Choice(choices) = &key.kind {
             assert!(choices.len() > 1, "{}", key.path);
             for choice in choices {
                 assert!(!choice.meaning.is_empty(), "{}: {}", key.path, choice.name);

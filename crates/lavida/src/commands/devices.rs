@@ -1,7 +1,7 @@
 //! `lavida devices`: what settings may name as `device` here, and why not more.
 
 use clap::Args;
-use lavida_dataflow::device::{self, DeviceName, Kind, Listed, memory::free_bytes};
+use lavida_dataflow::device::{self, DeviceKind, DeviceName, Listed, memory::free_bytes};
 use serde_json::{Value, json};
 
 use crate::output::{gib, print_json, print_text};
@@ -19,8 +19,8 @@ pub async fn run(args: DevicesArgs) -> anyhow::Result<()> {
     for device in listed {
         rows.push(Row::of(device).await);
     }
-    let not_built = Kind::ALL.into_iter().filter(|kind| !kind.is_built());
-    let not_built: Vec<Kind> = not_built.collect();
+    let not_built = DeviceKind::ALL.into_iter().filter(|kind| !kind.is_built());
+    let not_built: Vec<DeviceKind> = not_built.collect();
     if args.json {
         let document = json!({
             "devices": rows.iter().map(Row::document).collect::<Vec<_>>(),
@@ -53,7 +53,7 @@ impl Row {
             (None, Ok(name)) => free_bytes(name).await.ok(),
             _ => None,
         };
-        if let (Kind::Cpu, Some(model)) = (device.kind, processor()) {
+        if let (DeviceKind::Cpu, Some(model)) = (device.kind, processor()) {
             device.what = model;
         }
         Self { device, free }

@@ -5,7 +5,7 @@ use lavida_data::Error;
 use lavida_terminal::screen;
 use lavida_train::settings::{
     Origin, Resolved, embedded,
-    keys::{self, Key, Kind, Section},
+    keys::{self, Key, SettingsSection, ValueKind},
 };
 use serde_json::{Value as Json, json};
 use toml::{Table, Value};
@@ -123,7 +123,7 @@ impl Listing {
         sections.join("\n\n")
     }
 
-    fn section(&self, section: &Section, width: usize) -> String {
+    fn section(&self, section: &SettingsSection, width: usize) -> String {
         let head = match section.path.as_str() {
             "" => Vec::new(),
             path => wrapped(&format!("[{path}] {}", section.meaning), "", width),
@@ -139,7 +139,7 @@ impl Listing {
         let name = key.path.rsplit('.').next().unwrap_or_default();
         let mut lines = match (self.value(key), &key.kind) {
             // Entries are said one by one, each somewhere.
-            (Some(Value::Table(entries)), Kind::Table(_)) if !entries.is_empty() => {
+            (Some(Value::Table(entries)), ValueKind::Table(_)) if !entries.is_empty() => {
                 let entries = entries.iter().flat_map(|(entry, value)| {
                     let entry = keys::dotted("", entry);
                     let path = format!("{}.{entry}", key.path);
@@ -155,7 +155,7 @@ impl Listing {
             (None, _) => row(&format!("{name} (not set)"), &self.source(key), width),
         };
         lines.extend(wrapped(&key.meaning, INDENT, width));
-        if let Kind::Choice(choices) = &key.kind {
+        if let ValueKind::Choice(choices) = &key.kind {
             for choice in choices {
                 let text = format!("`{}`: {}", choice.name, choice.meaning);
                 lines.extend(wrapped(&text, INDENT, width));
@@ -177,7 +177,7 @@ impl Listing {
                 "meaning": key.meaning,
                 "source": self.json_source(key),
             });
-            if let Kind::Choice(choices) = &key.kind {
+            if let ValueKind::Choice(choices) = &key.kind {
                 let choices = choices.iter();
                 entry["choices"] = choices
                     .map(|choice| json!({"name": choice.name, "meaning": choice.meaning}))
@@ -205,7 +205,7 @@ impl Listing {
 /// What a value may be, its unit, and its default.
 fn range_of(key: &Key) -> String {
     let mut text = match &key.kind {
-        Kind::Choice(_) => "One of these".to_owned(),
+        ValueKind::Choice(_) => "One of these".to_owned(),
         kind => {
             let words = kind.to_string();
             let (first, rest) = words.split_at(1);

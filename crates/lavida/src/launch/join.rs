@@ -160,8 +160,8 @@ fn node_name() -> String {
 
 /// Which worker of its machine this is.
 pub fn slot() -> Result<u16> {
-    let told = [SLOT, SLURM_SLOT].map(|name| Some((name, std::env::var(name).ok()?)));
-    match told.into_iter().flatten().next() {
+    let variables = [SLOT, SLURM_SLOT].map(|name| Some((name, std::env::var(name).ok()?)));
+    match variables.into_iter().flatten().next() {
         Some((name, text)) => text
             .parse()
             .map_err(|_| Error::invalid(name, "a number from 0", text)),

@@ -1,7 +1,7 @@
 //! Coordinators that are killed, stopped, woken up, or replaced.
 
 use crate::{
-    led::{Led, SILENCE, all_end, told},
+    led::{Led, SILENCE, all_end, check_time},
     support::World,
 };
 
@@ -31,7 +31,7 @@ fn a_run_whose_coordinator_hangs_goes_on_when_it_wakes_up_and_ends_the_same() {
     let at = leads.process.stop();
     for worker in &mut workers {
         let noticed = worker.says_after(at, "the coordinator is silent");
-        told("a hung coordinator, noticed after", noticed - at, SILENCE);
+        check_time("a hung coordinator, noticed after", noticed - at, SILENCE);
     }
     leads.process.wake();
     all_end(&mut workers);

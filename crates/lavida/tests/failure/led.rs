@@ -183,9 +183,9 @@ impl Coordinator {
     #[track_caller]
     pub fn recovers(&mut self, what: &str, since: Instant, notices: Duration) {
         let noticed = self.process.says_after(since, OVER);
-        told(&format!("{what}, noticed after"), noticed - since, notices);
+        check_time(&format!("{what}, noticed after"), noticed - since, notices);
         let goes_on = self.process.says_after(noticed, GOES);
-        told(
+        check_time(
             &format!("{what}, the next world after"),
             goes_on - since,
             GOES_ON,
@@ -214,7 +214,7 @@ pub fn all_end<'p>(processes: impl IntoIterator<Item = &'p mut Process>) {
 }
 
 /// A duration as the log of a test shows it.
-pub fn told(what: &str, took: Duration, at_most: Duration) {
+pub fn check_time(what: &str, took: Duration, at_most: Duration) {
     println!("{what}: {:.0} ms", took.as_secs_f64() * 1e3);
     assert!(took < at_most, "{what}: {took:?}, at most {at_most:?}");
 }

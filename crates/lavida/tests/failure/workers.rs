@@ -14,9 +14,9 @@ struct Moments(u64);
 
 impl Moments {
     fn new() -> Self {
-        let told = std::env::var("LAVIDA_FAILURE_SEED").ok();
+        let seed = std::env::var("LAVIDA_FAILURE_SEED").ok();
         let now = || SystemTime::UNIX_EPOCH.elapsed().unwrap().as_millis() as u64;
-        let seed = told.map_or_else(now, |seed| seed.parse().unwrap());
+        let seed = seed.map_or_else(now, |seed| seed.parse().unwrap());
         println!("LAVIDA_FAILURE_SEED={seed}");
         Self(seed)
     }

@@ -16,7 +16,7 @@ use crate::read::header::evaluation_header;
 use crate::read::names::category_list;
 use crate::read::npy::MaskArray;
 use crate::read::pictures::IMAGE_ENDINGS;
-use crate::read::rows::{Naming, Unit, cut_rows};
+use crate::read::rows::{Naming, SourceUnit, cut_rows};
 use crate::read::video::load_video;
 use crate::skip::{Reason, Skip};
 use crate::sources::{Source, SourceArgs};
@@ -118,7 +118,7 @@ impl Source for Shanghaitech {
         self.digest.hex()
     }
 
-    fn load(&self, unit: usize) -> Result<Unit> {
+    fn load(&self, unit: usize) -> Result<SourceUnit> {
         let frames_dir = &self.videos[unit];
         let name = files::name(frames_dir);
         let mut skips = Vec::new();
@@ -126,7 +126,7 @@ impl Source for Shanghaitech {
         let mut masks = match MaskArray::open(&masks_path) {
             Ok(masks) => masks,
             Err(found) => {
-                return Ok(Unit::skipped(Skip::new(
+                return Ok(SourceUnit::skipped(Skip::new(
                     Reason::IncompleteVideo,
                     masks_path.display(),
                     "a NumPy array [frames, height, width] of bytes or booleans",
@@ -136,7 +136,7 @@ impl Source for Shanghaitech {
         };
         let frame_files = files::list_files(frames_dir, &IMAGE_ENDINGS)?;
         let Some(mut video) = load_video(&name, None, (0u32..).zip(frame_files), &mut skips) else {
-            return Ok(Unit::empty(skips));
+            return Ok(SourceUnit::empty(skips));
         };
         let mut truth: Vec<Option<RleMask>> = Vec::new();
         let (width, height) = (video.width, video.height);
@@ -155,7 +155,7 @@ impl Source for Shanghaitech {
             true
         });
         if video.frames.is_empty() {
-            return Ok(Unit::empty(skips));
+            return Ok(SourceUnit::empty(skips));
         }
         let labels: Vec<bool> = truth.iter().map(Option::is_some).collect();
         let tracks = [ObjectTrack {
@@ -168,6 +168,6 @@ impl Source for Shanghaitech {
         let naming = &self.naming;
         let purpose = Purpose::Evaluation;
         let clips = cut_rows(naming, purpose, video, &tracks, Some(&labels), &mut skips);
-        Ok(Unit { clips, skips })
+        Ok(SourceUnit { clips, skips })
     }
 }

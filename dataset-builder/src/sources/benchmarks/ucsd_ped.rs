@@ -20,7 +20,7 @@ use crate::read::files::{self, InputDigest};
 use crate::read::header::evaluation_header;
 use crate::read::names::category_list;
 use crate::read::pictures::{IMAGE_ENDINGS, load_binary_mask, load_index_map, masks_by_index};
-use crate::read::rows::{Naming, Unit, cut_rows};
+use crate::read::rows::{Naming, SourceUnit, cut_rows};
 use crate::read::video::{Video, load_video};
 use crate::skip::{Reason, Skip};
 use crate::sources::{Source, SourceArgs};
@@ -253,7 +253,7 @@ impl Source for UcsdPed {
         self.digest.hex()
     }
 
-    fn load(&self, unit: usize) -> Result<Unit> {
+    fn load(&self, unit: usize) -> Result<SourceUnit> {
         let test = &self.videos[unit];
         let mut skips = Vec::new();
         let frame_files = files::list_files(&test.frames_dir, &IMAGE_ENDINGS)?;
@@ -263,7 +263,7 @@ impl Source for UcsdPed {
                 frame_files.len(),
                 files::describe(&test.truth_dir)
             );
-            return Ok(Unit::skipped(Skip::new(
+            return Ok(SourceUnit::skipped(Skip::new(
                 Reason::IncompleteVideo,
                 test.frames_dir.display(),
                 format!("frames, and ground truth in {}", test.truth_dir.display()),
@@ -286,7 +286,7 @@ impl Source for UcsdPed {
         }
         let Some(mut video) = load_video(&test.name, None, (0u32..).zip(frame_files), &mut skips)
         else {
-            return Ok(Unit::empty(skips));
+            return Ok(SourceUnit::empty(skips));
         };
         let mut truth: Vec<Option<RleMask>> = Vec::new();
         let (width, height) = (video.width, video.height);
@@ -302,7 +302,7 @@ impl Source for UcsdPed {
                 .is_ok()
         });
         if video.frames.is_empty() {
-            return Ok(Unit::empty(skips));
+            return Ok(SourceUnit::empty(skips));
         }
 
         let labels: Vec<bool> = truth.iter().map(Option::is_some).collect();
@@ -323,6 +323,6 @@ impl Source for UcsdPed {
             Some(&labels),
             &mut skips,
         );
-        Ok(Unit { clips, skips })
+        Ok(SourceUnit { clips, skips })
     }
 }

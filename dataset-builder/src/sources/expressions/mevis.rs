@@ -17,7 +17,7 @@ use crate::read::coco_masks::{RunLengths, run_lengths_mask};
 use crate::read::files::{self, InputDigest};
 use crate::read::header::training_header;
 use crate::read::pictures::IMAGE_ENDINGS;
-use crate::read::rows::{Naming, Unit, cut_rows};
+use crate::read::rows::{Naming, SourceUnit, cut_rows};
 use crate::read::video::{Video, load_video};
 use crate::skip::{Reason, Skip};
 use crate::sources::{Source, SourceArgs};
@@ -222,7 +222,7 @@ impl Source for Mevis {
         self.digest.hex()
     }
 
-    fn load(&self, unit: usize) -> Result<Unit> {
+    fn load(&self, unit: usize) -> Result<SourceUnit> {
         let (name, expressions) = &self.videos[unit];
         let mut skips = Vec::new();
         let dir = self.dir.join("JPEGImages").join(name);
@@ -243,7 +243,7 @@ impl Source for Mevis {
                 format!("frames in {}", dir.display()),
                 files::describe(&dir),
             ));
-            return Ok(Unit::empty(skips));
+            return Ok(SourceUnit::empty(skips));
         };
         let mut tracks = Vec::new();
         for (anno_id, descriptions) in self.descriptions(name, expressions, &mut skips) {
@@ -266,6 +266,6 @@ impl Source for Mevis {
             None,
             &mut skips,
         );
-        Ok(Unit { clips, skips })
+        Ok(SourceUnit { clips, skips })
     }
 }

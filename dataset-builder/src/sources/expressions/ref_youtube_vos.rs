@@ -14,7 +14,7 @@ use serde::Deserialize;
 use crate::read::files::{self, InputDigest};
 use crate::read::header::training_header;
 use crate::read::palette::load_palette_video;
-use crate::read::rows::{Naming, Unit, cut_rows};
+use crate::read::rows::{Naming, SourceUnit, cut_rows};
 use crate::skip::{Reason, Skip};
 use crate::sources::{Source, SourceArgs};
 
@@ -161,14 +161,14 @@ impl Source for RefVideos {
         self.digest.hex()
     }
 
-    fn load(&self, unit: usize) -> Result<Unit> {
+    fn load(&self, unit: usize) -> Result<SourceUnit> {
         let (name, expressions) = &self.videos[unit];
         let mut skips = Vec::new();
         let mut descriptions = self.descriptions(name, expressions, &mut skips);
         let frames_dir = self.dir.join("JPEGImages").join(name);
         let masks_dir = self.dir.join("Annotations").join(name);
         let Some(palette) = load_palette_video(name, &frames_dir, &masks_dir, &mut skips)? else {
-            return Ok(Unit::empty(skips));
+            return Ok(SourceUnit::empty(skips));
         };
         let mut tracks = Vec::new();
         for (index, masks) in palette.masks {
@@ -197,6 +197,6 @@ impl Source for RefVideos {
             None,
             &mut skips,
         );
-        Ok(Unit { clips, skips })
+        Ok(SourceUnit { clips, skips })
     }
 }

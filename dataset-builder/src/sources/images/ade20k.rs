@@ -15,7 +15,7 @@ use crate::read::class_map::{Class, class_map_unit};
 use crate::read::files::{self, InputDigest};
 use crate::read::header::training_header;
 use crate::read::pictures::IMAGE_ENDINGS;
-use crate::read::rows::{Naming, Unit};
+use crate::read::rows::{Naming, SourceUnit};
 use crate::skip::{Reason, Skip};
 use crate::sources::{Source, SourceArgs};
 
@@ -197,7 +197,7 @@ impl Source for Ade20k {
         &self.planned_skips
     }
 
-    fn load(&self, unit: usize) -> Result<Unit> {
+    fn load(&self, unit: usize) -> Result<SourceUnit> {
         let image = &self.images[unit];
         let video = files::stem(image);
         let map = self.annotations_dir.join(format!("{video}.png"));

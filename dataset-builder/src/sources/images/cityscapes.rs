@@ -12,7 +12,7 @@ use lavida_store::Result;
 use crate::read::class_map::{Class, class_map_unit};
 use crate::read::files::{self, InputDigest};
 use crate::read::header::training_header;
-use crate::read::rows::{Naming, Unit};
+use crate::read::rows::{Naming, SourceUnit};
 use crate::skip::{Reason, Skip};
 use crate::sources::{Source, SourceArgs};
 
@@ -173,7 +173,7 @@ impl Source for Cityscapes {
         &self.planned_skips
     }
 
-    fn load(&self, unit: usize) -> Result<Unit> {
+    fn load(&self, unit: usize) -> Result<SourceUnit> {
         let (city, image) = &self.images[unit];
         let stem = files::stem(image);
         let video = stem.trim_end_matches("_leftImg8bit");

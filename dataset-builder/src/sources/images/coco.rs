@@ -17,7 +17,7 @@ use crate::read::files::{self, InputDigest};
 use crate::read::header::training_header;
 use crate::read::names::is_name;
 use crate::read::pictures::load_picture;
-use crate::read::rows::{Naming, Unit, image_clip};
+use crate::read::rows::{Naming, SourceUnit, image_clip};
 use crate::skip::{Reason, Skip};
 use crate::sources::{Source, SourceArgs};
 
@@ -274,13 +274,13 @@ impl Source for Coco {
         &self.planned_skips
     }
 
-    fn load(&self, unit: usize) -> Result<Unit> {
+    fn load(&self, unit: usize) -> Result<SourceUnit> {
         let (image, annotations) = &self.images[unit];
         let mut skips = Vec::new();
         let path = self.image_path(image);
         let picture = match load_picture(&path) {
             Ok(picture) => picture,
-            Err(skip) => return Ok(Unit::skipped(skip)),
+            Err(skip) => return Ok(SourceUnit::skipped(skip)),
         };
         let size = (picture.width, picture.height);
         let said = (
@@ -288,7 +288,7 @@ impl Source for Coco {
             image.height.unwrap_or(size.1),
         );
         if size != said {
-            return Ok(Unit::skipped(Skip::new(
+            return Ok(SourceUnit::skipped(Skip::new(
                 Reason::ImageSizeMismatch,
                 path.display(),
                 format!("{}×{} px as the annotation file says", said.0, said.1),
@@ -306,11 +306,11 @@ impl Source for Coco {
                 "an object",
                 found,
             ));
-            return Ok(Unit::empty(skips));
+            return Ok(SourceUnit::empty(skips));
         }
         let video = image.id.to_string();
         let clip = image_clip(&self.naming, &video, picture, objects, present);
-        Ok(Unit {
+        Ok(SourceUnit {
             clips: vec![clip],
             skips,
         })

@@ -19,8 +19,8 @@ use serde::Deserialize;
 use crate::read::files::{self, InputDigest};
 use crate::read::header::training_header;
 use crate::read::names::is_name;
-use crate::read::pictures::{Picture, check_size, found, load_picture};
-use crate::read::rows::{Naming, Unit, image_clip};
+use crate::read::pictures::{ImageFile, check_size, found, load_picture};
+use crate::read::rows::{Naming, SourceUnit, image_clip};
 use crate::skip::{Reason, Skip};
 use crate::sources::{Source, SourceArgs};
 
@@ -182,7 +182,7 @@ fn without_stuff_marks(name: &str) -> String {
 }
 
 /// One mask per segment id in the PNG.
-fn segment_masks(path: &Path, picture: &Picture) -> Result<BTreeMap<u32, RleMask>, Skip> {
+fn segment_masks(path: &Path, picture: &ImageFile) -> Result<BTreeMap<u32, RleMask>, Skip> {
     let unreadable = |error: &dyn std::fmt::Display| {
         Skip::new(
             Reason::UnreadableMask,
@@ -243,18 +243,18 @@ impl Source for CocoPanoptic {
         &self.planned_skips
     }
 
-    fn load(&self, unit: usize) -> Result<Unit> {
+    fn load(&self, unit: usize) -> Result<SourceUnit> {
         let (image, annotation) = &self.rows[unit];
         let picture = match load_picture(&self.args.images.join(&image.file_name)) {
             Ok(picture) => picture,
-            Err(skip) => return Ok(Unit::skipped(skip)),
+            Err(skip) => return Ok(SourceUnit::skipped(skip)),
         };
         let path = self.args.panoptic.join(&annotation.file_name);
         let mut masks = match segment_masks(&path, &picture) {
             Ok(masks) => masks,
-            Err(skip) => return Ok(Unit::skipped(skip)),
+            Err(skip) => return Ok(SourceUnit::skipped(skip)),
         };
-        let mut unit = Unit::default();
+        let mut unit = SourceUnit::default();
         let mut present = BTreeSet::new();
         let mut objects = Vec::new();
         for segment in &annotation.segments_info {

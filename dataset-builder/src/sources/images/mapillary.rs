@@ -13,7 +13,7 @@ use serde::Deserialize;
 use crate::read::class_map::{Class, class_map_unit};
 use crate::read::files::{self, InputDigest};
 use crate::read::header::training_header;
-use crate::read::rows::{Naming, Unit};
+use crate::read::rows::{Naming, SourceUnit};
 use crate::sources::{Source, SourceArgs};
 
 const LAYOUT: &str = "Mapillary Vistas: ROOT/SPLIT/images/*.jpg, ROOT/SPLIT/v2.0/labels/*.png and \
@@ -132,7 +132,7 @@ impl Source for Mapillary {
         self.digest.hex()
     }
 
-    fn load(&self, unit: usize) -> Result<Unit> {
+    fn load(&self, unit: usize) -> Result<SourceUnit> {
         let image = &self.images[unit];
         let video = files::stem(image);
         let map = self.labels_dir.join(format!("{video}.png"));

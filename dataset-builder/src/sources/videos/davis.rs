@@ -18,7 +18,7 @@ use crate::read::header::training_header;
 use crate::read::meta_json::MetaFile;
 use crate::read::names::readable;
 use crate::read::palette::load_palette_video;
-use crate::read::rows::{Naming, Unit, cut_rows};
+use crate::read::rows::{Naming, SourceUnit, cut_rows};
 use crate::sources::{Source, SourceArgs};
 
 const LAYOUT: &str = "DAVIS: ROOT/JPEGImages/480p/VIDEO/*.jpg and ROOT/Annotations/480p/VIDEO/*.png (the folder 480p may be left out)";
@@ -198,13 +198,13 @@ impl Source for Davis {
         self.digest.hex()
     }
 
-    fn load(&self, unit: usize) -> Result<Unit> {
+    fn load(&self, unit: usize) -> Result<SourceUnit> {
         let name = &self.videos[unit];
         let mut skips = Vec::new();
         let (frames_dir, masks_dir) = (self.frames_dir.join(name), self.masks_dir.join(name));
         let Some(mut palette) = load_palette_video(name, &frames_dir, &masks_dir, &mut skips)?
         else {
-            return Ok(Unit::empty(skips));
+            return Ok(SourceUnit::empty(skips));
         };
         // 255 is the one object of DAVIS-2016 and "void" beside the numbered objects of DAVIS-2017.
         if palette.masks.len() > 1 {
@@ -243,7 +243,7 @@ impl Source for Davis {
                 clip.present_categories = self.vocabulary.iter().filter(near).cloned().collect();
             }
         }
-        Ok(Unit { clips, skips })
+        Ok(SourceUnit { clips, skips })
     }
 }
 

@@ -13,7 +13,7 @@ use crate::read::header::training_header;
 use crate::read::meta_json::MetaFile;
 use crate::read::names::{is_name, readable};
 use crate::read::palette::load_palette_video;
-use crate::read::rows::{Naming, Unit, cut_rows};
+use crate::read::rows::{Naming, SourceUnit, cut_rows};
 use crate::skip::{Reason, Skip};
 use crate::sources::{Source, SourceArgs};
 
@@ -108,13 +108,13 @@ impl Source for YoutubeVos {
         &self.planned_skips
     }
 
-    fn load(&self, unit: usize) -> Result<Unit> {
+    fn load(&self, unit: usize) -> Result<SourceUnit> {
         let (name, categories) = &self.videos[unit];
         let mut skips = Vec::new();
         let frames_dir = self.dir.join("JPEGImages").join(name);
         let masks_dir = self.dir.join("Annotations").join(name);
         let Some(palette) = load_palette_video(name, &frames_dir, &masks_dir, &mut skips)? else {
-            return Ok(Unit::empty(skips));
+            return Ok(SourceUnit::empty(skips));
         };
         let mut tracks: Vec<ObjectTrack> = Vec::new();
         for (index, masks) in palette.masks {
@@ -148,7 +148,7 @@ impl Source for YoutubeVos {
             None,
             &mut skips,
         );
-        Ok(Unit { clips, skips })
+        Ok(SourceUnit { clips, skips })
     }
 }
 

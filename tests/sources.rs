@@ -1,0 +1,127 @@
+//! What every source keeps: one name for one thing.
+//!
+//! Found by looking, not by parsing: rustfmt puts each item on a line of its own.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+};
+
+use cargo_metadata::MetadataCommand;
+
+const GLOSSARY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/GLOSSARY.md");
+/// Heading of the names that several crates have.
+const SHARED: &str = "\n## Names that crates share\n";
+
+/// Every crate of the workspace and its folder.
+fn crates() -> BTreeMap<String, PathBuf> {
+    let metadata = MetadataCommand::new()
+        .manifest_path(concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml"))
+        .no_deps()
+        .other_options(["--offline".to_owned()])
+        .exec()
+        .expect("cargo metadata reads the workspace");
+    let packages = metadata.workspace_packages().into_iter();
+    packages
+        .map(|package| {
+            let folder = package.manifest_path.parent();
+            let folder = folder.expect("a manifest lies in a folder");
+            (package.name.to_string(), folder.into())
+        })
+        .collect()
+}
+
+/// Every Rust source under a folder with its text; none where there is no such folder.
+fn sources(folder: &Path) -> Vec<(PathBuf, String)> {
+    let mut found = Vec::new();
+    let Ok(entries) = std::fs::read_dir(folder) else {
+        return found;
+    };
+    for entry in entries {
+        let path = entry.expect("a folder can be listed").path();
+        if path.is_dir() {
+            found.extend(sources(&path));
+        } else if path.extension().is_some_and(|ending| ending == "rs") {
+            let text = std::fs::read_to_string(&path).expect("a source is text");
+            found.push((path, text));
+        }
+    }
+    found
+}
+
+/// The type that a line declares for others, if it does.
+fn public_type(line: &str) -> Option<&str> {
+    let line = line.trim_start().strip_prefix("pub ")?;
+    let line = line.strip_prefix("unsafe ").unwrap_or(line);
+    let (kind, rest) = line.split_once(' ')?;
+    let is_type = ["struct", "enum", "union", "trait", "type"].contains(&kind);
+    let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_');
+    is_type.then(|| &rest[..end.unwrap_or(rest.len())])
+}
+
+/// Names of public types, each with the crates that declare one.
+fn names() -> BTreeMap<String, BTreeSet<String>> {
+    let mut names: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for (name, folder) in crates() {
+        for (_, text) in sources(&folder.join("src")) {
+            for found in text.lines().filter_map(public_type) {
+                names
+                    .entry(found.to_owned())
+                    .or_default()
+                    .insert(name.clone());
+            }
+        }
+    }
+    names
+}
+
+/// The names that the glossary lets several crates have: code spans in the first column of its table.
+fn shared_names() -> BTreeSet<String> {
+    let page = std::fs::read_to_string(GLOSSARY).expect("the glossary is there");
+    let (_, list) = page.split_once(SHARED).expect("the glossary has the list");
+    let list = list.split("\n## ").next().unwrap_or(list);
+    let first_column = list.lines().filter_map(|line| line.split('|').nth(1));
+    let spans = first_column.flat_map(|cell| cell.split('`').skip(1).step_by(2));
+    spans.map(str::to_owned).collect()
+}
+
+#[test]
+fn two_crates_have_no_public_type_of_one_name_but_those_of_the_glossary() {
+    let names = names();
+    assert!(names.len() > 300, "{} types found", names.len());
+    let shared = shared_names();
+    let doubled: Vec<_> = names
+        .iter()
+        .filter(|(name, crates)| crates.len() > 1 && !shared.contains(*name))
+        .collect();
+    assert!(
+        doubled.is_empty(),
+        "one name for several things; rename all but one, or say in docs/GLOSSARY.md why they share it: {doubled:?}"
+    );
+}
+
+#[test]
+fn every_name_that_the_glossary_lists_as_shared_is_shared() {
+    let names = names();
+    let shared = shared_names();
+    assert!(shared.contains("Error"), "{shared:?}");
+    for name in shared {
+        let n_crates = names.get(&name).map_or(0, BTreeSet::len);
+        assert!(n_crates > 1, "{name} is declared by {n_crates} crates");
+    }
+}
+
+#[test]
+fn a_type_is_found_however_it_is_declared() {
+    let check = |line, expected| assert_eq!(public_type(line), expected, "{line}");
+    check("pub struct Clip {", Some("Clip"));
+    check("    pub enum Kind<'a> {", Some("Kind"));
+    check("pub struct Gradient(f32);", Some("Gradient"));
+    check("pub trait Source: Send {", Some("Source"));
+    check("pub unsafe trait Plain: Copy {}", Some("Plain"));
+    check("pub type Result<T> = Other<T>;", Some("Result"));
+    check("pub(crate) struct Lane {", None);
+    check("pub fn structure() {", None);
+    check("/// pub struct Clip {", None);
+    check("struct Clip {", None);
+}
