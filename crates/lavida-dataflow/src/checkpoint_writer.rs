@@ -22,6 +22,7 @@ impl CheckpointWriter {
     /// Begins a checkpoint at `uri`. Nothing is written yet; what one that was killed had half written there goes.
     ///
     /// # Errors
+    ///
     /// [`Error::Exists`] when there is a checkpoint or a run; those of a store that cannot be read.
     pub async fn create(uri: &str, state: TrainState) -> Result<Self> {
         let place = Store::open(uri)?;
@@ -53,6 +54,7 @@ impl CheckpointWriter {
     /// Writes a part as its pieces come; its hash is taken on the way.
     ///
     /// # Errors
+    ///
     /// The first error of `pieces`; the part is not there then.
     pub async fn stream(
         &mut self,
@@ -79,6 +81,7 @@ impl CheckpointWriter {
     /// Makes the checkpoint count. Says where it is.
     ///
     /// # Errors
+    ///
     /// [`Error::Exists`] when somebody else committed one there.
     pub async fn commit(mut self) -> Result<String> {
         self.parts.sort_by(|a, b| a.name.cmp(&b.name));

@@ -73,6 +73,7 @@ pub struct Checkpoint {
 /// Writes the parts, commits the manifest, then retires what is no longer kept.
 ///
 /// # Errors
+///
 /// [`Error::Fenced`] when the step was already committed by another worker of the run.
 pub async fn commit(run: &Store, snapshot: Snapshot, retention: Retention) -> Result<()> {
     let Snapshot { state, parts } = snapshot;
@@ -103,6 +104,7 @@ pub async fn commit(run: &Store, snapshot: Snapshot, retention: Retention) -> Re
 /// Makes the checkpoint of a manifest count, once.
 ///
 /// # Errors
+///
 /// [`Error::Exists`] when its step has one.
 pub async fn publish(run: &Store, checkpoint: &CheckpointManifest) -> Result<()> {
     manifest::commit(&place(run, checkpoint.state.step), MANIFEST, checkpoint).await
@@ -111,6 +113,7 @@ pub async fn publish(run: &Store, checkpoint: &CheckpointManifest) -> Result<()>
 /// The manifest of a step, if it is committed.
 ///
 /// # Errors
+///
 /// [`Error::Corrupt`] when it is damaged.
 pub async fn published(run: &Store, step: u64) -> Result<Option<CheckpointManifest>> {
     manifest::read(&place(run, step), MANIFEST).await
@@ -119,6 +122,7 @@ pub async fn published(run: &Store, step: u64) -> Result<Option<CheckpointManife
 /// Deletes the checkpoints that are no longer kept, and what a run that was killed left of steps before the newest one.
 ///
 /// # Errors
+///
 /// [`Error::Unavailable`] when the store fails.
 pub async fn retire_outdated(run: &Store, retention: Retention) -> Result<()> {
     let committed = committed(run).await?;
@@ -162,6 +166,7 @@ pub async fn committed(run: &Store) -> Result<Vec<u64>> {
 /// The newest committed checkpoint of a run, if it has one.
 ///
 /// # Errors
+///
 /// [`Error::Corrupt`] when its manifest is damaged; as every damage of what is opened here it names the checkpoint before.
 pub async fn newest(run: &Store) -> Result<Option<Checkpoint>> {
     let steps = committed(run).await?;
@@ -180,6 +185,7 @@ pub async fn newest(run: &Store) -> Result<Option<Checkpoint>> {
 /// The committed checkpoint of a step.
 ///
 /// # Errors
+///
 /// [`Error::Corrupt`] when there is none.
 pub async fn at_step(run: &Store, step: u64) -> Result<Checkpoint> {
     let place = place(run, step);
@@ -223,6 +229,7 @@ impl Checkpoint {
     /// The bytes of a part, checked against the manifest.
     ///
     /// # Errors
+    ///
     /// [`Error::Corrupt`] when a file of it is missing, cut or changed; [`Error::Invalid`] when the checkpoint has none of
     /// that name.
     pub async fn part(&self, name: &str) -> Result<Bytes> {
@@ -240,6 +247,7 @@ impl Checkpoint {
     /// Reads every part.
     ///
     /// # Errors
+    ///
     /// [`Error::Corrupt`] when a file is missing, cut or changed.
     pub async fn load(self) -> Result<LoadedCheckpoint> {
         let names = self.manifest.parts.iter();
@@ -259,6 +267,7 @@ impl Checkpoint {
     /// [`Self::part`] where the checkpoint has one of that name.
     ///
     /// # Errors
+    ///
     /// [`Error::Corrupt`] when the part is missing, cut or changed.
     pub async fn part_if_any(&self, name: &str) -> Result<Option<Bytes>> {
         let is_there = |file: &Part| pieces::place(name, &file.name).is_some();
@@ -271,6 +280,7 @@ impl Checkpoint {
     /// Reads every file and keeps none.
     ///
     /// # Errors
+    ///
     /// As [`Checkpoint::load`].
     pub async fn verify(&self) -> Result<()> {
         for file in &self.manifest.parts {

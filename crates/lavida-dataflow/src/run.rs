@@ -93,6 +93,7 @@ impl Run {
     /// Runs to the last step as its only worker, or until `stop` resolves; what was done is committed either way.
     ///
     /// # Errors
+    ///
     /// [`Error::Invalid`] when the run began with other settings or data; what reading, learning and committing fail with.
     pub async fn execute(
         self,
@@ -105,6 +106,7 @@ impl Run {
     /// Runs as one of several workers.
     ///
     /// # Errors
+    ///
     /// As [`Run::execute`]; [`Error::Unavailable`] when another worker is lost or the generation has ended.
     pub async fn execute_as(
         self,
@@ -234,6 +236,7 @@ impl Run {
     /// standard error and set aside, so that their steps can be committed again.
     ///
     /// # Errors
+    ///
     /// [`Error::Corrupt`] when the run has checkpoints and none is whole; nothing is set aside then.
     pub async fn newest(&self) -> Result<Option<LoadedCheckpoint>> {
         let found = checkpoints::newest_whole(&self.store).await?;

@@ -90,6 +90,7 @@ pub trait Committer: Send + Sync {
     /// Returns when the checkpoint of the snapshot's step counts. The log goes first: no step counts whose row is lost.
     ///
     /// # Errors
+    ///
     /// [`Error::Fenced`] when another worker of the run committed that step; [`Error::Unavailable`] when the store fails.
     fn commit(&self, snapshot: Snapshot, log: LogFiles) -> BoxFuture<'_, Result<()>>;
 }
@@ -132,6 +133,7 @@ impl Worker {
     /// Microbatches that a worker of `size` computes in a step.
     ///
     /// # Errors
+    ///
     /// [`Error::Invalid`] when the microbatches of a step cannot be shared evenly.
     pub fn accumulation(settings: &Settings, size: usize) -> Result<usize> {
         let n = settings.accumulation();

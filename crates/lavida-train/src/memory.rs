@@ -72,6 +72,7 @@ pub struct Memory {
 /// The plan of a run with these settings. No value is drawn, so the model may be of any size.
 ///
 /// # Errors
+///
 /// A policy of a part that does not exist.
 pub fn plan(settings: &Settings) -> Result<Plan> {
     let config = settings.model.config();

@@ -155,6 +155,7 @@ impl AdamW {
     /// is shared, every worker calls it.
     ///
     /// # Errors
+    ///
     /// As [`GradientReducer::all_gather`].
     pub fn with_exact_values<M: Module>(
         &self,
@@ -263,6 +264,7 @@ impl AdamW {
     /// The sum of a bucket's gradients over all workers; of this one's own part, where the state is shared.
     ///
     /// # Errors
+    ///
     /// As [`GradientReducer::all_reduce`].
     pub fn sum_over_workers(
         &self,
@@ -301,6 +303,7 @@ impl AdamW {
     /// holds the whole gradient or its part of it.
     ///
     /// # Errors
+    ///
     /// As [`GradientReducer::all_reduce`].
     pub fn global_norm(
         &self,
@@ -334,6 +337,7 @@ impl AdamW {
     /// the workers already.
     ///
     /// # Errors
+    ///
     /// As [`GradientReducer::all_gather`].
     pub fn update<M: Module>(
         &mut self,
@@ -448,6 +452,7 @@ impl AdamW {
     /// state was shared or by how many; where it is, every worker calls this.
     ///
     /// # Errors
+    ///
     /// As [`GradientReducer::all_gather`].
     pub fn captured(&self, reducer: &dyn GradientReducer) -> Result<Vec<CapturedTensor>> {
         let mut captured = Vec::new();
@@ -464,6 +469,7 @@ impl AdamW {
     /// This worker's share of another's [`AdamW::captured`] and [`AdamW::with_exact_values`], which need every worker's part.
     ///
     /// # Errors
+    ///
     /// As [`GradientReducer::all_gather`].
     pub fn attend_state(&self, reducer: &dyn GradientReducer) -> Result<()> {
         if !self.is_shared {

@@ -37,6 +37,7 @@ impl Scorer {
     /// The model of a checkpoint.
     ///
     /// # Errors
+    ///
     /// [`Error::Corrupt`] when the weights do not fit the settings.
     pub fn new(
         settings: &Settings,
@@ -51,6 +52,7 @@ impl Scorer {
     /// The model with these weights under the reference's names, of any float format.
     ///
     /// # Errors
+    ///
     /// [`Error::Corrupt`] when the weights do not fit the settings.
     pub fn with_tensors(
         settings: &Settings,
@@ -77,6 +79,7 @@ impl Scorer {
     /// Scores the frames of a batch.
     ///
     /// # Errors
+    ///
     /// A prompt that does not fit its clip; scores that are not numbers.
     pub fn score(&self, batch: &HostBatch) -> Result<FrameScores> {
         let input = model_input(batch, &self.device);

@@ -118,6 +118,7 @@ impl Trainer {
     /// Builds the model on `device` and gives it its weights.
     ///
     /// # Errors
+    ///
     /// [`Error::Corrupt`] when weights or moments do not fit the model, [`Error::Invalid`] for a policy of a part that
     /// does not exist.
     pub fn new(parts: TrainerParts, device: &Device) -> Result<Self> {
@@ -225,6 +226,7 @@ impl Trainer {
     /// workers while backward goes on.
     ///
     /// # Errors
+    ///
     /// A prompt that does not fit its clip; [`Error::Diverged`] when a loss is not finite. As [`GradientReducer::all_reduce`].
     pub fn microbatches(&mut self, batches: &[HostBatch]) -> Result<Vec<LossTerms>> {
         let n_at_once = batches.len();
@@ -366,6 +368,7 @@ impl Trainer {
     /// worker has to say of the step.
     ///
     /// # Errors
+    ///
     /// [`Error::Internal`] when a microbatch is missing; [`Error::Diverged`] when the gradient is not finite; as
     /// [`GradientReducer::all_reduce`].
     pub fn update(&mut self, share: &StepShare) -> Result<UpdateReport> {
@@ -419,6 +422,7 @@ impl Trainer {
     /// state, those that take no snapshot call [`Trainer::attend_snapshot`] meanwhile.
     ///
     /// # Errors
+    ///
     /// As [`GradientReducer::all_gather`].
     pub fn snapshot(&mut self, position: u64) -> Result<Snapshot> {
         self.state.position = position;
@@ -453,6 +457,7 @@ impl Trainer {
     /// What this worker has to give to another's snapshot; nothing, where each has the whole state.
     ///
     /// # Errors
+    ///
     /// As [`GradientReducer::all_gather`].
     pub fn attend_snapshot(&mut self) -> Result<()> {
         self.optimizer.attend_state(self.reducer.as_ref())

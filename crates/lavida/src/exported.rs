@@ -44,6 +44,7 @@ impl Exported {
     /// The export at `uri`; none where there is no `SHA256SUMS` or no local folder.
     ///
     /// # Errors
+    ///
     /// [`Error::Corrupt`] naming a file that is missing or not what was written.
     pub fn open(uri: &str) -> Result<Option<Self>> {
         let Some(folder) = Store::open(uri)?.local_path() else {

@@ -34,6 +34,7 @@ impl Outputs {
     /// What `command` wrote at `uri`; nothing is written yet.
     ///
     /// # Errors
+    ///
     /// [`Error::Corrupt`] when the record of it is no such thing; those of a store that cannot be read.
     pub async fn open(uri: &str, command: &'static str) -> Result<Self> {
         let store = Store::open(uri)?;
@@ -59,6 +60,7 @@ impl Outputs {
     /// asked for, whatever else is in the place.
     ///
     /// # Errors
+    ///
     /// [`Error::Invalid`] naming the first such file.
     pub async fn check_free(&self, may_be_written: impl Fn(&str) -> bool) -> Result<()> {
         for object in self.store.list("").await? {
@@ -77,6 +79,7 @@ impl Outputs {
     /// Finds out whether anything can be written there, before there is much to lose.
     ///
     /// # Errors
+    ///
     /// Those of a store that does not take it.
     pub async fn try_writing(&self) -> Result<()> {
         self.write_record().await
@@ -85,6 +88,7 @@ impl Outputs {
     /// Makes these the command's files, the last of them last, in the place of those that it wrote before.
     ///
     /// # Errors
+    ///
     /// As [`Outputs::check_free`], before anything is touched; those of a store that does not take them.
     pub async fn replace(mut self, files: Vec<(String, Bytes)>) -> Result<()> {
         let names: BTreeSet<&str> = files.iter().map(|(name, _)| name.as_str()).collect();

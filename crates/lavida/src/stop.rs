@@ -110,6 +110,7 @@ async fn until(wanted: Signal) {
 /// Receives signals for as long as the process lives. From here on none ends the process by itself.
 ///
 /// # Errors
+///
 /// The system's, when it takes no handler.
 pub fn listen() -> std::io::Result<()> {
     let mut signals = Signals::new()?;

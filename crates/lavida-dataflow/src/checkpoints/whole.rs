@@ -38,6 +38,7 @@ impl LoadedCheckpoint {
     /// The bytes of a part.
     ///
     /// # Errors
+    ///
     /// [`Error::Invalid`] when the checkpoint has none of that name.
     pub fn part(&self, name: &str) -> Result<Bytes> {
         let part = self.parts.get(name).cloned();
@@ -50,6 +51,7 @@ impl LoadedCheckpoint {
     /// The settings the run was started with, as TOML.
     ///
     /// # Errors
+    ///
     /// As [`LoadedCheckpoint::part`]; [`Error::Corrupt`] when they are no text.
     pub fn settings_toml(&self) -> Result<String> {
         let bytes = self.part(lavida_train::checkpoint::SETTINGS)?;
@@ -80,6 +82,7 @@ pub struct Newest {
 /// Reads the newest checkpoint of a run that is whole.
 ///
 /// # Errors
+///
 /// [`Error::Corrupt`] when the run has checkpoints and none is whole, with what is wrong with each; what the store fails
 /// with, which is no damage.
 pub async fn newest_whole(run: &Store) -> Result<Newest> {
@@ -103,6 +106,7 @@ pub async fn newest_whole(run: &Store) -> Result<Newest> {
 /// The newest step up to and including `last` whose checkpoint is whole; nothing of it is kept in memory.
 ///
 /// # Errors
+///
 /// As [`newest_whole`].
 pub async fn newest_whole_step(run: &Store, last: u64) -> Result<Option<u64>> {
     let mut search = Search::default();
@@ -153,6 +157,7 @@ impl Search {
 /// Makes the checkpoint of a step no checkpoint any more. Says where its manifest is now; none where there was none.
 ///
 /// # Errors
+///
 /// [`Error::Unavailable`] when the store fails.
 pub async fn set_aside(run: &Store, step: u64) -> Result<Option<String>> {
     let place = place(run, step);

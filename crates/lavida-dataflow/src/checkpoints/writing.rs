@@ -19,6 +19,7 @@ const CHUNKS_AHEAD: usize = 1;
 /// beside `content`.
 ///
 /// # Errors
+///
 /// [`Error::Unavailable`] when the store fails; the file is not there then.
 pub async fn put_piece(
     run: &Store,

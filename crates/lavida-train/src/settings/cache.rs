@@ -38,6 +38,7 @@ impl CacheSettings {
     /// The cache; its folder is made.
     ///
     /// # Errors
+    ///
     /// [`lavida_data::Error::Invalid`] when there can be no such folder.
     pub fn open(&self) -> Result<Caching> {
         let disk = self

@@ -92,6 +92,7 @@ impl Resolved {
     /// Reads `path`, follows `extends`, applies `overrides` (`section.key=value`) in order and checks the result.
     ///
     /// # Errors
+    ///
     /// [`Error::Invalid`] with file, line and key.
     pub fn load(path: &Path, overrides: &[String]) -> Result<Self> {
         Self::of(Source::file(path)?, overrides)
@@ -100,6 +101,7 @@ impl Resolved {
     /// The same for a text that is not a file, called `name`.
     ///
     /// # Errors
+    ///
     /// As [`Resolved::load`].
     pub fn parse(name: &str, text: &str, overrides: &[String]) -> Result<Self> {
         Self::of(Source::text(name, text)?, overrides)
@@ -124,6 +126,7 @@ impl Settings {
     /// Reads `path`, follows `extends`, applies `overrides` (`section.key=value`) in order and checks the result.
     ///
     /// # Errors
+    ///
     /// [`Error::Invalid`] with file, line and key.
     pub fn load(path: &Path, overrides: &[String]) -> Result<Self> {
         Ok(Resolved::load(path, overrides)?.settings)
@@ -132,6 +135,7 @@ impl Settings {
     /// The same for a text that is not a file, called `name`.
     ///
     /// # Errors
+    ///
     /// As [`Settings::load`].
     pub fn parse(name: &str, text: &str, overrides: &[String]) -> Result<Self> {
         Ok(Resolved::parse(name, text, overrides)?.settings)

@@ -34,6 +34,7 @@ impl OwnFiles {
     /// Reads the record.
     ///
     /// # Errors
+    ///
     /// [`Error::Unavailable`] when it is there and cannot be read.
     pub fn open(out: &Path) -> Result<Self> {
         let path = out.join(RECORD);
@@ -57,6 +58,7 @@ impl OwnFiles {
     /// Refuses a folder in which the demo would have to replace what it did not write.
     ///
     /// # Errors
+    ///
     /// [`Error::Invalid`] naming it.
     pub fn check(&self) -> Result<()> {
         for name in REPORT {
@@ -101,6 +103,7 @@ impl OwnFiles {
     /// Takes the demo's earlier export away: the files that it wrote, and no other.
     ///
     /// # Errors
+    ///
     /// As [`OwnFiles::check`]; [`Error::Unavailable`] when a file cannot be deleted.
     pub fn remove_export(&self) -> Result<()> {
         self.check_export()?;

@@ -43,6 +43,7 @@ enum Place {
 /// Refuses a place that holds an export already.
 ///
 /// # Errors
+///
 /// [`Error::Exists`]; those of a store that cannot be read.
 pub async fn free(out: &Store) -> Result<()> {
     match out.size(SUMS).await? {
@@ -57,6 +58,7 @@ impl Staging {
     /// Makes the place, after taking away what an export that was killed left there.
     ///
     /// # Errors
+    ///
     /// [`Error::Exists`] when there is an export; [`Error::Invalid`] when one is being written; [`Error::Unavailable`] when a
     /// folder cannot be made.
     pub async fn begin(out: &Store) -> Result<Self> {
@@ -88,6 +90,7 @@ impl Staging {
     /// Makes it count: every file under its own name, and the sums last.
     ///
     /// # Errors
+    ///
     /// [`Error::Exists`] naming a file that is in the way, before anything is moved; those of a place that does not take
     /// them.
     pub async fn publish(self, files: &[ExportedFile]) -> Result<()> {

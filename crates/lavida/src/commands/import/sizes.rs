@@ -22,6 +22,7 @@ struct Size {
 /// Compares both files with the settings.
 ///
 /// # Errors
+///
 /// [`Error::Invalid`] listing every key with what the checkpoint has and what the settings say.
 pub fn check(name: &str, settings: &Settings, qwen2_vl: &Value, clip: &Value) -> Result<()> {
     let mut lines = Vec::new();

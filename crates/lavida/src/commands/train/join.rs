@@ -29,6 +29,7 @@ pub const PARENT: &str = "LAVIDA_ENDS_WITH_STDIN";
 /// Works until the run has ended, or until an interrupt: then it leaves.
 ///
 /// # Errors
+///
 /// [`Error::Stopped`] when it left, or the run was stopped before its last step.
 pub async fn run(
     address: &str,

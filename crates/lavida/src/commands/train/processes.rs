@@ -82,6 +82,7 @@ impl Workers {
     /// Keeps all of them at work until each has ended well.
     ///
     /// # Errors
+    ///
     /// [`WorkerFailed`] when one ends with another exit code than those of a run that is done or stopped.
     pub async fn keep(self) -> anyhow::Result<Ended> {
         let mut all = Ended::Done;

@@ -83,6 +83,7 @@ pub fn environment(name: &str) -> Option<String> {
 /// Where this process stands, or `None` when it is by itself.
 ///
 /// # Errors
+///
 /// [`Error::Invalid`] when the choice names a scheduler that has not started this process, or its variables make no sense.
 pub fn place(
     choice: ClusterChoice,
