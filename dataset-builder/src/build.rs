@@ -313,12 +313,13 @@ fn no_sample(dataset: &str, n_units: usize, log: &SkipLog) -> Error {
         .iter()
         .map(|(reason, n)| format!("{reason} {n}"))
         .collect();
-    let found = match counts.is_empty() {
-        true => format!("{n_units} images or videos, none of use"),
-        false => format!(
+    let found = if counts.is_empty() {
+        format!("{n_units} images or videos, none of use")
+    } else {
+        format!(
             "{n_units} images or videos, none of use ({})",
             counts.join(", ")
-        ),
+        )
     };
     Error::corrupt(dataset, "at least one sample", found)
 }
@@ -336,13 +337,12 @@ struct Output {
 
 impl Output {
     async fn open(request: &BuildRequest, header: DatasetHeader) -> Result<Self> {
-        let writer = match request.resume && !request.dry_run {
-            true => {
-                let resume = DatasetWriter::resume(&request.out, header.clone(), request.writer);
-                let (writer, resumed) = Box::pin(resume).await?;
-                Some((Box::new(writer), resumed))
-            }
-            false => None,
+        let writer = if request.resume && !request.dry_run {
+            let resume = DatasetWriter::resume(&request.out, header.clone(), request.writer);
+            let (writer, resumed) = Box::pin(resume).await?;
+            Some((Box::new(writer), resumed))
+        } else {
+            None
         };
         Ok(Self {
             out: request.out.clone(),

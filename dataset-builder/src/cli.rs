@@ -512,9 +512,12 @@ mod tests {
             .filter(|line| line.starts_with("lavida-dataset build "));
         let shown = lines.map(|line| {
             let words = line.split('"').zip([false, true].into_iter().cycle());
-            let words = words.flat_map(|(part, is_quoted)| match is_quoted {
-                true => vec![part],
-                false => part.split_whitespace().collect(),
+            let words = words.flat_map(|(part, is_quoted)| {
+                if is_quoted {
+                    vec![part]
+                } else {
+                    part.split_whitespace().collect()
+                }
             });
             let parsed = Cli::try_parse_from(words);
             let Command::Build(build) = parsed.unwrap_or_else(|e| panic!("{line}\n{e}")).command

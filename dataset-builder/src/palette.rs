@@ -34,9 +34,12 @@ pub fn load_palette_video(
     masks_dir: &Path,
     skips: &mut Vec<Skip>,
 ) -> Result<Option<PaletteVideo>> {
-    let list = |dir: &Path, endings: &[&str]| match dir.is_dir() {
-        true => files::list_files(dir, endings),
-        false => Ok(Vec::new()),
+    let list = |dir: &Path, endings: &[&str]| {
+        if dir.is_dir() {
+            files::list_files(dir, endings)
+        } else {
+            Ok(Vec::new())
+        }
     };
     let frame_files = list(frames_dir, &IMAGE_ENDINGS)?;
     let mut mask_files: BTreeMap<String, PathBuf> = list(masks_dir, &["png"])?

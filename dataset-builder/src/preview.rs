@@ -166,9 +166,10 @@ fn tile(clip: &Clip, settings: &PreviewSettings) -> Result<Tile> {
         .frame_labels
         .as_ref()
         .is_some_and(|labels| labels[frame_idx]);
-    let place = match clip.is_video {
-        true => format!("frame {} of {} · ", frame_idx + 1, clip.frames.len()),
-        false => String::new(),
+    let place = if clip.is_video {
+        format!("frame {} of {} · ", frame_idx + 1, clip.frames.len())
+    } else {
+        String::new()
     };
     Ok(Tile {
         image: masked_frame(&frame, &views, settings.tile_width, settings.tile_height),
@@ -193,9 +194,10 @@ fn text(name_idx: usize, (name, count): &(String, usize), is_evaluation: bool) -
     } else {
         String::new()
     };
-    match is_evaluation {
-        true => format!("{name}{times}"),
-        false => format!("{}: {name}{times}", COLORS[name_idx % COLORS.len()].0),
+    if is_evaluation {
+        format!("{name}{times}")
+    } else {
+        format!("{}: {name}{times}", COLORS[name_idx % COLORS.len()].0)
     }
 }
 

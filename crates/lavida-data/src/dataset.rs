@@ -165,13 +165,14 @@ impl Dataset {
         let expected = self.manifest.samples;
         blocking(move || {
             let metas = decode_metadata(&what, bytes)?;
-            match metas.len() as u64 == expected {
-                true => Ok(metas),
-                false => Err(Error::corrupt(
+            if metas.len() as u64 == expected {
+                Ok(metas)
+            } else {
+                Err(Error::corrupt(
                     what,
                     format!("{expected} clips"),
                     metas.len(),
-                )),
+                ))
             }
         })
         .await

@@ -182,9 +182,10 @@ impl DiskCache {
         };
         held.sort_by_key(|held| held.used);
         let mut n_bytes: u64 = held.iter().map(|held| held.n_bytes).sum();
-        let allowed = match n_bytes > self.max_bytes {
-            true => self.max_bytes / 100 * PERCENT_LEFT,
-            false => self.max_bytes,
+        let allowed = if n_bytes > self.max_bytes {
+            self.max_bytes / 100 * PERCENT_LEFT
+        } else {
+            self.max_bytes
         };
         for held in held {
             if n_bytes <= allowed {
@@ -252,12 +253,10 @@ fn scan(root: &Path) -> io::Result<Vec<HeldPart>> {
                 n_bytes: metadata.len(),
                 used,
             };
-            match name == "tmp" {
-                false => parts.push(part),
-                true if now().duration_since(used).is_ok_and(|age| age > ABANDONED) => {
-                    let _ = fs::remove_file(part.path); // another process may have
-                }
-                true => {}
+            if name != "tmp" {
+                parts.push(part);
+            } else if now().duration_since(used).is_ok_and(|age| age > ABANDONED) {
+                let _ = fs::remove_file(part.path); // another process may have
             }
         }
     }

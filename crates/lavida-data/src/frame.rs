@@ -300,9 +300,10 @@ fn check_tiff_entries(bytes: &[u8]) -> Result<(), Reason> {
     let number = |at: usize, n_bytes: usize| {
         let digits = bytes.get(at..)?.get(..n_bytes)?.iter();
         let join = |sum: usize, byte: &u8| sum << 8 | usize::from(*byte);
-        Some(match is_big_endian {
-            true => digits.fold(0, join),
-            false => digits.rev().fold(0, join),
+        Some(if is_big_endian {
+            digits.fold(0, join)
+        } else {
+            digits.rev().fold(0, join)
         })
     };
     let Some((directory, n_entries)) = number(4, 4).and_then(|at| Some((at, number(at, 2)?)))

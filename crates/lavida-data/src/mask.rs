@@ -201,9 +201,10 @@ impl RleMask {
             .map_err(|error| Error::invalid("mask", "COCO run lengths", error))?;
         check_cover(&rle)?;
         // Other writers than COCO's have runs of no pixel, at which the union below (and COCO's) stops.
-        Ok(match rle.counts.iter().skip(1).any(|n| *n == 0) {
-            true => Rle::from_counts(rle.h, rle.w, joined(&rle.counts)),
-            false => rle,
+        Ok(if rle.counts.iter().skip(1).any(|n| *n == 0) {
+            Rle::from_counts(rle.h, rle.w, joined(&rle.counts))
+        } else {
+            rle
         })
     }
 }

@@ -223,9 +223,10 @@ pub fn to_clips(what: &str, batch: &RecordBatch) -> Result<Vec<Clip>> {
             let tracks = read_tracks(&masks.value(row)).map_err(|error| {
                 Error::corrupt(format!("{what}, clip {}", meta.id), "masks", error)
             })?;
-            let frames = match frames.is_valid(row) {
-                true => read_frames(&frames.value(row)),
-                false => None,
+            let frames = if frames.is_valid(row) {
+                read_frames(&frames.value(row))
+            } else {
+                None
             };
             let frames = frames.ok_or_else(|| {
                 let what = format!("{what}, clip {}", meta.id);
@@ -332,10 +333,11 @@ fn read_masks(values: &ArrayRef) -> Result<Vec<Option<RleMask>>> {
     let widths = masks.column(1).as_primitive::<UInt32Type>();
     let counts: &StringArray = masks.column(2).as_string();
     (0..masks.len())
-        .map(|i| match masks.is_valid(i) {
-            false => Ok(None),
-            true => {
+        .map(|i| {
+            if masks.is_valid(i) {
                 RleMask::from_coco(counts.value(i), heights.value(i), widths.value(i)).map(Some)
+            } else {
+                Ok(None)
             }
         })
         .collect()

@@ -333,11 +333,12 @@ impl DatasetWriter {
     }
 
     fn check_alive(&self) -> Result<()> {
-        match self.failed {
-            false => Ok(()),
-            true => Err(Error::Internal(
+        if self.failed {
+            Err(Error::Internal(
                 "a dataset writer was used after it had failed".to_string(),
-            )),
+            ))
+        } else {
+            Ok(())
         }
     }
 }

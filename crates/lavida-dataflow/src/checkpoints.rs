@@ -271,9 +271,10 @@ impl Checkpoint {
     /// [`Error::Corrupt`] when the part is missing, cut or changed.
     pub async fn part_if_any(&self, name: &str) -> Result<Option<Bytes>> {
         let is_there = |file: &Part| pieces::place(name, &file.name).is_some();
-        match self.manifest.parts.iter().any(is_there) {
-            true => self.part(name).await.map(Some),
-            false => Ok(None),
+        if self.manifest.parts.iter().any(is_there) {
+            self.part(name).await.map(Some)
+        } else {
+            Ok(None)
         }
     }
 
@@ -312,9 +313,10 @@ impl Checkpoint {
     /// Gives the bytes of a file in order. What was given counts only when this returns without an error.
     async fn read_file(&self, file: &Part, mut give: impl FnMut(&Bytes)) -> Result<()> {
         let what = self.store.full(&file.key);
-        let short = match file.bytes <= READ_BYTES {
-            true => self.store.try_get(&file.key).await?,
-            false => None,
+        let short = if file.bytes <= READ_BYTES {
+            self.store.try_get(&file.key).await?
+        } else {
+            None
         };
         let n_bytes = match &short {
             Some(bytes) => Some(bytes.len() as u64),

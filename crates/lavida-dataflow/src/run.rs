@@ -166,15 +166,16 @@ impl Run {
         };
         let goes_on = resumed.is_some();
         drop(resumed); // its parts are the trainer's now
-        let progress = match worker.reports && !self.quiet {
-            false => RunProgress::silent(),
-            true => RunProgress::new(
+        let progress = if worker.reports && !self.quiet {
+            RunProgress::new(
                 &self.label,
                 state.step,
                 settings.train.steps,
                 settings.train.global_batch,
                 self.clock.clone(),
-            ),
+            )
+        } else {
+            RunProgress::silent()
         };
         if goes_on {
             progress.line(&format!(
@@ -182,9 +183,10 @@ impl Run {
                 state.step
             ));
         }
-        let log = match worker.reports {
-            false => None,
-            true => Some(MetricsLog::open(&self.store, state.step, self.clock.clone()).await?),
+        let log = if worker.reports {
+            Some(MetricsLog::open(&self.store, state.step, self.clock.clone()).await?)
+        } else {
+            None
         };
         let sample_builder = TrainingSampleBuilder {
             sampler: settings.exposure_sampler(&self.catalog)?,

@@ -179,9 +179,10 @@ impl Slice {
     /// The position that follows `end`, the end of some of its samples: `end` itself, or the begin of its part of the
     /// next step.
     pub fn after(&self, end: u64) -> u64 {
-        match (end - self.start) % self.global_batch == self.own.end % self.global_batch {
-            true => self.step_of(end - 1) + self.global_batch + self.own.start,
-            false => end,
+        if (end - self.start) % self.global_batch == self.own.end % self.global_batch {
+            self.step_of(end - 1) + self.global_batch + self.own.start
+        } else {
+            end
         }
     }
 

@@ -246,9 +246,10 @@ impl State {
             (None, Unit::Each(name)) => (format!("{name}s"), rate),
             (None, Unit::Bytes) => return format!("{}/s", HumanBytes(rate as u64)),
         };
-        match rate >= 0.1 {
-            true => format!("{rate:.1} {name}/s"),
-            false => format!("{:.1} {name}/min", 60.0 * rate),
+        if rate >= 0.1 {
+            format!("{rate:.1} {name}/s")
+        } else {
+            format!("{:.1} {name}/min", 60.0 * rate)
         }
     }
 
@@ -300,9 +301,10 @@ impl Shown {
             let Some(text) = part else { continue };
             let gap = if taken > 0 { GAP.len() } else { 0 };
             let wanted = gap + console::measure_text_width(text);
-            match taken + wanted <= width {
-                true => taken += wanted,
-                false => *part = None,
+            if taken + wanted <= width {
+                taken += wanted
+            } else {
+                *part = None
             }
         }
         let columns = BAR_COLUMNS.start() + width.saturating_sub(taken);

@@ -194,12 +194,11 @@ fn measure(case: &Case) {
             let begin = Begin::now();
             let mut loss = 0.0;
             for _ in 0..case.n_runs {
-                let output = match with_tape {
-                    true => model.mllm.forward(&input.mllm, &mllm).unwrap(),
-                    false => {
-                        let mode = Mode::Train { gate_masks: false };
-                        model.read(&input, mode).unwrap()
-                    }
+                let output = if with_tape {
+                    model.mllm.forward(&input.mllm, &mllm).unwrap()
+                } else {
+                    let mode = Mode::Train { gate_masks: false };
+                    model.read(&input, mode).unwrap()
                 };
                 loss = output.answer.unwrap().loss().into_scalar();
             }

@@ -176,9 +176,10 @@ impl VideoReport {
     fn new(video: &VideoScores, pads: bool) -> Self {
         let n = video.frame_scores.len();
         let sum: f64 = video.frame_scores.iter().map(|s| f64::from(*s)).sum();
-        let (scores, labels) = match pads {
-            true => padded(&video.frame_scores, &video.frame_labels),
-            false => (video.frame_scores.clone(), video.frame_labels.clone()),
+        let (scores, labels) = if pads {
+            padded(&video.frame_scores, &video.frame_labels)
+        } else {
+            (video.frame_scores.clone(), video.frame_labels.clone())
         };
         Self {
             video: video.video.clone(),

@@ -369,21 +369,21 @@ impl AdamW {
                 Some(masters) => masters[b].clone(),
                 None => bucket.own_part(bucket.gather(&mut values)),
             }; // [O]
-            let value = match bucket.own.is_empty() {
-                true => value,
-                false => self.advance(b, value, gradient.mul_scalar(clip), lr),
+            let value = if bucket.own.is_empty() {
+                value
+            } else {
+                self.advance(b, value, gradient.mul_scalar(clip), lr)
             };
             if let Some(masters) = &mut self.masters {
                 masters[b] = self.buckets[b].merged(value.clone(), &masters[b], reached);
             }
             value
         });
-        let new_values: Vec<Tensor<1>> = match is_shared {
-            false => new_values.collect(),
-            true => {
-                let wholes = gather_each(new_values, &sizes, reducer)?;
-                wholes.into_iter().map(|w| self.on_device(w)).collect()
-            }
+        let new_values: Vec<Tensor<1>> = if is_shared {
+            let wholes = gather_each(new_values, &sizes, reducer)?;
+            wholes.into_iter().map(|w| self.on_device(w)).collect()
+        } else {
+            new_values.collect()
         };
         let mut updated = HashMap::new();
         for (bucket, value) in self.buckets.iter().zip(new_values) {
@@ -559,18 +559,20 @@ impl Bucket {
         }
         let own = &self.own;
         let parts = self.slots.iter().filter_map(|slot| {
-            let from = match reached.contains(&slot.id) {
-                true => &new,
-                false => old,
+            let from = if reached.contains(&slot.id) {
+                &new
+            } else {
+                old
             };
             let (start, end) = (slot.range.start.max(own.start), slot.range.end.min(own.end));
             let within = start.saturating_sub(own.start)..end.saturating_sub(own.start);
             (start < end).then(|| from.clone().slice([within]))
         });
         let parts: Vec<_> = parts.collect();
-        match parts.is_empty() {
-            true => new,
-            false => Tensor::cat(parts, 0),
+        if parts.is_empty() {
+            new
+        } else {
+            Tensor::cat(parts, 0)
         }
     }
 }
@@ -669,9 +671,10 @@ fn gather_each(
 
 /// A range of a flat tensor.
 fn part_of(values: Tensor<1>, range: Range<usize>) -> Tensor<1> {
-    match range == (0..values.dims()[0]) {
-        true => values,
-        false => values.slice([range]),
+    if range == (0..values.dims()[0]) {
+        values
+    } else {
+        values.slice([range])
     }
 }
 
@@ -730,9 +733,10 @@ impl ModuleMapper for PutValues {
             None => param,
             Some(value) => param.map(|old| {
                 let value = value.reshape(old.shape());
-                let value = match self.rounds {
-                    true => value.cast(old.dtype()),
-                    false => value,
+                let value = if self.rounds {
+                    value.cast(old.dtype())
+                } else {
+                    value
                 };
                 value.autodiff().require_grad()
             }),

@@ -121,11 +121,12 @@ fn load_model(
 ) -> Result<Lavida> {
     let model = uninitialised(settings, tokenizers, device);
     let has_adapters = tensors.keys().any(|name| name.contains(".lora_A."));
-    let model = match has_adapters {
-        true => model
+    let model = if has_adapters {
+        model
             .with_policies(&settings.policies(), settings.seed)
-            .map_err(model_error)?,
-        false => model,
+            .map_err(model_error)?
+    } else {
+        model
     };
     let model = weights::load(model, tensors).map_err(unfit)?;
     Ok(burn::module::Module::valid(&model))

@@ -432,9 +432,10 @@ impl Trainer {
             .with_exact_values(self.model().clone(), reducer)?;
         let is_host_memory = are_tensors_host_memory(&self.device);
         let file = |tensors: Vec<CapturedTensor>| {
-            let tensors = match is_host_memory {
-                true => tensors,
-                false => tensors.into_iter().map(CapturedTensor::on_host).collect(),
+            let tensors = if is_host_memory {
+                tensors
+            } else {
+                tensors.into_iter().map(CapturedTensor::on_host).collect()
             };
             CapturedFile::new(tensors)
                 .map(Content::from)
@@ -572,9 +573,12 @@ fn with_own_leaves(model: &Lavida) -> Lavida {
     struct OwnLeaves;
     impl ModuleMapper for OwnLeaves {
         fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-            param.map(|value| match value.is_require_grad() {
-                true => value.without_autodiff().autodiff().require_grad(),
-                false => value,
+            param.map(|value| {
+                if value.is_require_grad() {
+                    value.without_autodiff().autodiff().require_grad()
+                } else {
+                    value
+                }
             })
         }
     }
@@ -634,12 +638,13 @@ fn not_finite(terms: &LossTerms) -> String {
     let parts: Vec<String> = parts
         .map(|(name, value)| format!("{name} {value}"))
         .collect();
-    match parts.is_empty() {
-        true => format!(
+    if parts.is_empty() {
+        format!(
             "the loss is {}, though each of its terms is finite",
             terms.loss
-        ),
-        false => format!("the loss is {} ({})", terms.loss, parts.join(", ")),
+        )
+    } else {
+        format!("the loss is {} ({})", terms.loss, parts.join(", "))
     }
 }
 

@@ -17,9 +17,10 @@ pub struct Loaded {
 pub fn load(name: &str, overrides: &[String]) -> Result<Loaded> {
     let settings = resolve(name, overrides)?.settings;
     let is_embedded = name.starts_with(EMBEDDED_PREFIX);
-    let folder = match is_embedded {
-        true => None,
-        false => Path::new(name).parent(),
+    let folder = if is_embedded {
+        None
+    } else {
+        Path::new(name).parent()
     };
     Ok(Loaded {
         settings,

@@ -72,9 +72,10 @@ pub(super) fn class_map_unit<'a>(
     }
     if objects.is_empty() {
         let present: Vec<String> = present.into_iter().collect();
-        let found = match present.is_empty() {
-            true => "no class".to_owned(),
-            false => present.join(", "),
+        let found = if present.is_empty() {
+            "no class".to_owned()
+        } else {
+            present.join(", ")
         };
         unit.skips.push(Skip::new(
             Reason::BackgroundOnly,

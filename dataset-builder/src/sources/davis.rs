@@ -141,12 +141,13 @@ fn listed_videos(args: &DavisArgs) -> Result<Option<Vec<String>>> {
     for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
         // DAVIS-2017 lists videos; DAVIS-2016 lists `/JPEGImages/480p/bear/00000.jpg /Annotations/…` frame by frame.
         let frame = line.split_whitespace().next().unwrap_or(line);
-        let video = match frame.contains('/') {
-            true => Path::new(frame)
+        let video = if frame.contains('/') {
+            Path::new(frame)
                 .parent()
                 .map(files::name)
-                .unwrap_or_default(),
-            false => frame.to_owned(),
+                .unwrap_or_default()
+        } else {
+            frame.to_owned()
         };
         if videos.last() != Some(&video) {
             videos.push(video);

@@ -101,13 +101,14 @@ impl UcsdPed {
         let mut digest = InputDigest::default();
         videos.iter().for_each(|video| digest.add(&video.name));
         let sidecar_path = args.root.join("categories.json");
-        let sidecar: CategoriesFile = match sidecar_path.is_file() {
-            true => files::read_json(
+        let sidecar: CategoriesFile = if sidecar_path.is_file() {
+            files::read_json(
                 &sidecar_path,
                 "`{\"categories\": [name, …], \"videos\": {video: [name, …]}}`",
                 &mut digest,
-            )?,
-            false => CategoriesFile::default(),
+            )?
+        } else {
+            CategoriesFile::default()
         };
         let categories =
             category_list(args.categories.as_deref(), sidecar.categories, &CATEGORIES)?;

@@ -79,11 +79,11 @@ impl Shuffle {
 
     /// The chunks that can hold `rank` (below `n`): the later one, and the one before it, if it begins after `rank`.
     pub fn chunks_of(&self, rank: u64) -> [u64; 2] {
-        match self.is_whole() {
-            true => [0, 0],
-            // Chunk `c` holds the keys from `c·w`; its first rank is between `(c - 1)·w` and `c·w`.
-            false => [rank / self.window + 1, rank / self.window],
+        if self.is_whole() {
+            return [0, 0];
         }
+        // Chunk `c` holds the keys from `c·w`; its first rank is between `(c - 1)·w` and `c·w`.
+        [rank / self.window + 1, rank / self.window]
     }
 
     /// The samples whose keys are in `c·w .. (c + 1)·w`, by key.

@@ -283,9 +283,10 @@ fn check_value(key: &str, kind: &ValueKind, value: &Value) -> Result<()> {
         }
         _ => false,
     };
-    match holds {
-        true => Ok(()),
-        false => Err(Error::invalid(key, kind, found(Some(value)))),
+    if holds {
+        Ok(())
+    } else {
+        Err(Error::invalid(key, kind, found(Some(value))))
     }
 }
 
@@ -366,9 +367,10 @@ impl fmt::Display for ValueKind {
                     [] => return f.write_str("nothing"),
                 };
                 let others: Vec<String> = others.iter().map(|c| format!("`{}`", c.name)).collect();
-                match others.is_empty() {
-                    true => write!(f, "`{}`", last.name),
-                    false => write!(f, "{} or `{}`", others.join(", "), last.name),
+                if others.is_empty() {
+                    write!(f, "`{}`", last.name)
+                } else {
+                    write!(f, "{} or `{}`", others.join(", "), last.name)
                 }
             }
             Self::Whole { min, max: i64::MAX } => write!(f, "a whole number of at least {min}"),

@@ -150,9 +150,10 @@ impl Source {
 /// `key.name`, with the name in quotes where TOML wants them.
 pub fn dotted(key: &str, name: &str) -> String {
     let is_bare = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
-    let name = match !name.is_empty() && name.chars().all(is_bare) {
-        true => name.to_owned(),
-        false => Value::String(name.to_owned()).to_string(),
+    let name = if !name.is_empty() && name.chars().all(is_bare) {
+        name.to_owned()
+    } else {
+        Value::String(name.to_owned()).to_string()
     };
     match key {
         "" => name,

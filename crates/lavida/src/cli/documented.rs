@@ -110,11 +110,12 @@ fn a_synopsis_names_only_options_that_the_command_has() {
                     };
                     for name in names.split('|') {
                         let form = format!("{program} {name} {rest}");
-                        match rest.starts_with("SOURCE") {
-                            true => sources.iter().for_each(|source| {
+                        if rest.starts_with("SOURCE") {
+                            sources.iter().for_each(|source| {
                                 check_form(&form.replace("SOURCE", source), command);
-                            }),
-                            false => check_form(&form, command),
+                            })
+                        } else {
+                            check_form(&form, command)
                         }
                         assert!(command.find_subcommand(name).is_some(), "{page}: {form}");
                         n_forms += 1;
@@ -136,9 +137,10 @@ fn every_command_of_the_pages_and_scripts_parses() {
         ("cluster/deploy/jobset.yaml", 1),
     ] {
         let text = read(path);
-        let shown: Vec<&str> = match path.ends_with(".md") {
-            true => text.split("```").skip(1).step_by(2).collect(), // fenced blocks
-            false => vec![&text],
+        let shown: Vec<&str> = if path.ends_with(".md") {
+            text.split("```").skip(1).step_by(2).collect() // fenced blocks
+        } else {
+            vec![&text]
         };
         let found: Vec<_> = shown.iter().flat_map(|block| commands(block)).collect();
         for words in &found {

@@ -110,9 +110,10 @@ async fn compression(args: &cli::BenchCompression) -> anyhow::Result<()> {
         plot(&points).drawing().svg().as_bytes(),
     )?;
     say_where(&args.out);
-    match args.json {
-        true => crate::print_document(&document),
-        false => crate::print_document(table.trim_end()),
+    if args.json {
+        crate::print_document(&document)
+    } else {
+        crate::print_document(table.trim_end())
     }
 }
 

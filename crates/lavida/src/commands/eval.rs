@@ -276,9 +276,10 @@ fn labelled_pixels(
     let unpainted = || vec![false; n_frames * n_pixels];
     let (mut labels, mut others) = (unpainted(), None);
     for (frame, is_anomaly, mask) in masks {
-        let painted = match is_anomaly {
-            true => &mut labels,
-            false => others.get_or_insert_with(unpainted),
+        let painted = if *is_anomaly {
+            &mut labels
+        } else {
+            others.get_or_insert_with(unpainted)
         };
         paint(mask, grid, &mut painted[frame * n_pixels..][..n_pixels])?;
     }

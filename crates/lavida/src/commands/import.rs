@@ -82,13 +82,15 @@ enum Folders {
 /// The paths of the command line; that they exist is all that is looked at.
 fn folders(args: &cli::Import) -> Result<Folders> {
     let exists = |option: &str, path: &Path, is_folder: bool| {
-        let (found, expected) = match is_folder {
-            true => (path.is_dir(), "a folder"),
-            false => (path.is_file(), "a file"),
+        let (found, expected) = if is_folder {
+            (path.is_dir(), "a folder")
+        } else {
+            (path.is_file(), "a file")
         };
-        match found {
-            true => Ok(path.to_owned()),
-            false => Err(Error::invalid(option, expected, path.display())),
+        if found {
+            Ok(path.to_owned())
+        } else {
+            Err(Error::invalid(option, expected, path.display()))
         }
     };
     match (&args.lavida, &args.qwen2_vl, &args.sam2, &args.clip) {
@@ -222,12 +224,13 @@ fn check_vocabularies(
         .n_words()
         .map_or(ids.prompt, |rows| rows.max(ids.prompt));
     if !(ids.prompt..=most).contains(&vocab_size) {
-        let expected = match most == ids.prompt {
-            true => format!("{most}, the entries of the vocabulary with <SEG>"),
-            false => format!(
+        let expected = if most == ids.prompt {
+            format!("{most}, the entries of the vocabulary with <SEG>")
+        } else {
+            format!(
                 "{} (the entries of the vocabulary with <SEG>) to {most} (the rows of the embedding)",
                 ids.prompt
-            ),
+            )
         };
         return Err(Error::invalid(
             "model.language.vocab_size",
@@ -268,9 +271,10 @@ fn tell(plan: &ImportPlan<'_>) {
         );
     }
     for (table, before, after) in &plan.resized {
-        let how = match after > before {
-            true => "new rows are the mean of the others",
-            false => "the first ones",
+        let how = if after > before {
+            "new rows are the mean of the others"
+        } else {
+            "the first ones"
         };
         eprintln!("import: {table}: {after} rows of {before} ({how})");
     }

@@ -26,9 +26,10 @@ pub async fn run(args: cli::Inspect) -> anyhow::Result<()> {
         (_, Some(uri), Some(sample)) => replay(&args, uri, sample).await?,
         (None, None, _) => anyhow::bail!("--checkpoint or --data"), // clap asks for one of them
     };
-    let text = match args.json {
-        true => serde_json::to_string_pretty(&document)?,
-        false => lines(&document, 0),
+    let text = if args.json {
+        serde_json::to_string_pretty(&document)?
+    } else {
+        lines(&document, 0)
     };
     crate::print_document(&text)
 }
@@ -236,9 +237,10 @@ fn lines(value: &Value, depth: usize) -> String {
             Value::Array(items) => items.iter().any(Value::is_object),
             _ => false,
         };
-        match nested {
-            true => format!("{indent}{key}\n{}", lines(value, depth + 1)),
-            false => format!("{indent}{key}: {}", inline(value)),
+        if nested {
+            format!("{indent}{key}\n{}", lines(value, depth + 1))
+        } else {
+            format!("{indent}{key}: {}", inline(value))
         }
     });
     entries.collect::<Vec<_>>().join("\n")

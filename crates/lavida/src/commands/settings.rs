@@ -28,13 +28,12 @@ pub fn run(args: &cli::SettingsArgs) -> anyhow::Result<()> {
         None => None,
     };
     let listing = Listing::new(resolved);
-    match args.json {
-        true => {
-            let mut document = listing.document();
-            document["config"] = json!(args.config);
-            crate::print_document(&serde_json::to_string_pretty(&document)?)
-        }
-        false => crate::print_document(&listing.text(width())),
+    if args.json {
+        let mut document = listing.document();
+        document["config"] = json!(args.config);
+        crate::print_document(&serde_json::to_string_pretty(&document)?)
+    } else {
+        crate::print_document(&listing.text(width()))
     }
 }
 

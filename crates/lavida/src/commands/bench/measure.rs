@@ -26,13 +26,14 @@ const MEDIUM: [&str; 7] = [
 
 /// Refuses a keep ratio outside its range.
 pub fn check_ratio(keep_ratio: f64) -> Result<()> {
-    match keep_ratio > 0.0 && keep_ratio <= 1.0 {
-        true => Ok(()),
-        false => Err(Error::invalid(
+    if keep_ratio > 0.0 && keep_ratio <= 1.0 {
+        Ok(())
+    } else {
+        Err(Error::invalid(
             "--keep-ratios",
             "values in (0, 1]",
             keep_ratio,
-        )),
+        ))
     }
 }
 

@@ -68,13 +68,12 @@ pub async fn run(args: cli::Check) -> anyhow::Result<()> {
     let checks = checks(&args, &loaded, &plan).await;
     let mut document = plan::document(&plan);
     document["checks"] = checks.iter().map(Check::document).collect();
-    match args.json {
-        true => crate::print_document(&serde_json::to_string_pretty(&document)?)?,
-        false => {
-            let lines: Vec<String> = checks.iter().map(Check::line).collect();
-            let table = plan::table(&plan, &loaded.settings);
-            crate::print_document(&format!("{table}\n\nchecks\n{}", lines.join("\n")))?;
-        }
+    if args.json {
+        crate::print_document(&serde_json::to_string_pretty(&document)?)?
+    } else {
+        let lines: Vec<String> = checks.iter().map(Check::line).collect();
+        let table = plan::table(&plan, &loaded.settings);
+        crate::print_document(&format!("{table}\n\nchecks\n{}", lines.join("\n")))?;
     }
     let codes: Vec<u8> = checks.iter().filter_map(Check::exit_code).collect();
     match codes.iter().max() {

@@ -26,20 +26,18 @@ pub fn world_sizes(settings: &Settings) -> Found {
         .map(ToString::to_string)
         .collect::<Vec<_>>()
         .join(", ");
-    match even
+    if even
         .iter()
         .any(|n| (cluster.min_workers..=most).contains(n))
     {
-        true => Found::Ok(format!(
+        Found::Ok(format!(
             "{shares} microbatches a step are shared evenly by {list} workers"
-        )),
-        false => {
-            let what = "cluster.min_workers to cluster.workers";
-            let found = format!("{} to {most}", cluster.min_workers);
-            let expected =
-                format!("one of {list} (train.global_batch / train.microbatch is {shares})");
-            Found::Failed(Error::invalid(what, expected, found).into())
-        }
+        ))
+    } else {
+        let what = "cluster.min_workers to cluster.workers";
+        let found = format!("{} to {most}", cluster.min_workers);
+        let expected = format!("one of {list} (train.global_batch / train.microbatch is {shares})");
+        Found::Failed(Error::invalid(what, expected, found).into())
     }
 }
 

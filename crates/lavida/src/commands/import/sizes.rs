@@ -51,13 +51,14 @@ pub fn check(name: &str, settings: &Settings, qwen2_vl: &Value, clip: &Value) ->
             }
         }
     }
-    match lines.is_empty() {
-        true => Ok(()),
-        false => Err(Error::invalid(
+    if lines.is_empty() {
+        Ok(())
+    } else {
+        Err(Error::invalid(
             name,
             "the sizes of the checkpoints",
             format!("{} that differ{}", lines.len(), lines.concat()),
-        )),
+        ))
     }
 }
 
@@ -291,12 +292,11 @@ mod tests {
             "model_type": "qwen2_vl",
             "vision_config": { "depth": 32, "embed_dim": 1280, "mlp_ratio": 4, "num_heads": 16, "patch_size": 14 },
         });
-        match text_below {
-            true => config["text_config"] = text,
-            false => {
-                for (key, value) in text.as_object().unwrap() {
-                    config[key] = value.clone();
-                }
+        if text_below {
+            config["text_config"] = text
+        } else {
+            for (key, value) in text.as_object().unwrap() {
+                config[key] = value.clone();
             }
         }
         config

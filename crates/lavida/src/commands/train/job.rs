@@ -37,10 +37,11 @@ impl Job {
         let mixture = super::described(&catalog, &loaded.settings);
         screen::line(&format!("train: mixes {mixture}"));
         let absolute = |uri: &String| Ok(Store::open(uri)?.uri().to_owned());
-        let folder = match loaded.folder.as_os_str().is_empty() && loaded.is_embedded {
-            true => PathBuf::new(),
-            false => std::fs::canonicalize(loaded.folder.join("."))
-                .map_err(|e| Error::invalid(loaded.folder.display(), "the settings' folder", e))?,
+        let folder = if loaded.folder.as_os_str().is_empty() && loaded.is_embedded {
+            PathBuf::new()
+        } else {
+            std::fs::canonicalize(loaded.folder.join("."))
+                .map_err(|e| Error::invalid(loaded.folder.display(), "the settings' folder", e))?
         };
         Ok(Self {
             settings: loaded.settings.to_toml(),

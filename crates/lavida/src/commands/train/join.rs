@@ -47,15 +47,12 @@ pub async fn run(
     let id = MemberId(random_id());
     let mut member = shell::join(id, None, address.to_owned(), security, WINDOW).await?;
     let stop = async {
-        match has_parent {
-            false => {
-                interrupted("leaving the run; what is not committed the others do again").await
-            }
+        if has_parent {
             // Whoever started it ends it, in order; a scheduler's signal may reach both.
-            true => {
-                interrupted("a worker stays until its run ends").await;
-                std::future::pending().await
-            }
+            interrupted("a worker stays until its run ends").await;
+            std::future::pending().await
+        } else {
+            interrupted("leaving the run; what is not committed the others do again").await
         }
     };
     let mut stop = std::pin::pin!(stop);
@@ -138,9 +135,10 @@ fn own_address_towards(coordinator: &str) -> Result<String> {
     // The coordinator's own machine may know its name as a loopback address, which is of no use to the others.
     let is_name =
         coordinator.parse::<SocketAddr>().is_err() && !coordinator.starts_with("localhost:");
-    let own = match own.is_loopback() && is_name {
-        true => towards("0.0.0.0:0", ELSEWHERE).unwrap_or(own),
-        false => own,
+    let own = if own.is_loopback() && is_name {
+        towards("0.0.0.0:0", ELSEWHERE).unwrap_or(own)
+    } else {
+        own
     };
     Ok(own.to_string())
 }

@@ -158,9 +158,10 @@ fn listen_at(coordinator: &str) -> Result<SocketAddr> {
     // The name may not be known yet: a pod's is when the pod is ready.
     let resolved = coordinator.to_socket_addrs().ok();
     let only_v6 = resolved.is_some_and(|mut all| all.all(|at| at.is_ipv6()));
-    let any = match only_v6 {
-        true => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-        false => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+    let any = if only_v6 {
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED)
+    } else {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED)
     };
     Ok(SocketAddr::new(any, port))
 }

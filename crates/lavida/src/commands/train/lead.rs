@@ -36,9 +36,10 @@ pub async fn run(
         (Some(_), _) => " --certs DIR".to_owned(),
         _ => String::new(),
     };
-    let cookie = match drawn {
-        true => format!("{COOKIE}={} ", security.cookie),
-        false => String::new(),
+    let cookie = if drawn {
+        format!("{COOKIE}={} ", security.cookie)
+    } else {
+        String::new()
     };
     let at = coordinator.address;
     screen::line(&format!(

@@ -226,10 +226,7 @@ pub async fn lead_with(
 /// A folder of certificates for one machine, or one of several machines of which this is one.
 pub fn own_folder(certs: &Path, node: &str) -> PathBuf {
     let own = certs.join(node);
-    match own.is_dir() {
-        true => own,
-        false => certs.to_owned(),
-    }
+    if own.is_dir() { own } else { certs.to_owned() }
 }
 
 async fn ended(slot: usize, mut child: Child) -> (usize, std::io::Result<ExitStatus>) {

@@ -200,9 +200,10 @@ fn first_host(nodes: &str) -> Result<String> {
             }
         }
     }
-    match host.is_empty() || host.contains(']') {
-        true => Err(not_a_list(nodes)),
-        false => Ok(host),
+    if host.is_empty() || host.contains(']') {
+        Err(not_a_list(nodes))
+    } else {
+        Ok(host)
     }
 }
 

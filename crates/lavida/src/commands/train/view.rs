@@ -38,9 +38,10 @@ impl View {
             clips_per_step: settings.train.global_batch,
         };
         let (status, members) = (coordinator.status.clone(), coordinator.members.clone());
-        Self(match screen::is_redrawn() {
-            true => tokio::spawn(redraw(aim, status, members)),
-            false => tokio::spawn(lines(aim, status, members)),
+        Self(if screen::is_redrawn() {
+            tokio::spawn(redraw(aim, status, members))
+        } else {
+            tokio::spawn(lines(aim, status, members))
         })
     }
 }
