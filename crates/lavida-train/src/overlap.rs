@@ -135,8 +135,8 @@ impl Summing<'_> {
     ///
     /// # Errors
     ///
-    /// As [`GradientReducer::all_reduce`]; [`Error::Internal`] when a microbatch failed, whose own error says why, or a gradient
-    /// came again after it was complete.
+    /// As [`GradientReducer::all_reduce`]; [`Error::Internal`] when a microbatch failed, whose own error says why, or a
+    /// gradient came again after it was complete.
     pub fn run(mut self, events: &mpsc::Receiver<GradientEvent>) -> Result<Summed> {
         let n_buckets = self.optimizer.n_buckets();
         let microbatch = |_| Arrived {
