@@ -1,6 +1,6 @@
-//! What every source keeps: one name for one thing.
+//! What every source keeps: one name for one thing, one form of `# Errors`.
 //!
-//! Found by looking, not by parsing: rustfmt puts each item on a line of its own.
+//! Found by looking, not by parsing: rustfmt puts each item and each doc line on a line of its own.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -124,4 +124,29 @@ fn a_type_is_found_however_it_is_declared() {
     check("pub fn structure() {", None);
     check("/// pub struct Clip {", None);
     check("struct Clip {", None);
+}
+
+#[test]
+fn an_empty_line_follows_every_heading_of_errors() {
+    let mut n_headings = 0;
+    for folder in crates().into_values() {
+        for part in ["src", "tests", "benches"] {
+            for (path, text) in sources(&folder.join(part)) {
+                let lines: Vec<&str> = text.lines().map(str::trim).collect();
+                for (at, pair) in lines.windows(2).enumerate() {
+                    if ["/// # Errors", "//! # Errors"].contains(&pair[0]) {
+                        n_headings += 1;
+                        let is_empty = ["///", "//!"].contains(&pair[1]);
+                        assert!(
+                            is_empty,
+                            "{}:{}: expected an empty line",
+                            path.display(),
+                            at + 2
+                        );
+                    }
+                }
+            }
+        }
+    }
+    assert!(n_headings > 100, "{n_headings} headings found");
 }

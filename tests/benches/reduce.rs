@@ -119,9 +119,10 @@ fn main() {
         .skip(1)
         .filter(|arg| !arg.starts_with("--"));
     let speeds: Vec<f64> = speeds.map(|arg| arg.parse().unwrap()).collect();
-    let speeds = match speeds.is_empty() {
-        true => vec![0.0, 1.25, 0.3, 0.1],
-        false => speeds,
+    let speeds = if speeds.is_empty() {
+        vec![0.0, 1.25, 0.3, 0.1]
+    } else {
+        speeds
     };
     println!("| link GB/s | s per step | in sums | waited for | hidden |");
     println!("|---|---|---|---|---|");

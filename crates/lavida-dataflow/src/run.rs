@@ -70,6 +70,7 @@ impl Run {
     /// Runs to the last step as its only worker, or until `stop` resolves; what was done is committed either way.
     ///
     /// # Errors
+    ///
     /// [`Error::Invalid`] when the run began with other settings or data; what reading, learning and committing fail with.
     pub async fn execute(
         self,
@@ -82,6 +83,7 @@ impl Run {
     /// Runs as one of several workers.
     ///
     /// # Errors
+    ///
     /// As [`Run::execute`]; [`Error::Unavailable`] when another worker is lost or the generation has ended.
     pub async fn execute_as(
         self,
@@ -143,15 +145,16 @@ impl Run {
         };
         let goes_on = resumed.is_some();
         drop(resumed); // its parts are the trainer's now
-        let progress = match worker.reports && !self.quiet {
-            false => RunProgress::silent(),
-            true => RunProgress::new(
+        let progress = if worker.reports && !self.quiet {
+            RunProgress::new(
                 &self.label,
                 state.step,
                 settings.train.steps,
                 settings.train.global_batch,
                 self.clock.clone(),
-            ),
+            )
+        } else {
+            RunProgress::silent()
         };
         if goes_on {
             progress.line(&format!(
@@ -159,9 +162,10 @@ impl Run {
                 state.step
             ));
         }
-        let log = match worker.reports {
-            false => None,
-            true => Some(MetricsLog::open(&self.store, state.step, self.clock.clone()).await?),
+        let log = if worker.reports {
+            Some(MetricsLog::open(&self.store, state.step, self.clock.clone()).await?)
+        } else {
+            None
         };
         let sample_builder = TrainingSampleBuilder {
             sampler: settings.exposure_sampler(&self.catalog)?,
@@ -213,6 +217,7 @@ impl Run {
     /// standard error and set aside, so that their steps can be committed again.
     ///
     /// # Errors
+    ///
     /// [`Error::Corrupt`] when the run has checkpoints and none is whole; nothing is set aside then.
     pub async fn newest(&self) -> Result<Option<LoadedCheckpoint>> {
         let found = lavida_checkpoint::newest_whole(&self.store).await?;

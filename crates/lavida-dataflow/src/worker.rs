@@ -87,6 +87,7 @@ pub trait Committer: Send + Sync {
     /// Returns when the checkpoint of the snapshot's step counts. The log goes first: no step counts whose row is lost.
     ///
     /// # Errors
+    ///
     /// [`Error::Fenced`] when another worker of the run committed that step; [`Error::Unavailable`] when the store fails.
     fn commit(&self, snapshot: Snapshot, log: LogFiles) -> BoxFuture<'_, Result<()>>;
 }
@@ -129,6 +130,7 @@ impl Worker {
     /// Microbatches that a worker of `size` computes in a step.
     ///
     /// # Errors
+    ///
     /// [`Error::Invalid`] when the microbatches of a step cannot be shared evenly.
     pub fn accumulation(settings: &Settings, size: usize) -> Result<usize> {
         let n = settings.accumulation();
@@ -174,9 +176,10 @@ impl Slice {
     /// The position that follows `end`, the end of some of its samples: `end` itself, or the begin of its part of the
     /// next step.
     pub fn after(&self, end: u64) -> u64 {
-        match (end - self.start) % self.global_batch == self.own.end % self.global_batch {
-            true => self.step_of(end - 1) + self.global_batch + self.own.start,
-            false => end,
+        if (end - self.start) % self.global_batch == self.own.end % self.global_batch {
+            self.step_of(end - 1) + self.global_batch + self.own.start
+        } else {
+            end
         }
     }
 

@@ -385,13 +385,15 @@ mod tests {
             batch in 1usize..4, rows in 1usize..40, d_input in 1usize..50, d_output in 1usize..50,
             has_bias in any::<bool>(), swapped in any::<[bool; 2]>(),
         ) {
-            let x = match swapped[0] {
-                true => uniform([rows, batch, d_input], 1).swap_dims(0, 1),
-                false => uniform([batch, rows, d_input], 1),
+            let x = if swapped[0] {
+                uniform([rows, batch, d_input], 1).swap_dims(0, 1)
+            } else {
+                uniform([batch, rows, d_input], 1)
             };
-            let weight = match swapped[1] {
-                true => uniform([d_output, d_input], 2).swap_dims(0, 1),
-                false => uniform([d_input, d_output], 2),
+            let weight = if swapped[1] {
+                uniform([d_output, d_input], 2).swap_dims(0, 1)
+            } else {
+                uniform([d_input, d_output], 2)
             };
             check(x, weight, has_bias.then(|| uniform([d_output], 3)));
         }

@@ -190,9 +190,10 @@ impl<'a> Right<'a> {
     /// For left sides of that many rows.
     pub(crate) fn for_rows(right: View<'a>, n_rows: usize) -> Self {
         let [n_inner, n_columns] = right.shape;
-        match wide::suits([n_rows, n_inner, n_columns]) {
-            true => Self::Packed(wide::Packed::of(right, false)),
-            false => Self::Plain(right),
+        if wide::suits([n_rows, n_inner, n_columns]) {
+            Self::Packed(wide::Packed::of(right, false))
+        } else {
+            Self::Plain(right)
         }
     }
 }
@@ -271,9 +272,10 @@ pub(crate) fn product(
             out.extend_from_slice(bias);
         }
     }
-    let parallelism = match in_parallel {
-        true => gemm::Parallelism::Rayon(0),
-        false => gemm::Parallelism::None,
+    let parallelism = if in_parallel {
+        gemm::Parallelism::Rayon(0)
+    } else {
+        gemm::Parallelism::None
     };
     let (room, adds) = (out.as_mut_ptr(), bias.is_some());
     // SAFETY: there is room for the whole product; every value of it is written, and read before only where the bias was
@@ -357,9 +359,10 @@ mod tests {
 
     /// A matrix whose rows, or whose columns, follow each other.
     fn view(values: &[f32], shape: [usize; 2], by_columns: bool) -> View<'_> {
-        let strides = match by_columns {
-            true => [1, shape[0]],
-            false => [shape[1], 1],
+        let strides = if by_columns {
+            [1, shape[0]]
+        } else {
+            [shape[1], 1]
         };
         View::new(values, shape, strides)
     }

@@ -157,9 +157,12 @@ struct Gates {
 impl ModuleMapper for Gates {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let id = param.id;
-        param.map(|value| match value.is_require_grad() {
-            true => self.watch.gate(id, value, &self.after),
-            false => value,
+        param.map(|value| {
+            if value.is_require_grad() {
+                self.watch.gate(id, value, &self.after)
+            } else {
+                value
+            }
         })
     }
 }

@@ -81,12 +81,12 @@ impl Packed {
             pack_columns(right.part([0, first], [n_inner, n]), width, room);
         };
         let group_values = n_inner * READ_TOGETHER;
-        match in_parallel {
-            true => room
-                .par_chunks_mut(group_values)
+        if in_parallel {
+            room.par_chunks_mut(group_values)
                 .enumerate()
-                .for_each(group),
-            false => room.chunks_mut(group_values).enumerate().for_each(group),
+                .for_each(group)
+        } else {
+            room.chunks_mut(group_values).enumerate().for_each(group)
         }
         // SAFETY: each group wrote its part.
         unsafe { self.values.set_len(n_values) };
@@ -221,9 +221,10 @@ pub(crate) unsafe fn multiply(
     let ([n_rows, n_inner], [_, n_columns]) = (left.shape, right.shape);
     assert_eq!(out.len(), n_rows * n_columns, "size of a product");
     // Few rows take hardly longer than packing: they come while what was packed is still in a cache.
-    let at_once = match n_rows <= ROW_BLOCK && !in_parallel {
-        true => READ_TOGETHER,
-        false => (PACKED_TOGETHER / n_inner / READ_TOGETHER).max(1) * READ_TOGETHER,
+    let at_once = if n_rows <= ROW_BLOCK && !in_parallel {
+        READ_TOGETHER
+    } else {
+        (PACKED_TOGETHER / n_inner / READ_TOGETHER).max(1) * READ_TOGETHER
     };
     let mut packed = Packed::nothing(Vectors::of_this_machine());
     for first in (0..n_columns).step_by(at_once) {
@@ -232,9 +233,10 @@ pub(crate) unsafe fn multiply(
         let right = &packed;
         let product = product.of_columns(first, width);
         let [tile, _] = right.vectors.tile();
-        let per_task = match in_parallel {
-            true => n_rows.div_ceil(rayon::current_num_threads()),
-            false => n_rows,
+        let per_task = if in_parallel {
+            n_rows.div_ceil(rayon::current_num_threads())
+        } else {
+            n_rows
         };
         let per_task = per_task.next_multiple_of(tile).min(ROW_BLOCK);
         let block = |(i, out): (usize, &mut [MaybeUninit<f32>])| {
@@ -243,9 +245,10 @@ pub(crate) unsafe fn multiply(
             unsafe { multiply_packed(rows, right, product, &mut out[first..], n_columns) }
         };
         let rows = per_task * n_columns;
-        match in_parallel {
-            true => out.par_chunks_mut(rows).enumerate().for_each(block),
-            false => out.chunks_mut(rows).enumerate().for_each(block),
+        if in_parallel {
+            out.par_chunks_mut(rows).enumerate().for_each(block)
+        } else {
+            out.chunks_mut(rows).enumerate().for_each(block)
         }
     }
 }

@@ -178,9 +178,10 @@ impl TrainPolicies {
             let n_values = parameter.n_values();
             counts[at].n_values += n_values;
             if parameter.trains {
-                match is_adapter(&parameter.name) {
-                    true => counts[at].n_lora += n_values,
-                    false => counts[at].n_full += n_values,
+                if is_adapter(&parameter.name) {
+                    counts[at].n_lora += n_values
+                } else {
+                    counts[at].n_full += n_values
                 }
             }
         }

@@ -76,9 +76,10 @@ impl ModuleMapper for Caster {
         param.map(|value| {
             let (is_autodiff, trains) = (value.is_autodiff(), value.is_require_grad());
             let value = value.without_autodiff().cast(dtype);
-            match is_autodiff {
-                true => value.autodiff().set_require_grad(trains),
-                false => value,
+            if is_autodiff {
+                value.autodiff().set_require_grad(trains)
+            } else {
+                value
             }
         })
     }

@@ -34,6 +34,7 @@ impl Settings {
     /// The vocabularies named in `[model]`; files are looked up from `folder`.
     ///
     /// # Errors
+    ///
     /// [`Error::Invalid`] naming the file when it cannot be read, and when a vocabulary has more entries than the model
     /// has embeddings.
     pub fn tokenizers(&self, folder: &Path) -> Result<Tokenizers> {

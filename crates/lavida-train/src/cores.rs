@@ -14,6 +14,7 @@ impl Cores {
     /// The threads of this process, shared evenly by so many pieces of work; each has at least one.
     ///
     /// # Errors
+    ///
     /// [`Error::Unavailable`] when the system gives no more threads.
     pub(crate) fn shared_by(n_pieces: usize) -> Result<Self> {
         let n_threads = (rayon::current_num_threads() / n_pieces.max(1)).max(1);

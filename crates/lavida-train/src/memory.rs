@@ -70,6 +70,7 @@ pub struct Memory {
 /// The plan of a run with these settings. No value is drawn, so the model may be of any size.
 ///
 /// # Errors
+///
 /// A policy of a part that does not exist.
 pub fn plan(settings: &Settings) -> Result<Plan> {
     let config = settings.model.config();
@@ -110,9 +111,10 @@ pub fn plan(settings: &Settings) -> Result<Plan> {
         Precision::F32 => 2 * gradients,
         Precision::Bf16 => 3 * gradients,
     };
-    let n_sharing = match settings.cluster.shard_optimizer {
-        true => settings.cluster.min_workers as u64,
-        false => 1,
+    let n_sharing = if settings.cluster.shard_optimizer {
+        settings.cluster.min_workers as u64
+    } else {
+        1
     };
     let optimizer = state.div_ceil(n_sharing);
     let activations = u64::try_from(activation_bytes(settings, &config)).unwrap_or(u64::MAX);
@@ -147,9 +149,10 @@ fn activation_bytes(settings: &Settings, config: &LavidaConfig) -> u128 {
     let value = u128::from(settings.train.precision.n_bytes());
     let policies = settings.policies();
     let trains = |prefix: &str| policies.of(prefix) != lavida_model::policy::TrainPolicy::Frozen;
-    let encoder = match trains("seg_model.image_encoder") {
-        true => n_frames * hiera_bytes(config, value),
-        false => 0,
+    let encoder = if trains("seg_model.image_encoder") {
+        n_frames * hiera_bytes(config, value)
+    } else {
+        0
     };
     if settings.train.stage == Stage::Grounding {
         return encoder;
@@ -159,18 +162,17 @@ fn activation_bytes(settings: &Settings, config: &LavidaConfig) -> u128 {
     let groups = settings.sampler.n_frames.div_ceil(v.temporal_patch_size);
     let visual = (groups * settings.sampler.video_pixels[1] / cell) as u128;
     let merge = (v.spatial_merge_size * v.spatial_merge_size) as u128;
-    let tower = match trains("visual") {
-        true => {
-            let per_group = merge * visual / groups.max(1) as u128;
-            let layer = Layer {
-                width: v.embed_dim as u128,
-                hidden: (v.embed_dim * v.mlp_ratio) as u128,
-                heads: v.num_heads as u128,
-                products_per_hidden: 2,
-            };
-            v.depth as u128 * layer.bytes(merge * visual, per_group, value)
-        }
-        false => 0,
+    let tower = if trains("visual") {
+        let per_group = merge * visual / groups.max(1) as u128;
+        let layer = Layer {
+            width: v.embed_dim as u128,
+            hidden: (v.embed_dim * v.mlp_ratio) as u128,
+            heads: v.num_heads as u128,
+            products_per_hidden: 2,
+        };
+        v.depth as u128 * layer.bytes(merge * visual, per_group, value)
+    } else {
+        0
     };
     let l = &config.language;
     let layer = Layer {

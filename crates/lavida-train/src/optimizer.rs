@@ -155,6 +155,7 @@ impl AdamW {
     /// is shared, every worker calls it.
     ///
     /// # Errors
+    ///
     /// As [`GradientReducer::all_gather`].
     pub fn with_exact_values<M: Module>(
         &self,
@@ -263,6 +264,7 @@ impl AdamW {
     /// The sum of a bucket's gradients over all workers; of this one's own part, where the state is shared.
     ///
     /// # Errors
+    ///
     /// As [`GradientReducer::all_reduce`].
     pub fn sum_over_workers(
         &self,
@@ -301,6 +303,7 @@ impl AdamW {
     /// holds the whole gradient or its part of it.
     ///
     /// # Errors
+    ///
     /// As [`GradientReducer::all_reduce`].
     pub fn global_norm(
         &self,
@@ -334,6 +337,7 @@ impl AdamW {
     /// the workers already.
     ///
     /// # Errors
+    ///
     /// As [`GradientReducer::all_gather`].
     pub fn update<M: Module>(
         &mut self,
@@ -365,21 +369,21 @@ impl AdamW {
                 Some(masters) => masters[b].clone(),
                 None => bucket.own_part(bucket.gather(&mut values)),
             }; // [O]
-            let value = match bucket.own.is_empty() {
-                true => value,
-                false => self.advance(b, value, gradient.mul_scalar(clip), lr),
+            let value = if bucket.own.is_empty() {
+                value
+            } else {
+                self.advance(b, value, gradient.mul_scalar(clip), lr)
             };
             if let Some(masters) = &mut self.masters {
                 masters[b] = self.buckets[b].merged(value.clone(), &masters[b], reached);
             }
             value
         });
-        let new_values: Vec<Tensor<1>> = match is_shared {
-            false => new_values.collect(),
-            true => {
-                let wholes = gather_each(new_values, &sizes, reducer)?;
-                wholes.into_iter().map(|w| self.on_device(w)).collect()
-            }
+        let new_values: Vec<Tensor<1>> = if is_shared {
+            let wholes = gather_each(new_values, &sizes, reducer)?;
+            wholes.into_iter().map(|w| self.on_device(w)).collect()
+        } else {
+            new_values.collect()
         };
         let mut updated = HashMap::new();
         for (bucket, value) in self.buckets.iter().zip(new_values) {
@@ -448,6 +452,7 @@ impl AdamW {
     /// state was shared or by how many; where it is, every worker calls this.
     ///
     /// # Errors
+    ///
     /// As [`GradientReducer::all_gather`].
     pub fn captured(&self, reducer: &dyn GradientReducer) -> Result<Vec<CapturedTensor>> {
         let mut captured = Vec::new();
@@ -464,6 +469,7 @@ impl AdamW {
     /// This worker's share of another's [`AdamW::captured`] and [`AdamW::with_exact_values`], which need every worker's part.
     ///
     /// # Errors
+    ///
     /// As [`GradientReducer::all_gather`].
     pub fn attend_state(&self, reducer: &dyn GradientReducer) -> Result<()> {
         if !self.is_shared {
@@ -553,18 +559,20 @@ impl Bucket {
         }
         let own = &self.own;
         let parts = self.slots.iter().filter_map(|slot| {
-            let from = match reached.contains(&slot.id) {
-                true => &new,
-                false => old,
+            let from = if reached.contains(&slot.id) {
+                &new
+            } else {
+                old
             };
             let (start, end) = (slot.range.start.max(own.start), slot.range.end.min(own.end));
             let within = start.saturating_sub(own.start)..end.saturating_sub(own.start);
             (start < end).then(|| from.clone().slice([within]))
         });
         let parts: Vec<_> = parts.collect();
-        match parts.is_empty() {
-            true => new,
-            false => Tensor::cat(parts, 0),
+        if parts.is_empty() {
+            new
+        } else {
+            Tensor::cat(parts, 0)
         }
     }
 }
@@ -663,9 +671,10 @@ fn gather_each(
 
 /// A range of a flat tensor.
 fn part_of(values: Tensor<1>, range: Range<usize>) -> Tensor<1> {
-    match range == (0..values.dims()[0]) {
-        true => values,
-        false => values.slice([range]),
+    if range == (0..values.dims()[0]) {
+        values
+    } else {
+        values.slice([range])
     }
 }
 
@@ -724,9 +733,10 @@ impl ModuleMapper for PutValues {
             None => param,
             Some(value) => param.map(|old| {
                 let value = value.reshape(old.shape());
-                let value = match self.rounds {
-                    true => value.cast(old.dtype()),
-                    false => value,
+                let value = if self.rounds {
+                    value.cast(old.dtype())
+                } else {
+                    value
                 };
                 value.autodiff().require_grad()
             }),

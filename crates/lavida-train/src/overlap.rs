@@ -134,8 +134,9 @@ impl Summing<'_> {
     /// Receives until every microbatch is over and every bucket summed.
     ///
     /// # Errors
-    /// As [`GradientReducer::all_reduce`]; [`Error::Internal`] when a microbatch failed, whose own error says why, or a gradient
-    /// came again after it was complete.
+    ///
+    /// As [`GradientReducer::all_reduce`]; [`Error::Internal`] when a microbatch failed, whose own error says why, or a
+    /// gradient came again after it was complete.
     pub fn run(mut self, events: &mpsc::Receiver<GradientEvent>) -> Result<Summed> {
         let n_buckets = self.optimizer.n_buckets();
         let microbatch = |_| Arrived {
@@ -232,6 +233,7 @@ impl Summing<'_> {
 /// Buckets in the order in which the first worker filled them, the same for all.
 ///
 /// # Errors
+///
 /// As [`GradientReducer::all_reduce`].
 pub(crate) fn agreed_order(filled: &[usize], reducer: &dyn GradientReducer) -> Result<Vec<usize>> {
     let mut order: Vec<f32> = match reducer.rank() {

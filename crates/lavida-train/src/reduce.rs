@@ -23,6 +23,7 @@ pub trait GradientReducer: Send + Sync {
     /// Replaces the values by their sums over all workers, added in the order of ranks.
     ///
     /// # Errors
+    ///
     /// [`lavida_data::Error::Unavailable`] when a worker is lost.
     fn all_reduce(&self, values: &mut [f32]) -> Result<()>;
 
@@ -32,12 +33,14 @@ pub trait GradientReducer: Send + Sync {
     /// Writes the sums of this worker's range over all workers to `own`, added in the order of ranks.
     ///
     /// # Errors
+    ///
     /// As [`GradientReducer::all_reduce`].
     fn reduce_scatter(&self, values: &[f32], own: &mut [f32]) -> Result<()>;
 
     /// Writes every worker's range to its place in `values`.
     ///
     /// # Errors
+    ///
     /// As [`GradientReducer::all_reduce`].
     fn all_gather(&self, own: &[f32], values: &mut [f32]) -> Result<()>;
 
@@ -83,6 +86,7 @@ impl GradientReducer for Alone {
 /// zeros leave exact.
 ///
 /// # Errors
+///
 /// As [`GradientReducer::all_reduce`].
 pub fn gather_numbers(own: f64, reducer: &dyn GradientReducer) -> Result<Vec<f64>> {
     const N_LANES: usize = 4;
@@ -133,6 +137,7 @@ impl StepShare {
     /// some worker raised it.
     ///
     /// # Errors
+    ///
     /// As [`GradientReducer::all_reduce`].
     pub fn exchange(
         &self,

@@ -119,6 +119,7 @@ impl Trainer {
     /// Builds the model on `device` and gives it its weights.
     ///
     /// # Errors
+    ///
     /// [`Error::Corrupt`] when weights or moments do not fit the model, [`Error::Invalid`] for a policy of a part that
     /// does not exist.
     pub fn new(parts: TrainerParts, device: &Device) -> Result<Self> {
@@ -222,6 +223,7 @@ impl Trainer {
     /// workers while backward goes on.
     ///
     /// # Errors
+    ///
     /// A prompt that does not fit its clip; [`Error::Diverged`] when a loss is not finite. As [`GradientReducer::all_reduce`].
     pub fn microbatches(&mut self, batches: &[HostBatch]) -> Result<Vec<LossTerms>> {
         let n_at_once = batches.len();
@@ -363,6 +365,7 @@ impl Trainer {
     /// worker has to say of the step.
     ///
     /// # Errors
+    ///
     /// [`Error::Internal`] when a microbatch is missing; [`Error::Diverged`] when the gradient is not finite; as
     /// [`GradientReducer::all_reduce`].
     pub fn update(&mut self, share: &StepShare) -> Result<UpdateReport> {
@@ -416,6 +419,7 @@ impl Trainer {
     /// state, those that take no snapshot call [`Trainer::attend_snapshot`] meanwhile.
     ///
     /// # Errors
+    ///
     /// As [`GradientReducer::all_gather`].
     pub fn snapshot(&mut self, position: u64) -> Result<Snapshot> {
         self.state.position = position;
@@ -425,9 +429,10 @@ impl Trainer {
             .with_exact_values(self.model().clone(), reducer)?;
         let is_host_memory = are_tensors_host_memory(&self.device);
         let file = |tensors: Vec<CapturedTensor>| {
-            let tensors = match is_host_memory {
-                true => tensors,
-                false => tensors.into_iter().map(CapturedTensor::on_host).collect(),
+            let tensors = if is_host_memory {
+                tensors
+            } else {
+                tensors.into_iter().map(CapturedTensor::on_host).collect()
             };
             CapturedFile::new(tensors)
                 .map(Content::from)
@@ -450,6 +455,7 @@ impl Trainer {
     /// What this worker has to give to another's snapshot; nothing, where each has the whole state.
     ///
     /// # Errors
+    ///
     /// As [`GradientReducer::all_gather`].
     pub fn attend_snapshot(&mut self) -> Result<()> {
         self.optimizer.attend_state(self.reducer.as_ref())
@@ -562,9 +568,12 @@ fn with_own_leaves(model: &Lavida) -> Lavida {
     struct OwnLeaves;
     impl ModuleMapper for OwnLeaves {
         fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-            param.map(|value| match value.is_require_grad() {
-                true => value.without_autodiff().autodiff().require_grad(),
-                false => value,
+            param.map(|value| {
+                if value.is_require_grad() {
+                    value.without_autodiff().autodiff().require_grad()
+                } else {
+                    value
+                }
             })
         }
     }
@@ -624,12 +633,13 @@ fn not_finite(terms: &LossTerms) -> String {
     let parts: Vec<String> = parts
         .map(|(name, value)| format!("{name} {value}"))
         .collect();
-    match parts.is_empty() {
-        true => format!(
+    if parts.is_empty() {
+        format!(
             "the loss is {}, though each of its terms is finite",
             terms.loss
-        ),
-        false => format!("the loss is {} ({})", terms.loss, parts.join(", ")),
+        )
+    } else {
+        format!("the loss is {} ({})", terms.loss, parts.join(", "))
     }
 }
 

@@ -224,9 +224,10 @@ fn a_checkpoint_in_half_precision_has_exact_values_of_what_trains() {
     assert!(listed.iter().any(|p| p.trains) && listed.iter().any(|p| !p.trains));
     for parameter in listed {
         let is_constant = parameter.name.contains("gaussian_matrix");
-        let expected = match parameter.trains || is_constant {
-            true => DType::F32,
-            false => DType::BF16,
+        let expected = if parameter.trains || is_constant {
+            DType::F32
+        } else {
+            DType::BF16
         };
         assert_eq!(
             saved[&parameter.name].dtype(),

@@ -119,6 +119,7 @@ impl DeviceName {
     /// Reads a name, of whatever build and machine; without a number it is the first of its kind.
     ///
     /// # Errors
+    ///
     /// [`Error::Invalid`] with the devices that are here.
     pub fn parse(name: &str) -> Result<Self> {
         let (word, number) = name.split_once(':').unwrap_or((name, "0"));
@@ -153,6 +154,7 @@ pub enum Presence {
 /// Looks for the device of this name, without opening it.
 ///
 /// # Errors
+///
 /// [`Error::Invalid`] with the devices that are here, for a name that this build does not have, on whatever machine.
 pub fn find(name: &str) -> Result<Presence> {
     let DeviceName { kind, index } = DeviceName::parse(name)?;
@@ -176,6 +178,7 @@ pub fn find(name: &str) -> Result<Presence> {
 /// The device of this name.
 ///
 /// # Errors
+///
 /// [`Error::Invalid`] with the devices that are here, when this build or this machine does not have it.
 pub fn named(name: &str) -> Result<Device> {
     match find(name)? {

@@ -41,6 +41,7 @@ impl Drop for Endpoint {
 /// Serves `registry` at `at`; port 0 is any that is free.
 ///
 /// # Errors
+///
 /// [`Error::Invalid`] for an address that cannot be listened at.
 pub async fn serve(at: SocketAddr, registry: Registry) -> Result<Endpoint> {
     let unusable = |error| Error::invalid(at, "an address to serve metrics at", error);

@@ -32,6 +32,7 @@ impl LogFiles {
     /// Brings them to the store.
     ///
     /// # Errors
+    ///
     /// [`Error::Unavailable`] when it does not take them.
     pub async fn put(&self) -> Result<()> {
         for (store, key, bytes) in &self.0 {

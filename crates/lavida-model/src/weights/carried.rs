@@ -29,9 +29,10 @@ pub fn read_carried(bytes: &[u8]) -> Result<Tensors, WeightError> {
             mismatch.not_finite.push(name.clone());
         }
     }
-    match mismatch.is_empty() {
-        true => Ok(tensors),
-        false => Err(WeightError::Mismatch(mismatch)),
+    if mismatch.is_empty() {
+        Ok(tensors)
+    } else {
+        Err(WeightError::Mismatch(mismatch))
     }
 }
 

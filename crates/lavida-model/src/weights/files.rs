@@ -316,9 +316,10 @@ pub(super) fn kept(stored: DType, precision: Option<Precision>) -> DType {
 
 /// The same values in another format, or as they are.
 pub(super) fn in_format(data: TensorData, dtype: DType) -> TensorData {
-    match data.dtype() == dtype {
-        true => data,
-        false => data.convert_dtype(dtype),
+    if data.dtype() == dtype {
+        data
+    } else {
+        data.convert_dtype(dtype)
     }
 }
 

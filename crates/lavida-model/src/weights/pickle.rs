@@ -334,9 +334,10 @@ impl Machine<'_> {
 
     fn pop_group(&mut self) -> Result<Vec<Id>, Refused> {
         let start = self.marks.pop().ok_or_else(cut)?;
-        match start <= self.stack.len() {
-            true => Ok(self.stack.split_off(start)),
-            false => Err(cut()),
+        if start <= self.stack.len() {
+            Ok(self.stack.split_off(start))
+        } else {
+            Err(cut())
         }
     }
 

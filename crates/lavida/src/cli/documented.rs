@@ -137,9 +137,10 @@ fn every_command_of_the_pages_and_scripts_parses() {
         ("cluster/deploy/jobset.yaml", 1),
     ] {
         let text = read(path);
-        let shown: Vec<&str> = match path.ends_with(".md") {
-            true => text.split("```").skip(1).step_by(2).collect(), // fenced blocks
-            false => vec![&text],
+        let shown: Vec<&str> = if path.ends_with(".md") {
+            text.split("```").skip(1).step_by(2).collect() // fenced blocks
+        } else {
+            vec![&text]
         };
         let found: Vec<_> = shown.iter().flat_map(|block| commands(block)).collect();
         for words in &found {

@@ -48,15 +48,12 @@ pub async fn run(
     let id = MemberId(random_id());
     let mut member = shell::join(id, None, address.to_owned(), security, WINDOW).await?;
     let stop = async {
-        match has_parent {
-            false => {
-                interrupted("leaving the run; what is not committed the others do again").await
-            }
+        if has_parent {
             // Whoever started it ends it, in order; a scheduler's signal may reach both.
-            true => {
-                interrupted("a worker stays until its run ends").await;
-                std::future::pending().await
-            }
+            interrupted("a worker stays until its run ends").await;
+            std::future::pending().await
+        } else {
+            interrupted("leaving the run; what is not committed the others do again").await
         }
     };
     let mut stop = std::pin::pin!(stop);

@@ -415,9 +415,10 @@ fn a_run_does_not_write_over_settings_that_no_run_wrote() {
     let run = world.trained();
     for left in ["metrics.jsonl", "checkpoints"] {
         let path = world.join(run).join(left);
-        let removed = match path.is_dir() {
-            true => std::fs::remove_dir_all(&path),
-            false => std::fs::remove_file(&path),
+        let removed = if path.is_dir() {
+            std::fs::remove_dir_all(&path)
+        } else {
+            std::fs::remove_file(&path)
         };
         removed.unwrap();
     }

@@ -67,9 +67,10 @@ fn check_line(line: &Line, metadata: &Metadata) {
         }
     }
     if chosen.is_empty() {
-        chosen = match command.contains("--workspace") {
-            true => metadata.workspace_packages(),
-            false => metadata.workspace_default_packages(),
+        chosen = if command.contains("--workspace") {
+            metadata.workspace_packages()
+        } else {
+            metadata.workspace_default_packages()
         };
     }
     for feature in features {

@@ -369,9 +369,10 @@ fn list(folder: &Path, prefix: &str, delimiter: Option<&str>) -> String {
             let Ok(about) = entry.metadata() else {
                 continue; // replaced while we look
             };
-            match about.is_dir() {
-                true => folders.push(entry.path()),
-                false => keys.push((entry.path(), about.len())),
+            if about.is_dir() {
+                folders.push(entry.path())
+            } else {
+                keys.push((entry.path(), about.len()))
             }
         }
     }

@@ -202,9 +202,10 @@ async fn samples_are_seen_once(world: &World, settings: &Settings, records: &[St
     for (pass, mut seen) in passes {
         seen.sort_unstable();
         let all = (0..catalog.len()).collect::<Vec<_>>();
-        match Some(pass) == last {
-            false => assert_eq!(seen, all, "pass {pass}"),
-            true => assert!(seen.is_sorted_by(|a, b| a < b), "pass {pass}: {seen:?}"),
+        if Some(pass) == last {
+            assert!(seen.is_sorted_by(|a, b| a < b), "pass {pass}: {seen:?}")
+        } else {
+            assert_eq!(seen, all, "pass {pass}")
         }
     }
 }

@@ -13,10 +13,7 @@ use crate::{
 };
 
 /// Ranks of a world, each a process: without Gloo there is nothing between two.
-pub const RANKS: usize = match cfg!(feature = "gloo") {
-    true => 2,
-    false => 1,
-};
+pub const RANKS: usize = if cfg!(feature = "gloo") { 2 } else { 1 };
 /// What all scenarios run: six steps, checkpoints after 2, 4 and 6, a share of each step for up to four ranks. Steps are long
 /// enough for something to happen in them.
 pub const SETTINGS: [&str; 5] = [

@@ -41,13 +41,10 @@ fn what_a_worker_cannot_take_part_in_it_says() {
     finish(nowhere).refused(2, &["HOST:PORT", "nowhere"]);
     let mut command = world.train("led", &["cluster.workers=2"]);
     command.args(["--listen", "127.0.0.1:0"]);
-    match cfg!(feature = "gloo") {
-        true => {
-            Process::start(command).says("coordinator at 127.0.0.1");
-        }
-        false => {
-            finish(command).refused(2, &["cluster.workers", "libgloo-dev", "--features gloo"]);
-        }
+    if cfg!(feature = "gloo") {
+        Process::start(command).says("coordinator at 127.0.0.1");
+    } else {
+        finish(command).refused(2, &["cluster.workers", "libgloo-dev", "--features gloo"]);
     }
     let mut command = world.train("led", &[]);
     command.args(["--listen", "0.0.0.0:0"]);

@@ -80,9 +80,10 @@ fn a_run_killed_between_its_files_and_their_manifest_goes_on_from_the_checkpoint
     for (run, is_whole) in [("cut", false), ("unnamed", true)] {
         let alone = led(&world, &bucket, run);
         let weights = weights_of_step_4(run, 0);
-        let last = match is_whole {
-            true => format!("PUT {run}/checkpoints/0000000004/manifest.json?"),
-            false => format!("PUT {weights}?partNumber=2"),
+        let last = if is_whole {
+            format!("PUT {run}/checkpoints/0000000004/manifest.json?")
+        } else {
+            format!("PUT {weights}?partNumber=2")
         };
         bucket.fails(Fault::Hangs, &last);
         let mut killed = Process::start(alone.alone());

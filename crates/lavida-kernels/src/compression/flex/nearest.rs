@@ -326,9 +326,10 @@ pub(super) fn neighborhoods<T: Value>(
 fn search_all<T: Value>(tokens: &Tokens<T>, k: usize, blocking: Blocking) -> Option<Neighborhoods> {
     let all: Vec<u32> = (0..tokens.n_tokens() as u32).collect();
     // Rounded, more candidates cannot be told from the last one kept, and looking through all background is cheaper.
-    let (n_kept, most_exact) = match tokens.arithmetic().rounds() {
-        true => (k, EXACT_PER_NEIGHBOR * k * all.len()),
-        false => ((k + FURTHER).min(all.len() - 1), usize::MAX),
+    let (n_kept, most_exact) = if tokens.arithmetic().rounds() {
+        (k, EXACT_PER_NEIGHBOR * k * all.len())
+    } else {
+        ((k + FURTHER).min(all.len() - 1), usize::MAX)
     };
     let search = Search::new(all.len(), n_kept, 3 * (k + FURTHER) + 16, most_exact);
     let pairs = Pairs {

@@ -157,9 +157,10 @@ struct FromMean {
 impl FromMean {
     /// Length of the error by that of the token.
     fn relative_error(&self) -> f64 {
-        match self.squared_length > 0.0 {
-            true => (self.squared_error / self.squared_length).sqrt(),
-            false => 0.0,
+        if self.squared_length > 0.0 {
+            (self.squared_error / self.squared_length).sqrt()
+        } else {
+            0.0
         }
     }
 }

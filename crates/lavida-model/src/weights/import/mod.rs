@@ -136,9 +136,10 @@ fn of_clip(name: &str) -> Meaning {
         "logit_scale",
         "text_model.embeddings.position_ids",
     ];
-    match unused.iter().any(|prefix| name.starts_with(prefix)) {
-        true => Meaning::Unused,
-        false => Meaning::Parameter(format!("assist_clf.{name}")),
+    if unused.iter().any(|prefix| name.starts_with(prefix)) {
+        Meaning::Unused
+    } else {
+        Meaning::Parameter(format!("assist_clf.{name}"))
     }
 }
 
@@ -147,9 +148,10 @@ fn of_sam2(name: &str) -> Meaning {
 }
 
 fn of_lavida(name: &str) -> Meaning {
-    match is_unused(name) {
-        true => Meaning::Carried(name.to_owned()),
-        false => Meaning::Parameter(name.to_owned()),
+    if is_unused(name) {
+        Meaning::Carried(name.to_owned())
+    } else {
+        Meaning::Parameter(name.to_owned())
     }
 }
 
@@ -207,9 +209,10 @@ impl<'a> ImportPlan<'a> {
         let (mut drawn, mut resized) = (Vec::new(), Vec::new());
         for ParameterInfo { name, shape, .. } in parameters(model) {
             let Some((files, theirs)) = found.remove(&name) else {
-                match may_draw && name.starts_with(DRAWN) {
-                    true => drawn.push(name),
-                    false => mismatch.missing.push((name, shape)),
+                if may_draw && name.starts_with(DRAWN) {
+                    drawn.push(name)
+                } else {
+                    mismatch.missing.push((name, shape))
                 }
                 continue;
             };
@@ -265,9 +268,10 @@ impl<'a> ImportPlan<'a> {
             shape: data.shape().to_vec(),
             from: Origin::Drawn(data),
         }));
-        let carried = match carried.is_empty() {
-            true => None,
-            false => Some(PlannedFile::new(carried)?),
+        let carried = if carried.is_empty() {
+            None
+        } else {
+            Some(PlannedFile::new(carried)?)
         };
         Ok(Self {
             weights: PlannedFile::new(tensors)?,
@@ -289,9 +293,10 @@ impl<'a> ImportPlan<'a> {
         for file in self.files() {
             mismatch.not_finite.extend(file.not_finite(&mut on_bytes)?);
         }
-        match mismatch.is_empty() {
-            true => Ok(()),
-            false => Err(WeightError::Mismatch(mismatch)),
+        if mismatch.is_empty() {
+            Ok(())
+        } else {
+            Err(WeightError::Mismatch(mismatch))
         }
     }
 
