@@ -69,15 +69,14 @@ pub async fn page(
         categories_held_out: demo.world.held_out.clone(),
         draws: draws(demo, catalog).await?,
         losses: losses(&demo.steps),
-        results: vec![SeedResult {
+        result: Some(SeedResult {
             seed: demo.seed,
             frame_auc: e.frame_auc,
             frame_ap: e.frame_ap,
             pixel_auc: e.pixel_auc,
             swap_auc: e.swapped_frame_auc,
             target_vs_others: e.target_vs_others_pixel_auc,
-            seen_auc: None,
-        }],
+        }),
         videos: videos(demo, benchmark, n_videos).await?,
         notes: notes(model),
         exports: demo

@@ -1,7 +1,7 @@
 //! The page `lavida demo` writes: what was trained on what, how it went, and how well it finds what it was never shown.
 //!
-//! [`DemoReport`] is plain values; [`demo_report`] says them in an order a person can follow. Figures that were not measured are
-//! shown as a dash, never as zero.
+//! [`DemoReport`] is plain values; [`demo_report`] says them in an order a person can follow. A figure that was not measured
+//! has no column.
 
 mod training;
 
@@ -44,8 +44,8 @@ pub struct DemoReport {
     pub draws: Vec<DrawPicture>,
     /// Loss curves, several series each, stage boundaries as marks.
     pub losses: Vec<LinePlot>,
-    /// Zero-shot figures, one row a seed.
-    pub results: Vec<SeedResult>,
+    /// Zero-shot figures.
+    pub result: Option<SeedResult>,
     /// Scores and pictures of evaluation videos.
     pub videos: Vec<VideoResult>,
     /// What to keep in mind; say here what fell short.
@@ -103,8 +103,6 @@ pub struct SeedResult {
     pub swap_auc: Option<f64>,
     /// Pixel AUC of the target against the other objects.
     pub target_vs_others: Option<f64>,
-    /// Frame AUC on combinations that were trained on.
-    pub seen_auc: Option<f64>,
 }
 
 /// One evaluation video.
@@ -182,8 +180,8 @@ pub fn demo_report(report: &DemoReport) -> String {
 
 fn results_section(report: &DemoReport) -> Section {
     let mut blocks = Vec::new();
-    if !report.results.is_empty() {
-        blocks.push(Block::Table(results_table(&report.results)));
+    if let Some(result) = &report.result {
+        blocks.push(Block::Table(result_table(result)));
         blocks.push(Block::List(vec![
             "frame AUC, AP: are frames with the held-out category scored above the others? Chance is 0.5 for AUC.".into(),
             "swapped prompt: the same videos with the true category replaced by an absent one. At 0.5 it is the text that steers the \
@@ -200,57 +198,29 @@ fn results_section(report: &DemoReport) -> Section {
     }
 }
 
-type Figure = (&'static str, fn(&SeedResult) -> Option<f64>);
-
-fn results_table(results: &[SeedResult]) -> Table {
-    let figures: [Figure; 6] = [
-        ("frame AUC", |result| result.frame_auc),
-        ("frame AP", |result| result.frame_ap),
-        ("pixel AUC", |result| result.pixel_auc),
-        ("swapped prompt", |result| result.swap_auc),
-        ("target vs others", |result| result.target_vs_others),
-        ("trained combinations", |result| result.seen_auc),
+/// One row, of the figures that were measured.
+fn result_table(result: &SeedResult) -> Table {
+    let figures = [
+        ("frame AUC", result.frame_auc),
+        ("frame AP", result.frame_ap),
+        ("pixel AUC", result.pixel_auc),
+        ("swapped prompt", result.swap_auc),
+        ("target vs others", result.target_vs_others),
     ];
-    let measured: Vec<&Figure> = figures
-        .iter()
-        .filter(|(_, figure)| results.iter().any(|result| figure(result).is_some()))
-        .collect();
-    let mut head = vec!["seed".to_string()];
-    head.extend(measured.iter().map(|(name, _)| (*name).to_string()));
-    let mut rows: Vec<Vec<String>> = results
-        .iter()
-        .map(|result| {
-            let mut row = vec![result.seed.to_string()];
-            row.extend(measured.iter().map(|(_, figure)| shown(figure(result))));
-            row
-        })
-        .collect();
-    let has_mean = results.len() > 1;
-    if has_mean {
-        let mut row = vec!["mean".to_string()];
-        row.extend(
-            measured
-                .iter()
-                .map(|(_, figure)| shown(mean(results.iter().map(figure)))),
-        );
-        rows.push(row);
+    let mut head = vec!["seed".to_owned()];
+    let mut row = vec![result.seed.to_string()];
+    for (name, figure) in figures {
+        if let Some(value) = figure {
+            head.push(name.to_owned());
+            row.push(format!("{value:.3}"));
+        }
     }
     Table {
         numeric: (1..head.len()).collect(),
         head,
-        rows,
-        last_row_is_summary: has_mean,
+        rows: vec![row],
+        last_row_is_summary: false,
     }
-}
-
-/// `None` unless every value is there: a mean over some seeds would pass for one over all.
-fn mean(values: impl Iterator<Item = Option<f64>>) -> Option<f64> {
-    let values: Vec<f64> = values.collect::<Option<_>>()?;
-    (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
-}
-
-fn shown(value: Option<f64>) -> String {
-    value.map_or("–".into(), |value| format!("{value:.3}"))
 }
 
 fn videos_section(report: &DemoReport) -> Section {
@@ -391,24 +361,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn figures_that_were_not_measured_are_dashes_and_have_no_mean() {
-        let results = [
-            SeedResult {
-                seed: 1,
-                frame_auc: Some(0.9),
-                swap_auc: Some(0.5),
-                ..SeedResult::default()
-            },
-            SeedResult {
-                seed: 2,
-                frame_auc: Some(0.8),
-                ..SeedResult::default()
-            },
-        ];
-        let table = results_table(&results);
+    fn figures_that_were_not_measured_have_no_column() {
+        let table = result_table(&SeedResult {
+            seed: 2,
+            frame_auc: Some(0.8),
+            swap_auc: Some(0.5),
+            ..SeedResult::default()
+        });
         assert_eq!(table.head, ["seed", "frame AUC", "swapped prompt"]);
-        assert_eq!(table.rows[1], ["2", "0.800", "–"]);
-        assert_eq!(table.rows[2], ["mean", "0.850", "–"]);
+        assert_eq!(table.rows, [["2", "0.800", "0.500"]]);
     }
 
     #[test]
