@@ -147,30 +147,24 @@ async fn going_on_with_other_input_is_refused() {
         .expect("a new build takes the place");
 }
 
-/// A build of twelve images by the program that does not come to its end: a named pipe stands for the last image, and
-/// reading it blocks.
+/// Images of a build that is interrupted: it takes seconds, and what interrupts it comes with its first line.
 #[cfg(unix)]
-struct Blocked {
+const N_INTERRUPTED: usize = 3000;
+
+/// A build by the program that is interrupted long before its end.
+#[cfg(unix)]
+struct Interrupted {
     source: CocoSource,
-    whole: Vec<u8>,
     out: Folder,
 }
 
 #[cfg(unix)]
-impl Blocked {
+impl Interrupted {
     fn new() -> Self {
-        let source = CocoSource::new(12);
+        let source = CocoSource::new(N_INTERRUPTED);
         source.write();
-        let last = source.folder.join("images/0011.jpg");
-        let whole = std::fs::read(&last).expect("read");
-        std::fs::remove_file(&last).expect("remove");
-        let made = Command::new("mkfifo")
-            .arg(&last)
-            .status()
-            .expect("mkfifo runs");
-        assert!(made.success());
         let out = Folder::new();
-        Self { source, whole, out }
+        Self { source, out }
     }
 
     fn dataset(&self) -> std::path::PathBuf {
@@ -217,15 +211,12 @@ impl Blocked {
     /// Starts it and waits until it has opened its source.
     fn start(&self) -> (std::process::Child, BufReader<std::process::ChildStderr>) {
         let (line, child, errors) = self.spawn();
-        assert!(line.contains("12 images"), "{line}");
+        assert!(line.contains("3000 images"), "{line}");
         (child, errors)
     }
 
-    /// Puts the image where the pipe was and goes on: the dataset is that of an undisturbed build. Says what was said.
+    /// Goes on: the dataset is that of an undisturbed build. Says what was said.
     async fn resumes(&self) -> String {
-        let last = self.source.folder.join("images/0011.jpg");
-        std::fs::remove_file(&last).expect("remove");
-        std::fs::write(&last, &self.whole).expect("write");
         let args = self.args();
         let args: Vec<&str> = args
             .iter()
@@ -248,12 +239,12 @@ impl Blocked {
 #[cfg(unix)]
 #[tokio::test]
 async fn a_killed_build_leaves_no_dataset_and_can_be_resumed() {
-    let blocked = Blocked::new();
-    let (mut child, _errors) = blocked.start();
+    let build = Interrupted::new();
+    let (mut child, _errors) = build.start();
     child.kill().expect("kills");
     child.wait().expect("ends");
-    assert!(!is_committed(&blocked.dataset()));
-    blocked.resumes().await;
+    assert!(!is_committed(&build.dataset()));
+    build.resumes().await;
 }
 
 #[cfg(unix)]
@@ -261,8 +252,8 @@ async fn a_killed_build_leaves_no_dataset_and_can_be_resumed() {
 async fn a_build_that_is_stopped_says_so_by_its_exit_code_and_leaves_nothing_half_written() {
     use std::io::Read;
     for signal in ["-INT", "-TERM"] {
-        let blocked = Blocked::new();
-        let (mut child, mut errors) = blocked.start();
+        let build = Interrupted::new();
+        let (mut child, mut errors) = build.start();
         let killed = Command::new("kill")
             .args([signal, &child.id().to_string()])
             .status();
@@ -274,8 +265,8 @@ async fn a_build_that_is_stopped_says_so_by_its_exit_code_and_leaves_nothing_hal
             said.contains("stopped before the end") && said.contains("--resume"),
             "{said}"
         );
-        assert!(!is_committed(&blocked.dataset()));
-        blocked.resumes().await;
+        assert!(!is_committed(&build.dataset()));
+        build.resumes().await;
     }
 }
 
@@ -283,36 +274,36 @@ async fn a_build_that_is_stopped_says_so_by_its_exit_code_and_leaves_nothing_hal
 #[cfg(unix)]
 #[tokio::test]
 async fn what_a_killed_build_had_half_written_goes_with_the_next_one_and_is_counted() {
-    let blocked = Blocked::new();
+    let build = Interrupted::new();
     let killed_leaving = |mut child: std::process::Child, names: &[&str]| {
         child.kill().expect("kills");
         child.wait().expect("ends");
-        std::fs::create_dir_all(blocked.dataset()).expect("mkdir");
-        for entry in std::fs::read_dir(blocked.dataset()).expect("list") {
+        std::fs::create_dir_all(build.dataset()).expect("mkdir");
+        for entry in std::fs::read_dir(build.dataset()).expect("list") {
             let path = entry.expect("entry").path();
             if path.to_string_lossy().contains('#') {
                 std::fs::remove_file(path).expect("remove");
             }
         }
         for name in names {
-            std::fs::write(blocked.dataset().join(name), "12345").expect("write");
+            std::fs::write(build.dataset().join(name), "12345").expect("write");
         }
     };
-    let (child, _errors) = blocked.start();
+    let (child, _errors) = build.start();
     killed_leaving(child, &["notes#1", "train-00000-b0.parquet#1"]);
     // Another one, which says what it removed, whether it goes on or begins anew.
-    let (line, child, _errors) = blocked.spawn();
+    let (line, child, _errors) = build.spawn();
     assert!(
         line.contains("interrupted build: 1 unfinished file (5 bytes) removed"),
         "{line}"
     );
     killed_leaving(child, &["notes#1", "train-00000-b0.parquet#2"]);
-    let said = blocked.resumes().await;
+    let said = build.resumes().await;
     assert!(
         said.contains("interrupted build: 1 unfinished file (5 bytes) removed"),
         "{said}"
     );
-    let left = std::fs::read_dir(blocked.dataset()).expect("list");
+    let left = std::fs::read_dir(build.dataset()).expect("list");
     let left: Vec<String> = left
         .map(|entry| {
             entry
