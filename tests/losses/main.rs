@@ -83,6 +83,7 @@ fn run(catalog: &Arc<Catalog>, name: &str, overrides: &[String]) -> Run {
         clock: Arc::new(SteppingClock::new(Duration::from_millis(1))),
         figures: Figures::default(),
         quiet: false,
+        admission: Default::default(),
     }
 }
 

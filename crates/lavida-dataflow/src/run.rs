@@ -22,7 +22,7 @@ use lavida_train::{
 
 use crate::{
     clock::Clock,
-    device,
+    device::{self, memory::Admission},
     parts::Learner,
     pipeline::Pipeline,
     stages::trainer::TrainingOutcome,
@@ -52,6 +52,8 @@ pub struct Run {
     pub figures: Figures,
     /// Whether somebody else shows its progress.
     pub quiet: bool,
+    /// Whether its device was found large enough.
+    pub admission: Admission,
 }
 
 /// What became of a run.
@@ -121,7 +123,10 @@ impl Run {
         }
         // Both before anything is written.
         let device = device::named(&settings.device)?;
-        device::memory::admit(&settings, accumulation, worker.n_on_machine).await?;
+        let admission = &self.admission;
+        admission
+            .check(&settings, accumulation, worker.n_on_machine)
+            .await?;
         if worker.reports
             && resumed.is_none()
             && self.store.try_get("metrics.jsonl").await?.is_none()

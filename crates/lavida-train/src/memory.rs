@@ -67,6 +67,11 @@ pub struct Memory {
     pub total: u64,
 }
 
+/// Bytes in GiB.
+pub fn gib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 30)
+}
+
 /// The plan of a run with these settings. No value is drawn, so the model may be of any size.
 ///
 /// # Errors

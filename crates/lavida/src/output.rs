@@ -56,11 +56,6 @@ pub fn file_name(path: &Path) -> String {
     name.to_string_lossy().into_owned()
 }
 
-/// Bytes in GiB.
-pub fn gib(bytes: u64) -> f64 {
-    bytes as f64 / f64::from(1 << 30)
-}
-
 /// The files of one command in one place.
 #[derive(Debug)]
 pub struct Outputs {

@@ -3,10 +3,14 @@
 //! What is free is this machine's memory for a CPU, as its control groups allow, and what `nvidia-smi` says for a GPU of
 //! NVIDIA.
 
-use std::{path::Path, process::Stdio, time::Duration};
+use std::{path::Path, process::Stdio, sync::Arc, time::Duration};
 
 use lavida_data::{Error, Result};
-use lavida_train::{memory::Plan, settings::Settings};
+use lavida_train::{
+    memory::{Plan, gib},
+    settings::Settings,
+};
+use tokio::sync::OnceCell;
 
 use super::{DeviceKind, DeviceName, side_by_side};
 
@@ -42,13 +46,30 @@ impl Need {
     }
 }
 
-/// Refuses a run that its device cannot hold, before anything is built; one that may or may not fit is let through, and so is
-/// one on a device that does not say what is free.
-///
-/// # Errors
-///
-/// [`Error::Invalid`] with what is needed and what is free.
-pub async fn admit(settings: &Settings, accumulation: usize, n_on_machine: usize) -> Result<()> {
+/// Whether a process may begin a run: asked once, whatever worlds it takes part in afterwards and however many of its workers
+/// share it. What an earlier world took stays with the process, which uses it again, and does not count as free.
+#[derive(Clone, Debug, Default)]
+pub struct Admission(Arc<OnceCell<()>>);
+
+impl Admission {
+    /// Refuses a run that its device cannot hold, before anything is built. One that may or may not fit is let through, and so
+    /// is one on a device that does not say what is free.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] with what is needed and what is free.
+    pub async fn check(
+        &self,
+        settings: &Settings,
+        accumulation: usize,
+        n_on_machine: usize,
+    ) -> Result<()> {
+        let checked = || check(settings, accumulation, n_on_machine);
+        self.0.get_or_try_init(checked).await.copied()
+    }
+}
+
+async fn check(settings: &Settings, accumulation: usize, n_on_machine: usize) -> Result<()> {
     let plan = lavida_train::memory::plan(settings)?;
     let need = Need::of(&plan, settings, accumulation, n_on_machine);
     let name = DeviceName::parse(&settings.device)?;
@@ -60,16 +81,16 @@ pub async fn admit(settings: &Settings, accumulation: usize, n_on_machine: usize
     }
     let memory = &plan.memory;
     let expected = format!(
-        "at least {} free on {name} for weights, gradients and optimizer ({}) and half of what activations are estimated at \
+        "at least {:.2} GiB free on {name} for weights, gradients and optimizer ({:.2} GiB) and half of what activations are estimated at \
          (`lavida check` lists them)",
         gib(need.least),
         gib(memory.weights + memory.gradients + memory.optimizer),
     );
-    Err(Error::invalid("memory", expected, gib(free)))
-}
-
-fn gib(bytes: u64) -> String {
-    format!("{:.2} GiB", bytes as f64 / f64::from(1 << 30))
+    Err(Error::invalid(
+        "memory",
+        expected,
+        format!("{:.2} GiB", gib(free)),
+    ))
 }
 
 /// Free memory of a device, or why it is not known.
@@ -148,17 +169,31 @@ mod tests {
         Settings::parse("embedded:tiny", embedded("tiny").unwrap(), &overrides).unwrap()
     }
 
-    #[tokio::test]
-    async fn a_run_that_no_machine_holds_is_refused_before_it_is_built() {
-        let huge = settings(&[
+    fn huge() -> Settings {
+        settings(&[
             "model.language.vocab_size=16777216",
             "model.language.hidden_size=8192",
             "model.language.num_attention_heads=512",
-        ]);
-        let error = admit(&huge, 1, 1).await.unwrap_err();
+        ])
+    }
+
+    #[tokio::test]
+    async fn a_run_that_no_machine_holds_is_refused_before_it_is_built() {
+        let error = Admission::default().check(&huge(), 1, 1).await.unwrap_err();
         assert_eq!(error.exit_code(), 2);
         assert!(error.to_string().contains("GiB"), "{error}");
-        admit(&settings(&[]), 1, 1).await.unwrap();
+        let admission = Admission::default();
+        admission.check(&settings(&[]), 1, 1).await.unwrap();
+    }
+
+    /// With what is free used up meanwhile, as by the world before.
+    #[tokio::test]
+    async fn a_process_that_was_let_in_is_not_asked_again_in_its_next_world() {
+        let huge = huge();
+        let admission = Admission::default();
+        admission.clone().check(&huge, 1, 1).await.unwrap_err();
+        admission.clone().check(&settings(&[]), 1, 1).await.unwrap();
+        admission.check(&huge, 1, 1).await.unwrap();
     }
 
     #[test]

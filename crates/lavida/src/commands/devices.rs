@@ -2,9 +2,10 @@
 
 use clap::Args;
 use lavida_dataflow::device::{self, DeviceKind, DeviceName, Listed, memory::free_bytes};
+use lavida_train::memory::gib;
 use serde_json::{Value, json};
 
-use crate::output::{gib, print_json, print_text};
+use crate::output::{print_json, print_text};
 
 #[derive(Debug, Args)]
 pub struct DevicesArgs {

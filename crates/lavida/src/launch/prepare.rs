@@ -5,7 +5,9 @@ use std::sync::Arc;
 use anyhow::Context;
 use lavida_checkpoint::Pretrained;
 use lavida_data::{Result, tokenizer::Tokenizers};
-use lavida_dataflow::{clock::SystemClock, run::Run, telemetry::figures::Figures};
+use lavida_dataflow::{
+    clock::SystemClock, device::memory::Admission, run::Run, telemetry::figures::Figures,
+};
 use lavida_store::Store;
 use lavida_train::settings::Settings;
 
@@ -39,6 +41,7 @@ pub async fn prepare(
         clock: Arc::new(SystemClock::default()),
         figures: Figures::default(),
         quiet: false,
+        admission: Admission::default(),
     })
 }
 

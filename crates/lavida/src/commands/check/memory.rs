@@ -5,10 +5,12 @@ use lavida_dataflow::device::{
     DeviceName,
     memory::{Need, free_bytes},
 };
-use lavida_train::{memory::Plan, settings::Settings};
+use lavida_train::{
+    memory::{Plan, gib},
+    settings::Settings,
+};
 
 use super::Found;
-use crate::output::gib;
 
 pub(super) async fn fits(settings: &Settings, plan: &Plan) -> Found {
     let need = Need::of(plan, settings, settings.accumulation(), 1);

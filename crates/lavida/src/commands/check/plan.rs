@@ -1,10 +1,11 @@
 //! What a run needs, as a document and as a table.
 
 use lavida_model::{precision::Precision, recompute::Recompute};
-use lavida_train::{memory::Plan, settings::Settings};
+use lavida_train::{
+    memory::{Plan, gib},
+    settings::Settings,
+};
 use serde_json::{Value, json};
-
-use crate::output::gib;
 
 pub fn document(plan: &Plan) -> Value {
     json!({
