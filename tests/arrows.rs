@@ -5,10 +5,11 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::{Path, PathBuf},
+    path::Path,
 };
 
-use cargo_metadata::{DependencyKind, MetadataCommand};
+use cargo_metadata::DependencyKind;
+use lavida_tests::{module_of, sources, used_paths, workspace};
 
 /// Features of common dependencies and no code: every crate may use it, and it uses none of ours.
 const EVERYWHERE: &str = "workspace-hack";
@@ -121,13 +122,7 @@ const ROOMS: &[(&str, &[&str])] = &[
 
 /// Every crate of the workspace with the names of its normal dependencies.
 fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
-    let metadata = MetadataCommand::new()
-        .manifest_path(concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml"))
-        .no_deps()
-        .other_options(["--offline".to_owned()])
-        .exec()
-        .expect("cargo metadata reads the workspace");
-    metadata
+    workspace()
         .workspace_packages()
         .into_iter()
         .map(|package| {
@@ -225,16 +220,9 @@ fn checkpoints_and_scores_need_no_actors_servers_and_terminals() {
 /// ADR 15: of checkpoints the step makes what they hold, and neither reads nor commits one.
 #[test]
 fn the_step_takes_of_checkpoints_their_contents_and_no_store() {
-    let sources = concat!(env!("CARGO_MANIFEST_DIR"), "/../crates/lavida-train/src");
-    let mut waiting = vec![std::path::PathBuf::from(sources)];
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/lavida-train/src");
     let mut n_uses = 0;
-    while let Some(path) = waiting.pop() {
-        if path.is_dir() {
-            let entries = std::fs::read_dir(&path).expect("sources can be listed");
-            waiting.extend(entries.map(|entry| entry.expect("sources can be listed").path()));
-            continue;
-        }
-        let text = std::fs::read_to_string(&path).expect("a source is text");
+    for (path, text) in sources(&source) {
         for used in text.split("lavida_checkpoint::").skip(1) {
             n_uses += 1;
             let allowed = ["contents::", "Retention;"];
@@ -254,23 +242,18 @@ fn the_step_takes_of_checkpoints_their_contents_and_no_store() {
 #[test]
 fn no_command_uses_another_and_what_commands_share_uses_none() {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/lavida/src");
-    let mut files = Vec::new();
-    rust_files(&source, &mut files);
-    let module_of = |file: &Path| {
-        let inside = file.strip_prefix(&source).expect("below it");
-        let parts = inside.with_extension("");
-        let parts = parts.iter().map(|part| part.to_string_lossy().into_owned());
-        parts.filter(|part| part != "mod").collect::<Vec<_>>()
-    };
-    let modules: BTreeSet<String> = files.iter().map(|file| room(&module_of(file))).collect();
+    let files = sources(&source);
+    let modules = files
+        .iter()
+        .map(|(file, _)| room(&module_of(&source, file)));
+    let modules: BTreeSet<String> = modules.collect();
     let mut n_edges = 0;
-    for file in &files {
-        let module = module_of(file);
+    for (file, text) in &files {
+        let module = module_of(&source, file);
         let from = room(&module);
         if from == "main" {
             continue;
         }
-        let text = std::fs::read_to_string(file).expect("a source file is text");
         let code = text.split("#[cfg(test)]\nmod tests {").next();
         for used in used_paths(code.unwrap_or_default(), &module) {
             let to = room(&used);
@@ -293,76 +276,8 @@ fn no_command_uses_another_and_what_commands_share_uses_none() {
     assert!(n_edges > 50, "only {n_edges} edges were found");
 }
 
-fn rust_files(folder: &Path, files: &mut Vec<PathBuf>) {
-    for entry in std::fs::read_dir(folder).expect("a folder can be listed") {
-        let path = entry.expect("a folder can be listed").path();
-        if path.is_dir() {
-            rust_files(&path, files);
-        } else if path.extension().is_some_and(|ending| ending == "rs") {
-            files.push(path);
-        }
-    }
-}
-
 /// `commands::NAME`, or the module of the crate's root.
 fn room(path: &[String]) -> String {
     let n_parts = if path[0] == "commands" { 2 } else { 1 };
     path[..n_parts.min(path.len())].join("::")
-}
-
-/// Modules that the code names from the crate's root or from above, `use crate::{a::b, c}` taken apart.
-fn used_paths(code: &str, module: &[String]) -> Vec<Vec<String>> {
-    let mut paths = Vec::new();
-    for (at, _) in code.match_indices("crate::") {
-        if code[..at].ends_with(|c: char| c.is_alphanumeric() || "_$".contains(c)) {
-            continue; // part of another word
-        }
-        leaves(&code[at + "crate::".len()..], &[], &mut paths);
-    }
-    for (at, _) in code.match_indices("super::") {
-        if code[..at].ends_with("super::") {
-            continue; // taken with the first
-        }
-        let mut rest = &code[at..];
-        let mut above = module;
-        while let Some(more) = rest.strip_prefix("super::") {
-            (rest, above) = (more, &above[..above.len() - 1]);
-        }
-        leaves(rest, above, &mut paths);
-    }
-    paths
-}
-
-/// `a::b`, or each of `{a::b, c}`, below `above`: as far as the words are modules or items, two of them at most.
-fn leaves(code: &str, above: &[String], paths: &mut Vec<Vec<String>>) {
-    if let Some(group) = code.strip_prefix('{') {
-        let mut depth = 0;
-        let mut start = 0;
-        for (at, c) in group.char_indices() {
-            match c {
-                '{' => depth += 1,
-                '}' if depth > 0 => depth -= 1,
-                ',' | '}' if depth == 0 => {
-                    let leaf = group[start..at].trim();
-                    if !leaf.is_empty() {
-                        leaves(leaf, above, paths);
-                    }
-                    start = at + 1;
-                    if c == '}' {
-                        return;
-                    }
-                }
-                _ => {}
-            }
-        }
-        return;
-    }
-    let end = code.find(|c: char| !(c.is_alphanumeric() || c == '_'));
-    let (word, rest) = code.split_at(end.unwrap_or(code.len()));
-    let mut path = above.to_vec();
-    path.push(word.to_owned());
-    match rest.strip_prefix("::") {
-        Some(rest) if path.len() < 2 => leaves(rest, &path, paths),
-        _ => paths.push(path),
-    }
 }

@@ -9,21 +9,12 @@ use std::{
     process::Command,
 };
 
-use cargo_metadata::{DependencyKind, Metadata, MetadataCommand, Package};
+use cargo_metadata::{DependencyKind, Metadata, Package};
+use lavida_tests::workspace;
 
 const MANIFEST: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml");
 const PROGRAM: &str = "lavida";
 const HACK: &str = "workspace-hack";
-
-/// The workspace, without its dependencies.
-fn metadata() -> Metadata {
-    MetadataCommand::new()
-        .manifest_path(MANIFEST)
-        .no_deps()
-        .other_options(["--offline".to_owned()])
-        .exec()
-        .expect("cargo metadata reads the workspace")
-}
 
 /// Crates of the workspace by name.
 struct Crates<'a>(BTreeMap<&'a str, &'a Package>);
@@ -78,7 +69,7 @@ impl<'a> Crates<'a> {
 
 #[test]
 fn a_feature_of_the_program_implies_those_of_its_name_in_every_crate_under_it() {
-    let metadata = metadata();
+    let metadata = workspace();
     let crates = Crates::of(&metadata);
     let under = crates.under(PROGRAM);
     assert!(under.contains("lavida-kernels"), "{under:?}");
@@ -99,7 +90,7 @@ fn a_feature_of_the_program_implies_those_of_its_name_in_every_crate_under_it() 
 
 #[test]
 fn a_crate_has_each_feature_for_a_device_that_a_crate_under_it_has_and_the_kernels_run_there() {
-    let metadata = metadata();
+    let metadata = workspace();
     let crates = Crates::of(&metadata);
     for feature in ["cuda", "wgpu", "cubecl-cpu"] {
         for name in crates.under(PROGRAM).into_iter().chain([PROGRAM]) {
@@ -177,7 +168,7 @@ fn what_the_program_was_built_with_serves_the_dataset_builder() {
 
 #[test]
 fn every_crate_asks_for_the_common_features_and_none_of_these_is_of_tensors() {
-    let metadata = metadata();
+    let metadata = workspace();
     let crates = Crates::of(&metadata);
     for name in crates.0.keys().filter(|name| **name != HACK) {
         assert!(

@@ -4,10 +4,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::{Path, PathBuf},
+    path::PathBuf,
 };
 
-use cargo_metadata::MetadataCommand;
+use lavida_tests::{sources, workspace};
 
 const GLOSSARY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/GLOSSARY.md");
 /// Heading of the names that several crates have.
@@ -15,12 +15,7 @@ const SHARED: &str = "\n## Names that crates share\n";
 
 /// Every crate of the workspace and its folder.
 fn crates() -> BTreeMap<String, PathBuf> {
-    let metadata = MetadataCommand::new()
-        .manifest_path(concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml"))
-        .no_deps()
-        .other_options(["--offline".to_owned()])
-        .exec()
-        .expect("cargo metadata reads the workspace");
+    let metadata = workspace();
     let packages = metadata.workspace_packages().into_iter();
     packages
         .map(|package| {
@@ -29,24 +24,6 @@ fn crates() -> BTreeMap<String, PathBuf> {
             (package.name.to_string(), folder.into())
         })
         .collect()
-}
-
-/// Every Rust source under a folder with its text; none where there is no such folder.
-fn sources(folder: &Path) -> Vec<(PathBuf, String)> {
-    let mut found = Vec::new();
-    let Ok(entries) = std::fs::read_dir(folder) else {
-        return found;
-    };
-    for entry in entries {
-        let path = entry.expect("a folder can be listed").path();
-        if path.is_dir() {
-            found.extend(sources(&path));
-        } else if path.extension().is_some_and(|ending| ending == "rs") {
-            let text = std::fs::read_to_string(&path).expect("a source is text");
-            found.push((path, text));
-        }
-    }
-    found
 }
 
 /// The type that a line declares for others, if it does.
