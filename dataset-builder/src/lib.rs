@@ -8,9 +8,6 @@
 //! [`build::build`] is the whole of it; [`cli::main`] is the binary `lavida-dataset`; [`synth`] renders a small world in the
 //! sources' own layouts.
 
-#[macro_use]
-mod output;
-
 pub mod build;
 pub mod cli;
 #[path = "../../crates/lavida/src/command_line.rs"]

@@ -5,10 +5,10 @@ use std::fmt;
 use clap::{ArgMatches, Args, Command, FromArgMatches, Subcommand};
 use lavida_data::shard::remove_unfinished;
 use lavida_store::{Error, Result, Store};
+use lavida_terminal::screen;
 
 use super::print_json;
 use crate::build::{BuildEvent, BuildRequest, BuildSummary, build};
-use crate::output::words;
 use crate::progress::BuildView;
 use crate::sources::SourceSpec;
 
@@ -108,7 +108,7 @@ impl BuildCommand {
         };
         drop(view);
         let summary = built?;
-        words(&Report(&summary).to_string());
+        screen::line(Report(&summary).to_string().trim_end());
         if args.json {
             print_json(&summary)
         } else {
@@ -156,7 +156,9 @@ async fn stopped(request: &BuildRequest) -> Error {
     if !request.dry_run
         && let Err(error) = remove_unfinished(&request.out).await
     {
-        eprintln!("what is half written stays until the next build: {error}");
+        screen::line(&format!(
+            "what is half written stays until the next build: {error}"
+        ));
     }
     Error::Stopped {
         until: "before the end, no dataset is there".to_owned(),

@@ -19,7 +19,6 @@ use serde::Serialize;
 
 pub use self::build::{BuildArgs, BuildCommand};
 use crate::command_line::{self, CompletionsArgs, ManArgs};
-use crate::output::{local_path, print};
 use crate::preview::{PreviewSettings, preview};
 use crate::sources::images::coco_panoptic::with_annotations_named;
 use crate::stats::stats;
@@ -90,7 +89,7 @@ pub struct PreviewArgs {
     /// A built dataset
     pub uri: String,
     /// The picture
-    #[arg(long, value_name = "FILE.png", default_value = "preview.png", value_parser = local_path)]
+    #[arg(long, value_name = "FILE.png", default_value = "preview.png", value_parser = lavida_store::local_path)]
     pub out: PathBuf,
     /// Samples to draw, spread evenly over the dataset
     #[arg(long, value_name = "N", default_value_t = 12, value_parser = clap::value_parser!(u16).range(1..=400))]
@@ -101,7 +100,7 @@ pub struct PreviewArgs {
 #[derive(Args, Debug)]
 pub struct SynthArgs {
     /// Folder for coco/, ade20k/, mevis/, youtube-vos/ and ucsd-ped/
-    #[arg(long, value_name = "DIR", value_parser = local_path)]
+    #[arg(long, value_name = "DIR", value_parser = lavida_store::local_path)]
     pub out: PathBuf,
     /// The same seed gives the same bytes
     #[arg(long, default_value_t = 0)]
@@ -150,7 +149,7 @@ async fn execute(command: Command) -> Result<()> {
             if args.json {
                 print_json(&stats)
             } else {
-                print(&stats.to_string())
+                screen::print(&stats.to_string())
             }
         }
         Command::Preview(args) => {
@@ -163,10 +162,12 @@ async fn execute(command: Command) -> Result<()> {
             let picture = preview(&dataset, &settings, |n_tiles| progress.set(n_tiles)).await?;
             drop(progress);
             write_file(&args.out, &picture.png())?;
-            print(&format!("{}\n", args.out.display()))
+            screen::print(&format!("{}\n", args.out.display()))
         }
         Command::Synth(args) => synth_command(&args),
-        Command::Completions(args) => print(&command_line::completions(Cli::command(), args.shell)),
+        Command::Completions(args) => {
+            screen::print(&command_line::completions(Cli::command(), args.shell))
+        }
         Command::Man(args) => {
             let n_pages = command_line::man(Cli::command(), &args.out)?;
             screen::line(&format!("man: {n_pages} pages in {}", args.out.display()));
@@ -186,10 +187,10 @@ fn synth_command(args: &SynthArgs) -> Result<()> {
     let summary = rendered?;
     for (name, set) in &summary.sets {
         let bytes = indicatif::HumanBytes(set.bytes);
-        eprintln!(
+        screen::line(&format!(
             "{name}: {} scenes, {} frames, {} objects, {bytes}",
             set.scenes, set.frames, set.objects
-        );
+        ));
     }
     if args.json {
         print_json(&summary)
@@ -206,7 +207,9 @@ async fn verify_command(args: &VerifyArgs) -> Result<()> {
     drop(progress);
     let report = verified?;
     for key in &report.leftovers {
-        eprintln!("not part of the dataset, left by an unfinished build: {key}");
+        screen::line(&format!(
+            "not part of the dataset, left by an unfinished build: {key}"
+        ));
     }
     if args.json {
         return print_json(&serde_json::json!({
@@ -222,7 +225,7 @@ async fn verify_command(args: &VerifyArgs) -> Result<()> {
             "leftovers": report.leftovers,
         }));
     }
-    print(&format!(
+    screen::print(&format!(
         "{} {}: whole: {} samples, {} frames, {} objects, {} masks, {}\n",
         manifest.header.dataset,
         manifest.header.split,
@@ -237,7 +240,7 @@ async fn verify_command(args: &VerifyArgs) -> Result<()> {
 fn print_json(value: &impl Serialize) -> Result<()> {
     let text =
         serde_json::to_string_pretty(value).map_err(|error| Error::Internal(error.to_string()))?;
-    print(&format!("{text}\n"))
+    screen::print(&format!("{text}\n"))
 }
 
 fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
