@@ -9,7 +9,7 @@
 //! the ledger has set its step aside.
 
 use futures::{StreamExt, TryStreamExt, stream};
-use lavida_checkpoint::{self as checkpoints, CheckpointManifest};
+use lavida_checkpoint::CheckpointManifest;
 use lavida_control::{
     Answer, Examined, MAX_WORDS_BYTES,
     ledger::{Entry, Fact},
@@ -74,7 +74,7 @@ impl Record {
             .buffered(READS_AT_ONCE)
             .try_collect()
             .await?;
-        let published = checkpoints::committed(&self.run).await?;
+        let published = lavida_checkpoint::committed(&self.run).await?;
         Ok((entries, published.last().copied()))
     }
 
@@ -111,7 +111,7 @@ impl Record {
     ///
     /// What is neither damage nor a store that does not answer, for example a manifest of another version.
     pub async fn examine(&self, step: u64) -> Result<Examined> {
-        match checkpoints::newest_whole_step(&self.run, step).await {
+        match lavida_checkpoint::newest_whole_step(&self.run, step).await {
             Ok(Some(step)) => Ok(Examined::Whole(step)),
             Ok(None) => Ok(Examined::NoneWhole("there is none".to_owned())),
             Err(error @ Error::Corrupt { .. }) => {
@@ -151,7 +151,7 @@ impl Record {
             state,
             parts: parts
                 .iter()
-                .map(|part| checkpoints::CheckpointFile {
+                .map(|part| lavida_checkpoint::CheckpointFile {
                     name: part.name.clone(),
                     key: part.key.clone(),
                     bytes: part.bytes,
@@ -159,12 +159,13 @@ impl Record {
                 })
                 .collect(),
         };
-        match checkpoints::publish(&self.run, &body).await {
-            Err(Error::Exists { .. }) => match checkpoints::published(&self.run, *step).await {
+        match lavida_checkpoint::publish(&self.run, &body).await {
+            Err(Error::Exists { .. }) => match lavida_checkpoint::published(&self.run, *step).await
+            {
                 Ok(Some(there)) if there == body => Ok(Answer::Done),
                 // By a coordinator that slept since before the ledger set that step aside: or this one could not write it.
                 Ok(Some(there)) if there.state.generation < body.state.generation => {
-                    let cleared = checkpoints::set_aside(&self.run, *step).await;
+                    let cleared = lavida_checkpoint::set_aside(&self.run, *step).await;
                     cleared.map_or_else(unknown, |_| Ok(Answer::Unavailable))
                 }
                 Ok(Some(_)) => Ok(Answer::Taken(Box::new(entry.clone()))),
@@ -179,12 +180,12 @@ impl Record {
 impl Record {
     /// The checkpoints after `back_to`, up to `step`, are none any more.
     async fn set_aside(&self, back_to: u64, step: u64) -> Result<()> {
-        let committed = checkpoints::committed(&self.run).await?;
+        let committed = lavida_checkpoint::committed(&self.run).await?;
         let of = committed
             .into_iter()
             .filter(|s| (back_to + 1..=step).contains(s));
         for step in of {
-            if let Some(kept) = checkpoints::set_aside(&self.run, step).await? {
+            if let Some(kept) = lavida_checkpoint::set_aside(&self.run, step).await? {
                 tracing::warn!("the manifest of step {step} is {kept} now");
             }
         }

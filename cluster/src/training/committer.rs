@@ -9,7 +9,7 @@ use std::{
 };
 
 use futures::future::BoxFuture;
-use lavida_checkpoint::{self as checkpoints, Piece, Retention, contents::Snapshot};
+use lavida_checkpoint::{Piece, Retention, contents::Snapshot};
 use lavida_control::{Generation, Written, WrittenPart, writers};
 use lavida_dataflow::{telemetry::LogFiles, worker::Committer};
 use lavida_store::{Error, Result, Store};
@@ -47,7 +47,7 @@ impl RankCommitter {
             let content = parts.remove(&piece.part)?;
             Some(retry(self.patience, move || {
                 let (piece, content) = (piece.clone(), content.clone());
-                checkpoints::put_piece(&self.run, step, generation, piece, content)
+                lavida_checkpoint::put_piece(&self.run, step, generation, piece, content)
             }))
         });
         let puts: Vec<_> = puts.collect();
@@ -78,7 +78,7 @@ impl RankCommitter {
         waited.map_err(|_| ended(self.generation))?;
         match self.rank {
             0 => {
-                let retire = || checkpoints::retire_outdated(&self.run, self.retention);
+                let retire = || lavida_checkpoint::retire_outdated(&self.run, self.retention);
                 retry(self.patience, retire).await
             }
             _ => Ok(()),
@@ -93,7 +93,7 @@ fn share<'a>(
     rank: usize,
     n_ranks: usize,
 ) -> (Vec<Piece>, u32) {
-    let pieces = parts.flat_map(|(name, n_bytes)| checkpoints::cut(name, n_bytes, n_ranks));
+    let pieces = parts.flat_map(|(name, n_bytes)| lavida_checkpoint::cut(name, n_bytes, n_ranks));
     let (cut, whole): (Vec<Piece>, Vec<Piece>) = pieces.partition(|piece| piece.index.is_some());
     let n_files = (cut.len() + whole.len()) as u32;
     let sizes: Vec<u64> = whole.iter().map(|piece| piece.range.end).collect();

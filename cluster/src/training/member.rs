@@ -18,7 +18,6 @@ use std::{
     time::Duration,
 };
 
-use lavida_checkpoint as checkpoints;
 use lavida_collective::{Collective, CollectiveError};
 use lavida_control::{Generation, MemberAction, Outcome, Refusal, World};
 use lavida_dataflow::{
@@ -346,7 +345,7 @@ async fn load(
     if step == 0 {
         return Ok(Resume::Fresh);
     }
-    let read = async { checkpoints::at_step(run, step).await?.load().await };
+    let read = async { lavida_checkpoint::at_step(run, step).await?.load().await };
     match read.await {
         Ok(checkpoint) => Ok(Resume::From(Box::new(checkpoint))),
         Err(error @ Error::Corrupt { .. }) => {

@@ -362,10 +362,7 @@ fn a_tensor_that_is_only_carried_and_is_no_number_is_named() {
     let earlier = tensors.insert("seg_model.no_obj_ptr".into(), pointer);
     assert_eq!(earlier.unwrap().shape().as_slice(), [1, 16]);
     let bytes = write_safetensors(&tensors, None).unwrap();
-    let sum: String = Sha256::digest(&bytes)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let sum = lavida_store::hex(&Sha256::digest(&bytes));
     std::fs::write(file, bytes).unwrap();
     std::fs::write(
         folder.join("exported/SHA256SUMS"),

@@ -44,8 +44,7 @@ fn ended(world: &World, out: &str) -> Ended {
 
 fn hash(bytes: &[u8]) -> String {
     use sha2::Digest;
-    let digest = sha2::Sha256::digest(bytes);
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+    lavida_store::hex(&sha2::Sha256::digest(bytes))
 }
 
 /// Starts a run and waits until it says `words`.

@@ -162,8 +162,7 @@ fn an_export_has_the_checkpoints_names_and_sums_that_match_and_is_never_overwrit
     for line in sums.lines() {
         let (sum, name) = line.split_once("  ").unwrap();
         let digest = Sha256::digest(std::fs::read(out.join(name)).unwrap());
-        let digest: String = digest.iter().map(|b| format!("{b:02x}")).collect();
-        assert_eq!(digest, sum, "{name}");
+        assert_eq!(lavida_store::hex(&digest), sum, "{name}");
     }
     let tensors = |path: &Path| {
         let bytes = std::fs::read(path).unwrap();

@@ -125,8 +125,9 @@ fn agree(entries: &[Entry], whole: &[Checkpoint]) {
             Fact::TookOver => owner = entry.coordinator,
             Fact::Committed { step, parts, .. } => {
                 let hashes = parts.iter().map(|part| (part.name.clone(), part.blake3));
-                let hashes: BTreeMap<_, _> =
-                    hashes.map(|(name, hash)| (name, hex(&hash))).collect();
+                let hashes: BTreeMap<_, _> = hashes
+                    .map(|(name, hash)| (name, lavida_store::hex(&hash)))
+                    .collect();
                 committed.push((*step, entry.generation, hashes));
             }
             Fact::SetAside { back_to, .. } => committed.retain(|(step, ..)| step <= back_to),
@@ -208,8 +209,4 @@ async fn samples_are_seen_once(world: &World, settings: &Settings, records: &[St
             assert_eq!(seen, all, "pass {pass}")
         }
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
