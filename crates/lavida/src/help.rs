@@ -58,8 +58,8 @@ lavida train --config embedded:tiny --data s3://bucket/shards/coco \\
 lavida train --join 10.0.0.1:7700 --certs certs/node1";
 
 const EVAL: &str = "\
-# The figures, and how much of them the text steers
-lavida eval --checkpoint runs/first --data shards/ped2 --interval 4
+# The figures of a benchmark
+lavida eval --checkpoint runs/first --data shards/ped2
 # For a script, and every fourth frame only
 lavida eval --checkpoint runs/first --data shards/ped2 --interval 4 \\
     --json > ped2.json
