@@ -164,6 +164,15 @@ impl Gpu {
         self.wait(|| done.try_is_complete())
     }
 
+    /// Hands on how an operation went. After one that failed nothing of it is on the stream any more, so its memory is the caller's.
+    pub fn settled(&self, result: Result<()>) -> Result<()> {
+        if result.is_err() {
+            // The communicator is gone, so the stream comes to its end; an error here is no news.
+            let _ = self.stream.synchronize();
+        }
+        result
+    }
+
     /// Puts a group of NCCL's calls on the stream; returns once all of it is there.
     fn group(
         &self,

@@ -387,17 +387,20 @@ impl OnDevice for Nccl {
 
     unsafe fn all_reduce(&self, bucket: DeviceValues) -> Result<()> {
         // SAFETY: the caller's promise.
-        unsafe { self.all_reduce_in_turn(bucket, &mut self.buffers()) }
+        let reduced = unsafe { self.all_reduce_in_turn(bucket, &mut self.buffers()) };
+        self.gpu.settled(reduced)
     }
 
     unsafe fn reduce_scatter(&self, bucket: DeviceValues) -> Result<()> {
         // SAFETY: the caller's promise.
-        unsafe { self.reduce_scatter_in_turn(bucket, &mut self.buffers()) }
+        let reduced = unsafe { self.reduce_scatter_in_turn(bucket, &mut self.buffers()) };
+        self.gpu.settled(reduced)
     }
 
     unsafe fn all_gather(&self, bucket: DeviceValues) -> Result<()> {
         // SAFETY: the caller's promise.
-        unsafe { self.all_gather_in_turn(bucket, &mut self.buffers()) }
+        let gathered = unsafe { self.all_gather_in_turn(bucket, &mut self.buffers()) };
+        self.gpu.settled(gathered)
     }
 }
 
