@@ -219,13 +219,13 @@ async fn a_full_disk_is_unavailable_in_its_own_words_and_leaves_no_part() {
 }
 
 #[tokio::test]
-async fn a_folder_that_cannot_be_written_is_unavailable() {
+async fn a_file_in_the_place_of_a_folder_is_no_store() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("file");
     std::fs::write(&file, "not a folder").unwrap();
     let store = Store::open(file.to_str().unwrap()).unwrap();
     let error = store.put("key", text("x")).await.unwrap_err();
-    assert_eq!(error.exit_code(), 4, "{error}");
+    assert_eq!(error.exit_code(), 2, "{error}");
     assert!(error.to_string().contains("file/key"), "{error}");
 }
 

@@ -112,9 +112,9 @@ pub async fn free_bytes(name: DeviceName) -> Result<u64, String> {
 
 /// What this process may still take: of the machine, and of every control group around it (a container, a Slurm step).
 fn host_bytes() -> Option<u64> {
-    let meminfo = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let meminfo = lavida_files::read_system("/proc/meminfo").ok()?;
     let of_machine = available_bytes(&meminfo)?;
-    let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let groups = lavida_files::read_system("/proc/self/cgroup").unwrap_or_default();
     let group = groups.lines().find_map(|line| line.strip_prefix("0::"));
     let group = group.unwrap_or("/").trim_start_matches('/');
     let root = Path::new("/sys/fs/cgroup");
@@ -123,7 +123,7 @@ fn host_bytes() -> Option<u64> {
         .ancestors()
         .take_while(|folder| folder.starts_with(root));
     let of_groups = around.filter_map(|folder| {
-        let read = |name: &str| std::fs::read_to_string(folder.join(name)).ok();
+        let read = |name: &str| lavida_files::read_system(folder.join(name)).ok();
         let most: u64 = read("memory.max")?.trim().parse().ok()?; // `max` is no bound
         let taken: u64 = read("memory.current")?.trim().parse().ok()?;
         Some(most.saturating_sub(taken))

@@ -146,7 +146,7 @@ fn own_address_towards(coordinator: &str) -> Result<String> {
 
 /// What this machine calls itself: ranks of one machine stand together.
 fn node_name() -> String {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname");
+    let name = lavida_files::read_system("/proc/sys/kernel/hostname");
     let name = name.ok().or_else(|| std::env::var("HOSTNAME").ok());
     let name = name.unwrap_or_default();
     match name.trim() {

@@ -13,6 +13,8 @@ mod cluster;
 mod credentials;
 mod exporting;
 #[cfg(unix)]
+mod files;
+#[cfg(unix)]
 mod front_door;
 mod import_refused;
 mod importing;

@@ -12,7 +12,7 @@ use lavida_checkpoint::{
     CheckpointWriter,
     contents::{CARRIED, CLIP_TOKENIZER, SETTINGS, TOKENIZER, TrainState, WEIGHTS},
 };
-use lavida_data::{Error, Result, tokenizer::Tokenizers};
+use lavida_data::{Error, Result, tokenizer::{MAX_TOKENIZER_BYTES, Tokenizers}};
 use lavida_dataflow::device;
 use lavida_model::{
     precision::Precision,
@@ -223,7 +223,7 @@ fn open_towers(
 /// A file that the folder must have; without it, it is no folder of that kind.
 fn read(option: &str, folder: &Path, name: &str) -> Result<Vec<u8>> {
     let path = folder.join(name);
-    std::fs::read(&path).map_err(|error| {
+    lavida_files::read(&path, MAX_TOKENIZER_BYTES).map_err(|error| {
         let expected = format!("a folder with a readable {name}");
         Error::invalid(option, expected, format!("{}: {error}", path.display()))
     })
