@@ -52,12 +52,12 @@ impl Need {
 pub struct Admission(Arc<OnceCell<()>>);
 
 impl Admission {
-    /// Refuses a run that its device cannot hold, before anything is built. One that may or may not fit is let through, and so
+    /// Refuses a run that would train nothing, and one that its device cannot hold, before anything is built. One that may or may not fit is let through, and so
     /// is one on a device that does not say what is free.
     ///
     /// # Errors
     ///
-    /// [`Error::Invalid`] with what is needed and what is free.
+    /// [`Error::Invalid`] with what is needed and what is free, or naming `train.policy`.
     pub async fn check(
         &self,
         settings: &Settings,
@@ -71,6 +71,7 @@ impl Admission {
 
 async fn check(settings: &Settings, accumulation: usize, n_on_machine: usize) -> Result<()> {
     let plan = lavida_train::memory::plan(settings)?;
+    plan.check_trains()?;
     let need = Need::of(&plan, settings, accumulation, n_on_machine);
     let name = DeviceName::parse(&settings.device)?;
     let Ok(free) = free_bytes(name).await else {
