@@ -154,6 +154,7 @@ impl Store {
     /// Size in bytes, or `None` when there is no such object.
     pub async fn size(&self, key: &str) -> Result<Option<u64>> {
         let path = self.path(key)?;
+        self.refuse_special(key).await?;
         match self.backend.head(&path).await {
             Ok(meta) => Ok(Some(meta.size)),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
