@@ -91,7 +91,8 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
 
 /// Whether there is anything of this name, a link to nothing included: what may be missing is missing only when it is not.
 pub fn is_there(path: &Path) -> bool {
-    !matches!(path.symlink_metadata(), Err(error) if error.kind() == ErrorKind::NotFound)
+    let nothing = [ErrorKind::NotFound, ErrorKind::NotADirectory];
+    !matches!(path.symlink_metadata(), Err(error) if nothing.contains(&error.kind()))
 }
 
 /// Which pipe, socket or device there is of this name; `None` for a file, a folder and for nothing.
@@ -204,6 +205,8 @@ mod tests {
         check_refused(folder.path(), ErrorKind::IsADirectory, "a folder");
         check_refused(&folder.path().join("x"), ErrorKind::NotFound, "");
         assert!(!is_there(&folder.path().join("x")));
+        fs::write(folder.path().join("file"), "").unwrap();
+        assert!(!is_there(&folder.path().join("file/x")));
     }
 
     #[cfg(unix)]
