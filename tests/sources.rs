@@ -127,3 +127,86 @@ fn an_empty_line_follows_every_heading_of_errors() {
     }
     assert!(n_headings > 100, "{n_headings} headings found");
 }
+
+/// What opens or reads a file whatever it is: a pipe is waited for, a device read until the memory ends.
+const UNBOUNDED: [&str; 7] = [
+    "fs::read(",
+    "read_to_string(",
+    "File::open(",
+    ".read(true)",
+    "ImageReader::open(",
+    "image::open(",
+    "from_path(",
+];
+/// The crate that may, and those that read only what they wrote: tests and the fuzz targets' seeds.
+const READERS: [&str; 3] = ["lavida-files", "lavida-tests", "lavida-fuzz"];
+
+/// The lines of a source that are built into a program, with their numbers: without its tests, comments and docs.
+fn built_lines(text: &str) -> Vec<(usize, &str)> {
+    let before_tests = text
+        .split("#[cfg(test)]\nmod tests {")
+        .next()
+        .unwrap_or(text);
+    let lines = before_tests.lines().enumerate();
+    lines
+        .map(|(i, line)| (i + 1, line))
+        .filter(|(_, line)| !line.trim_start().starts_with("//"))
+        .collect()
+}
+
+/// Sources that only tests are built from: `#[cfg(test)] mod name;`.
+fn test_sources(sources: &[(PathBuf, String)]) -> BTreeSet<PathBuf> {
+    let mut found = BTreeSet::new();
+    for (path, text) in sources {
+        let folder = match path.file_stem().and_then(|stem| stem.to_str()) {
+            Some("mod" | "lib" | "main") | None => path.with_file_name(""),
+            Some(_) => path.with_extension(""),
+        };
+        for declared in text.split("#[cfg(test)]\nmod ").skip(1) {
+            let name: String = declared
+                .chars()
+                .take_while(|c| c.is_alphanumeric() || *c == '_')
+                .collect();
+            if declared[name.len()..].starts_with(';') {
+                found.insert(folder.join(format!("{name}.rs")));
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn files_are_read_by_the_crate_that_refuses_what_never_ends() {
+    let mut n_lines = 0;
+    for (name, folder) in crates() {
+        if READERS.contains(&name.as_str()) {
+            continue;
+        }
+        let sources = sources(&folder.join("src"));
+        let of_tests = test_sources(&sources);
+        for (path, text) in sources.iter().filter(|(path, _)| !of_tests.contains(path)) {
+            for (number, line) in built_lines(text) {
+                n_lines += 1;
+                let found = UNBOUNDED.iter().find(|word| line.contains(**word));
+                assert!(
+                    found.is_none(),
+                    "{}:{number}: read it by lavida_files: {}",
+                    path.display(),
+                    line.trim()
+                );
+            }
+        }
+    }
+    assert!(n_lines > 30_000, "{n_lines} lines found");
+}
+
+#[test]
+fn what_reads_without_bound_is_found_and_tests_may() {
+    let text = "use std::fs;\n// fs::read(x)\nlet x = fs::read(path);\n#[cfg(test)]\nmod tests {\nfs::read(y)\n}\n";
+    let lines = built_lines(text);
+    assert_eq!(lines, [(1, "use std::fs;"), (3, "let x = fs::read(path);")]);
+    let of = |path: &str| (PathBuf::from(path), "#[cfg(test)]\nmod seen;\n".to_owned());
+    let found = test_sources(&[of("src/lib.rs"), of("src/part.rs"), of("src/room/mod.rs")]);
+    let expected = ["src/part/seen.rs", "src/room/seen.rs", "src/seen.rs"];
+    assert_eq!(found, expected.map(PathBuf::from).into());
+}

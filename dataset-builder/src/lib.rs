@@ -15,6 +15,8 @@ mod command_line;
 pub mod preview;
 pub mod progress;
 pub mod read;
+#[path = "../../crates/lavida/src/signals.rs"]
+mod signals;
 pub mod skip;
 pub mod sources;
 pub mod stats;

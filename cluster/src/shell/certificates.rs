@@ -272,7 +272,7 @@ fn write_all(folder: &Path, files: &[(&str, &str, u32)]) -> Result<()> {
 /// A file of such a folder.
 pub(super) fn text(folder: &Path, name: &str) -> Result<String> {
     let path = folder.join(name);
-    fs::read_to_string(&path)
+    lavida_files::read_text(&path, lavida_files::SMALL_BYTES)
         .map_err(|error| Error::invalid(path.display(), "a certificate file", error))
 }
 

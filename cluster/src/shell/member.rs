@@ -15,11 +15,15 @@ use tokio::{
 
 use super::{
     Security,
-    gate::dial,
+    gate::{Undialled, dial},
+    knock::{other_certificates, other_cookie},
     node::{Arrival, MAX_WAITING, Node},
 };
 
 const TICK: Duration = Duration::from_millis(100);
+/// A coordinator that is there and does not take this side's certificate or cookie for so long never will. Until then it may
+/// be started anew with what it lacked.
+const REFUSED: Duration = Duration::from_secs(30);
 /// A connection over which so many requests to join went unanswered is made anew.
 const UNANSWERED: u32 = 3;
 
@@ -125,6 +129,12 @@ impl MemberHandle {
         }
     }
 
+    /// Why the member ended, after [`MemberHandle::next`] had nothing more.
+    pub async fn why_ended(self) -> Error {
+        let before = || Error::Internal("the member ended before its run".to_owned());
+        self.leave().await.err().unwrap_or_else(before)
+    }
+
     /// Leaves the run for good and waits until that is said.
     ///
     /// # Errors
@@ -171,6 +181,7 @@ pub async fn join(
         last_message: last_message_sender,
         dialling: None,
         unanswered: 0,
+        refused: None,
         complaint: None,
     };
     let task = tokio::spawn(shell.run(arrivals, from_trainer));
@@ -191,8 +202,10 @@ struct Shell {
     work: mpsc::Sender<MemberAction>,
     began: Instant,
     last_message: watch::Sender<Instant>,
-    dialling: Option<JoinHandle<Result<()>>>,
+    dialling: Option<JoinHandle<Result<(), Undialled>>>,
     unanswered: u32,
+    /// Since when the coordinator refuses, for its certificates or cookie and nothing else.
+    refused: Option<Instant>,
     /// The last reason for not reaching the coordinator: the same is not logged again.
     complaint: Option<String>,
 }
@@ -209,7 +222,7 @@ impl Shell {
             let event = tokio::select! {
                 _ = ticks.tick() => Some(MemberEvent::Tick),
                 Some(event) = events.recv() => Some(event),
-                Some(arrival) = arrivals.recv() => self.arrived(arrival),
+                Some(arrival) = arrivals.recv() => self.arrived(arrival)?,
             };
             self.dialled().await?;
             let Some(event) = event else { continue };
@@ -241,8 +254,8 @@ impl Shell {
         }
     }
 
-    fn arrived(&mut self, arrival: Arrival) -> Option<MemberEvent> {
-        match arrival {
+    fn arrived(&mut self, arrival: Arrival) -> Result<Option<MemberEvent>> {
+        Ok(match arrival {
             Arrival::Frame(bytes) => match decode::<CoordinatorFrame>(&bytes) {
                 Ok(frame) => {
                     self.unanswered = 0;
@@ -255,17 +268,30 @@ impl Shell {
                     None
                 }
             },
-            Arrival::PeerReady => Some(MemberEvent::Tick),
+            Arrival::PeerReady => {
+                self.refused = None;
+                Some(MemberEvent::Tick)
+            }
             Arrival::PeerGone(_) => {
                 self.complain("the connection to the coordinator ended".to_owned());
                 Some(MemberEvent::Disconnected)
             }
             Arrival::TurnedAway => {
-                let why = "ended the connection at once: is the cookie the same?";
-                self.complain(format!("the coordinator at {} {why}", self.address));
+                self.refused(other_cookie(&self.address))?;
                 None
             }
+        })
+    }
+
+    /// Ends the member with `error` when the coordinator has refused it long enough.
+    fn refused(&mut self, error: Error) -> Result<()> {
+        let since = *self.refused.get_or_insert_with(Instant::now);
+        if since.elapsed() >= REFUSED {
+            return Err(error);
         }
+        let seconds = REFUSED.as_secs();
+        self.complain(format!("{error}; trying again for {seconds} s"));
+        Ok(())
     }
 
     /// Takes in how dialling went. What a later try may mend is logged; what it cannot ends the member.
@@ -278,11 +304,17 @@ impl Shell {
         };
         match dialling.await {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(error @ Error::Unavailable { .. })) => {
-                self.complain(format!("{error}; trying again"));
-                Ok(())
+            Ok(Err(Undialled::Distrusted(reason))) => {
+                self.refused(other_certificates(&self.address, reason))
             }
-            Ok(Err(error)) => Err(error),
+            Ok(Err(undialled)) => match undialled.at(&self.address) {
+                error @ Error::Unavailable { .. } => {
+                    self.refused = None;
+                    self.complain(format!("{error}; trying again"));
+                    Ok(())
+                }
+                error => Err(error),
+            },
             Err(error) => Err(Error::Internal(format!("dialling: {error}"))),
         }
     }
@@ -306,8 +338,7 @@ impl Shell {
             let (address, security) = (self.address.clone(), self.security.clone());
             let server = self.node.server.clone();
             self.dialling = Some(tokio::spawn(async move {
-                let dialled = dial(&address, &security, &server).await;
-                dialled.map_err(|why| why.at(&address))
+                dial(&address, &security, &server).await
             }));
         }
     }

@@ -124,10 +124,7 @@ pub async fn train(
                     work.apply(action);
                 }
             }
-            None => {
-                let reason = "the worker's connection to its coordinator has ended".into();
-                return Err(Error::Internal(reason));
-            }
+            None => return Err(member.why_ended().await),
         }
     }
 }

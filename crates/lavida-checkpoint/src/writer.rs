@@ -10,6 +10,9 @@ use crate::{
     layout::{CheckpointFile, CheckpointManifest, MANIFEST, committed, file_key},
 };
 
+/// There while parts are written that no manifest names yet.
+const BEGUN: &str = ".lavida-checkpoint";
+
 /// A checkpoint that is not committed yet.
 #[derive(Debug)]
 #[must_use = "the checkpoint exists only when commit returns"]
@@ -25,7 +28,8 @@ impl CheckpointWriter {
     ///
     /// # Errors
     ///
-    /// [`Error::Exists`] when there is a checkpoint or a run; those of a store that cannot be read.
+    /// [`Error::Exists`] when there is a checkpoint or a run, or a file under the name of a part that no such writer began;
+    /// those of a store that cannot be read.
     pub async fn create(uri: &str, state: TrainState) -> Result<Self> {
         let place = Store::open(uri)?;
         let is_checkpoint = place.size(MANIFEST).await?.is_some();
@@ -34,6 +38,14 @@ impl CheckpointWriter {
             return Err(Error::Exists { what });
         }
         let part = file_key(state.generation, "");
+        // What one that was killed had finished is replaced; without its mark it is somebody else's.
+        if place.size(BEGUN).await?.is_none() {
+            let mut taken = place.list("").await?.into_iter();
+            if let Some(object) = taken.find(|object| object.key.starts_with(&part)) {
+                let what = place.full(&object.key);
+                return Err(Error::Exists { what });
+            }
+        }
         let removed = place.remove_unfinished(|key| key.starts_with(&part) || key == MANIFEST);
         Ok(Self {
             removed: removed.await?,
@@ -71,6 +83,9 @@ impl CheckpointWriter {
             hasher.update(&piece);
             writer.write(piece).await?;
         }
+        if self.parts.is_empty() {
+            self.place.put(BEGUN, Bytes::new()).await?; // before there is anything to be ours
+        }
         self.parts.push(CheckpointFile {
             name: name.to_owned(),
             key,
@@ -92,6 +107,7 @@ impl CheckpointWriter {
             parts: self.parts,
         };
         manifest::commit(&self.place, MANIFEST, &body).await?;
+        self.place.delete(BEGUN).await?;
         Ok(self.place.uri().to_owned())
     }
 }
@@ -111,6 +127,27 @@ mod tests {
             world_size: 1,
             generation: 0,
         }
+    }
+
+    #[tokio::test]
+    async fn parts_of_a_killed_writer_are_replaced_and_those_of_others_are_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let uri = folder.path().to_str().unwrap();
+        let mine = folder.path().join("g0-settings.toml");
+        std::fs::write(&mine, "mine").unwrap();
+        let error = CheckpointWriter::create(uri, state()).await.unwrap_err();
+        assert!(error.to_string().contains("g0-settings.toml"), "{error}");
+        assert_eq!(std::fs::read(&mine).unwrap(), b"mine");
+        std::fs::remove_file(&mine).unwrap();
+        let mut killed = CheckpointWriter::create(uri, state()).await.unwrap();
+        killed.put("settings.toml", "seed = 1").await.unwrap();
+        drop(killed);
+        let mut again = CheckpointWriter::create(uri, state()).await.unwrap();
+        again.put("settings.toml", "seed = 2").await.unwrap();
+        again.commit().await.unwrap();
+        let opened = crate::open(uri).await.unwrap();
+        assert_eq!(opened.settings_toml().await.unwrap(), "seed = 2");
+        assert!(!folder.path().join(BEGUN).exists());
     }
 
     #[tokio::test]

@@ -26,7 +26,7 @@ use crate::{
     parts::Learner,
     pipeline::Pipeline,
     stages::trainer::TrainingOutcome,
-    telemetry::{MetricsLog, figures::Figures, progress::RunProgress},
+    telemetry::{METRICS, MetricsLog, figures::Figures, progress::RunProgress},
     training_data::{CatalogSource, TrainingSampleBuilder},
     worker::{Resume, Slice, Worker},
 };
@@ -100,7 +100,7 @@ impl Run {
             settings.seed,
             settings.sampler.shuffle_window,
         );
-        let data = blake3::Hash::from_bytes(order.hash()).to_string();
+        let data = hash_of(&order);
         let resumed = match worker.resume {
             Resume::Newest => self.newest().await?,
             Resume::Fresh => None,
@@ -108,7 +108,9 @@ impl Run {
         };
         let state = match &resumed {
             Some(checkpoint) => {
-                self.check_resumable(checkpoint, &data)?;
+                let toml = checkpoint.settings_toml()?;
+                let began = &checkpoint.manifest.state.data;
+                check_began(&self.store, &toml, &settings, Some((began, &data)))?;
                 checkpoint.manifest.state.clone()
             }
             None => self.first_state(data),
@@ -127,11 +129,8 @@ impl Run {
         admission
             .check(&settings, accumulation, worker.n_on_machine)
             .await?;
-        if worker.reports
-            && resumed.is_none()
-            && self.store.try_get("metrics.jsonl").await?.is_none()
-        {
-            self.check_own_settings().await?;
+        if worker.reports && resumed.is_none() && self.store.try_get(METRICS).await?.is_none() {
+            check_own_settings(&self.store).await?;
             let toml = Bytes::from(settings.to_toml());
             self.store.put(contents::SETTINGS, toml).await?;
         }
@@ -237,24 +236,6 @@ impl Run {
         Ok(found.whole)
     }
 
-    /// Refuses to write over a `settings.toml` that no run wrote: a run's are as the program writes them, to the byte.
-    async fn check_own_settings(&self) -> Result<()> {
-        let Some(found) = self.store.try_get(contents::SETTINGS).await? else {
-            return Ok(());
-        };
-        let written = std::str::from_utf8(&found)
-            .ok()
-            .and_then(|text| toml::from_str::<Settings>(text).ok())
-            .map(|settings| settings.to_toml());
-        if written.is_some_and(|toml| toml.as_bytes() == found.as_ref()) {
-            return Ok(());
-        }
-        let what = format!("{}/{}", self.store.uri(), contents::SETTINGS);
-        let expected = "no file, or what an earlier run wrote: it would be written over";
-        let found = "another file: move it away, or choose another --out";
-        Err(Error::invalid(what, expected, found))
-    }
-
     fn first_state(&self, data: String) -> TrainState {
         TrainState {
             stage: self.settings.train.stage,
@@ -266,30 +247,82 @@ impl Run {
             generation: 0,
         }
     }
+}
 
-    /// Refuses to go on with other settings, other data or another order of it than the run began with.
-    fn check_resumable(&self, checkpoint: &LoadedCheckpoint, data: &str) -> Result<()> {
-        let began = &checkpoint.manifest.state.data;
-        if *began != data {
-            return Err(Error::invalid(
-                self.store.uri(),
-                format!("the data the run began with, in its order (hash {began})"),
-                format!("other data, or another sampler.shuffle_window (hash {data})"),
-            ));
+/// The step that a run of these settings, on this data where it is known, goes on from in `store`; none where it begins there.
+/// Nothing is written, and of a checkpoint its manifest and settings are read.
+///
+/// # Errors
+///
+/// [`Error::Invalid`] where another run or somebody else's settings are; what reading fails with.
+pub async fn check_place(
+    store: &Store,
+    settings: &Settings,
+    catalog: Option<&Catalog>,
+) -> Result<Option<u64>> {
+    let Some(newest) = lavida_checkpoint::newest(store).await? else {
+        if store.try_get(METRICS).await?.is_none() {
+            check_own_settings(store).await?;
         }
-        let toml = checkpoint.settings_toml()?;
-        let began: Settings = toml::from_str(&toml)
-            .map_err(|e| Error::corrupt(&checkpoint.uri, "settings of this version", e))?;
-        if let Some((key, began, now)) = differing(&comparable(&began), &comparable(&self.settings))
-        {
-            return Err(Error::invalid(
-                format!("{}: {key}", self.store.uri()),
-                format!("{began}, as the run began (or another --out)"),
-                now,
-            ));
-        }
-        Ok(())
+        return Ok(None);
+    };
+    let window = settings.sampler.shuffle_window;
+    let data = catalog.map(|catalog| hash_of(&SampleOrder::new(catalog, settings.seed, window)));
+    let state = &newest.manifest.state;
+    let compared = data.as_deref().map(|data| (state.data.as_str(), data));
+    check_began(store, &newest.settings_toml().await?, settings, compared)?;
+    Ok(Some(state.step))
+}
+
+fn hash_of(order: &SampleOrder) -> String {
+    blake3::Hash::from_bytes(order.hash()).to_string()
+}
+
+/// Refuses to write over a `settings.toml` that no run wrote: a run's are as the program writes them, to the byte.
+async fn check_own_settings(store: &Store) -> Result<()> {
+    let Some(found) = store.try_get(contents::SETTINGS).await? else {
+        return Ok(());
+    };
+    let written = std::str::from_utf8(&found)
+        .ok()
+        .and_then(|text| toml::from_str::<Settings>(text).ok())
+        .map(|settings| settings.to_toml());
+    if written.is_some_and(|toml| toml.as_bytes() == found.as_ref()) {
+        return Ok(());
     }
+    let what = store.full(contents::SETTINGS);
+    let expected = "no file, or what an earlier run wrote: it would be written over";
+    let found = "another file: move it away, or choose another --out";
+    Err(Error::invalid(what, expected, found))
+}
+
+/// Refuses to go on with other settings, other data or another order of it than the run began with; `data` are the hashes of
+/// both, the run's first.
+fn check_began(
+    store: &Store,
+    toml: &str,
+    settings: &Settings,
+    data: Option<(&str, &str)>,
+) -> Result<()> {
+    if let Some((began, now)) = data
+        && began != now
+    {
+        return Err(Error::invalid(
+            store.uri(),
+            format!("the data the run began with, in its order (hash {began})"),
+            format!("other data, or another sampler.shuffle_window (hash {now})"),
+        ));
+    }
+    let began: Settings = toml::from_str(toml)
+        .map_err(|e| Error::corrupt(store.uri(), "settings of this version", e))?;
+    if let Some((key, began, now)) = differing(&comparable(&began), &comparable(settings)) {
+        return Err(Error::invalid(
+            format!("{}: {key}", store.uri()),
+            format!("{began}, as the run began (or another --out)"),
+            now,
+        ));
+    }
+    Ok(())
 }
 
 /// Settings as a table, without those that a resumed run may change.

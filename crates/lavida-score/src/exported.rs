@@ -11,7 +11,10 @@ use lavida_checkpoint::{
     Pretrained,
     contents::{CLIP_TOKENIZER, SETTINGS, TOKENIZER},
 };
-use lavida_data::{Error, Result, tokenizer::Tokenizers};
+use lavida_data::{
+    Error, Result,
+    tokenizer::{MAX_TOKENIZER_BYTES, Tokenizers},
+};
 use lavida_model::{
     lavida::Lavida,
     weights::{TensorFiles, Tensors, WeightError, write_safetensors},
@@ -165,7 +168,8 @@ impl Exported {
     }
 
     fn text(&self, name: &str) -> Result<String> {
-        std::fs::read_to_string(self.folder.join(name)).map_err(|error| self.not_read(name, error))
+        lavida_files::read_text(&self.folder.join(name), MAX_TOKENIZER_BYTES)
+            .map_err(|error| self.not_read(name, error))
     }
 
     /// A file that is missing is damage; one that is there and cannot be read (no right, a broken disk) may be read later.
@@ -251,7 +255,7 @@ impl Pretrained for ExportedWeights {
 /// SHA-256 of a file, hex.
 fn sha256(path: &Path, mut on_bytes: impl FnMut(u64)) -> std::io::Result<String> {
     let mut hasher = Sha256::new();
-    let mut file = std::fs::File::open(path)?;
+    let mut file = lavida_files::open(path)?;
     let mut piece = vec![0; 1 << 20];
     loop {
         match std::io::Read::read(&mut file, &mut piece)? {
@@ -268,7 +272,9 @@ fn sha256(path: &Path, mut on_bytes: impl FnMut(u64)) -> std::io::Result<String>
 /// The model crate's error about weights, by what the caller should do.
 pub fn weight_error(error: WeightError) -> Error {
     match error {
-        WeightError::Write { what, reason } => Error::unwritable(what, reason),
+        WeightError::Write { what, reason } => {
+            Error::unwritable(what, std::io::Error::other(reason))
+        }
         WeightError::File {
             what,
             expected,

@@ -154,6 +154,7 @@ impl ScoringModel {
                         .unlabelled(video.name(), true, &frames, &exposure)?,
                 );
             }
+            tokio::task::yield_now().await; // whoever gives this up need not wait for the next pass
             let batch = self.batcher.collate(samples)?;
             n_truncated = n_truncated.max(batch.n_truncated_categories / group.len());
             let scored = tokio::task::block_in_place(|| self.scorer.score(&batch))?;

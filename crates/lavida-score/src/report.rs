@@ -106,7 +106,9 @@ impl EvaluationReport {
         let mut pixels = Ranking::default();
         let mut objects = Ranking::default();
         let (mut pixel_videos, mut mask_videos) = (0, 0);
-        for video in videos.iter().filter_map(|video| video.pixels.as_ref()) {
+        // One that no window reached is no video of these figures.
+        let scored = || videos.iter().filter(|v| !v.object_logits.is_empty());
+        for video in scored().filter_map(|video| video.pixels.as_ref()) {
             pixel_videos += 1;
             mask_videos += usize::from(video.has_masks);
             pixels.extend(&video.mask_logits, &video.labels);
@@ -117,7 +119,7 @@ impl EvaluationReport {
         Self {
             benchmark,
             frames: videos.iter().map(|v| v.object_logits.len()).sum(),
-            videos: videos.len(),
+            videos: scored().count(),
             frame_auc: frames.auc(),
             frame_ap: frames.average_precision(),
             video_auc: (!aucs.is_empty()).then(|| aucs.iter().sum::<f64>() / aucs.len() as f64),

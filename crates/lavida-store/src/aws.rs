@@ -163,7 +163,7 @@ impl Profile {
 }
 
 fn read(file: &Path) -> Result<Option<String>> {
-    match std::fs::read_to_string(file) {
+    match lavida_files::read_text(file, lavida_files::SMALL_BYTES) {
         Ok(text) => Ok(Some(text)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(Error::invalid(file.display(), "a readable file", error)),

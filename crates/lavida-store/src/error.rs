@@ -1,5 +1,10 @@
 //! One error for everything below the tensors, split by what the caller should do.
 
+use std::{
+    borrow::Borrow,
+    io::{self, ErrorKind},
+};
+
 /// What went wrong, with the file, row or key (`what`), what was expected and what was found.
 ///
 /// Variants are the caller's choices, not the code's places: fix the input, give up on damaged
@@ -105,18 +110,59 @@ impl Error {
     }
 
     /// A file of this machine, or standard output, that does not take what is written.
-    pub fn unwritable(what: impl ToString, reason: impl std::fmt::Display) -> Self {
-        Self::unavailable(what, "cannot be written", reason)
+    ///
+    /// [`Error::Invalid`] where a file lies in the place of a folder or the other way round: no later try can mend that.
+    pub fn unwritable(what: impl ToString, error: impl Borrow<io::Error>) -> Self {
+        Self::of_system(what, "cannot be written", error.borrow())
     }
 
     /// A file of this machine that is there and does not give what is in it.
-    pub fn unreadable(what: impl ToString, reason: impl std::fmt::Display) -> Self {
-        Self::unavailable(what, "cannot be read", reason)
+    ///
+    /// [`Error::Invalid`] where it is no file that is read (`lavida_files`).
+    pub fn unreadable(what: impl ToString, error: impl Borrow<io::Error>) -> Self {
+        let error = error.borrow();
+        match error.kind() {
+            ErrorKind::InvalidInput | ErrorKind::InvalidData | ErrorKind::FileTooLarge => {
+                Self::invalid(what, "a file that is read", error)
+            }
+            _ => Self::of_system(what, "cannot be read", error),
+        }
+    }
+
+    /// A file that a person or another file names, and that is not the one which was `expected`: [`Error::Invalid`] where
+    /// there is none or something else, [`Error::Unavailable`] where the system does not give it.
+    pub fn unusable(
+        what: impl ToString,
+        expected: impl ToString,
+        error: impl Borrow<io::Error>,
+    ) -> Self {
+        match Self::unreadable(what.to_string(), error.borrow()) {
+            Self::Invalid { .. } => Self::invalid(what, expected, error.borrow()),
+            _ if error.borrow().kind() == ErrorKind::NotFound => {
+                Self::invalid(what, expected, error.borrow())
+            }
+            other => other,
+        }
     }
 
     /// A file or folder of this machine that is kept as a store is.
-    pub fn inaccessible(what: impl ToString, reason: impl std::fmt::Display) -> Self {
-        Self::unavailable(what, "cannot be read or written", reason)
+    ///
+    /// As [`Error::unwritable`].
+    pub fn inaccessible(what: impl ToString, error: impl Borrow<io::Error>) -> Self {
+        Self::of_system(what, "cannot be read or written", error.borrow())
+    }
+
+    fn of_system(what: impl ToString, matter: &str, error: &io::Error) -> Self {
+        match error.kind() {
+            // What a folder is made over says that it exists.
+            ErrorKind::NotADirectory | ErrorKind::AlreadyExists => Self::invalid(
+                what,
+                "a folder",
+                "a file in its place, or in that of one above",
+            ),
+            ErrorKind::IsADirectory => Self::invalid(what, "a file", "a folder in its place"),
+            _ => Self::unavailable(what, matter, error),
+        }
     }
 
     fn unavailable(what: impl ToString, matter: &str, reason: impl std::fmt::Display) -> Self {
@@ -141,5 +187,41 @@ impl Error {
             Self::Diverged { .. } => 7,
             Self::Internal(_) => 1,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(error: Error, code: u8, words: &str) {
+        assert_eq!(error.exit_code(), code, "{error}");
+        assert!(error.to_string().contains(words), "{error}");
+    }
+
+    #[test]
+    fn a_file_in_the_place_of_a_folder_is_a_usage_error_and_a_full_disk_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        let made = |path| Error::unwritable("x", std::fs::create_dir_all(path).unwrap_err());
+        check(made(file.clone()), 2, "a file in its place");
+        check(made(file.join("below")), 2, "a file in its place");
+        let written = std::fs::write(folder.path(), "").unwrap_err();
+        check(Error::unwritable("x", written), 2, "a folder in its place");
+        let full = io::Error::from(ErrorKind::StorageFull);
+        check(Error::unwritable("x", full), 4, "cannot be written");
+        let quota = io::Error::from(ErrorKind::FileTooLarge);
+        check(Error::unwritable("x", quota), 4, "cannot be written");
+    }
+
+    #[test]
+    fn what_is_no_file_is_another_input_and_what_the_system_refuses_is_not() {
+        let of = |kind| Error::unusable("x", "a list", io::Error::from(kind));
+        check(of(ErrorKind::NotFound), 2, "expected a list");
+        check(of(ErrorKind::InvalidInput), 2, "expected a list");
+        check(of(ErrorKind::FileTooLarge), 2, "expected a list");
+        check(of(ErrorKind::IsADirectory), 2, "expected a list");
+        check(of(ErrorKind::PermissionDenied), 4, "cannot be read");
     }
 }

@@ -108,6 +108,7 @@ impl Store {
     /// The whole object, or `None` when there is none.
     pub async fn try_get(&self, key: &str) -> Result<Option<Bytes>> {
         let path = self.path(key)?;
+        self.refuse_special(key).await?;
         let result = async { self.backend.get(&path).await?.bytes().await }.await;
         match result {
             Ok(bytes) => Ok(Some(bytes)),
@@ -127,6 +128,7 @@ impl Store {
         if range.is_empty() {
             return Ok(Bytes::new());
         }
+        self.refuse_special(key).await?;
         let error = match self.backend.get_range(&path, range.clone()).await {
             Ok(bytes) if bytes.len() as u64 == range.end - range.start => return Ok(bytes),
             Ok(_) => None,
@@ -152,6 +154,7 @@ impl Store {
     /// Size in bytes, or `None` when there is no such object.
     pub async fn size(&self, key: &str) -> Result<Option<u64>> {
         let path = self.path(key)?;
+        self.refuse_special(key).await?;
         match self.backend.head(&path).await {
             Ok(meta) => Ok(Some(meta.size)),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
@@ -285,6 +288,19 @@ impl Store {
         Error::store_unavailable(self.full(key), reason)
     }
 
+    /// Refuses a pipe or device in a folder: opening it might wait for ever, reading it might never end.
+    async fn refuse_special(&self, key: &str) -> Result<()> {
+        let Some(folder) = self.local_path() else {
+            return Ok(());
+        };
+        let path = folder.join(key);
+        let found = tokio::task::spawn_blocking(move || lavida_files::special(&path)).await;
+        match found.unwrap_or_default() {
+            None => Ok(()),
+            Some(found) => Err(Error::invalid(self.full(key), "a file", found)),
+        }
+    }
+
     fn absent(&self, key: &str) -> Error {
         Error::invalid(self.full(key), "an object", "nothing")
     }
@@ -323,13 +339,13 @@ fn is_about_credentials(error: &(dyn std::error::Error + 'static), words: &str) 
     refused || METADATA.iter().any(|host| words.contains(host))
 }
 
-/// An error with its causes: "no space left on device" is often two levels down.
 /// What the operating system said, where that is the cause.
 fn of_system<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a std::io::Error> {
     let causes = std::iter::successors(Some(error), |error| error.source());
     causes.filter_map(|error| error.downcast_ref()).next()
 }
 
+/// An error with its causes: "no space left on device" is often two levels down.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

@@ -219,14 +219,37 @@ async fn a_full_disk_is_unavailable_in_its_own_words_and_leaves_no_part() {
 }
 
 #[tokio::test]
-async fn a_folder_that_cannot_be_written_is_unavailable() {
+async fn a_file_in_the_place_of_a_folder_is_no_store() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("file");
     std::fs::write(&file, "not a folder").unwrap();
     let store = Store::open(file.to_str().unwrap()).unwrap();
     let error = store.put("key", text("x")).await.unwrap_err();
-    assert_eq!(error.exit_code(), 4, "{error}");
+    assert_eq!(error.exit_code(), 2, "{error}");
     assert!(error.to_string().contains("file/key"), "{error}");
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_pipe_or_a_device_in_a_folder_is_refused_and_never_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path().to_str().unwrap()).unwrap();
+    let pipe = folder.path().join("pipe");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+    assert!(made.unwrap().success());
+    std::os::unix::fs::symlink("/dev/zero", folder.path().join("device")).unwrap();
+    for (key, words) in [("pipe", "found a pipe"), ("device", "found a device")] {
+        let errors = [
+            store.get(key).await.map(drop).unwrap_err(),
+            store.try_get(key).await.map(drop).unwrap_err(),
+            store.get_range(key, 0..1).await.map(drop).unwrap_err(),
+            store.size(key).await.map(drop).unwrap_err(),
+        ];
+        for error in errors {
+            assert_eq!(error.exit_code(), 2, "{error}");
+            assert!(error.to_string().contains(words), "{error}");
+        }
+    }
 }
 
 #[tokio::test]

@@ -18,6 +18,8 @@ const LINE_INTERVAL: Duration = Duration::from_secs(10);
 const REDRAW_INTERVAL: Duration = Duration::from_millis(100);
 /// Time over which the rate is a mean, so that the time left follows work that slows down and not every hiccup.
 const RATE_MEMORY: Duration = Duration::from_secs(20);
+/// Less time than this makes no rate.
+const LEAST: Duration = Duration::from_millis(50);
 /// Columns of the bar itself.
 const BAR_COLUMNS: std::ops::RangeInclusive<usize> = 6..=30;
 
@@ -355,14 +357,31 @@ impl Shown {
 /// Between two parts of a line.
 const GAP: &str = "  ";
 
-/// Units a second, as a mean whose past fades.
+/// Units a second, as a mean whose past fades. What was done first counts until there is more: kernels that are compiled and
+/// files that are opened before it say nothing of the rest.
 #[derive(Debug)]
 struct Rate {
     at: Duration,
     done: u64,
-    /// Units and seconds, faded.
+    /// What came first, and with it, and the time until then.
+    first: Passed,
+    /// When it came.
+    moved: Option<Duration>,
+    /// What came since, faded.
+    since: Passed,
+}
+
+#[derive(Debug, Default)]
+struct Passed {
     units: f64,
     seconds: f64,
+}
+
+impl Passed {
+    /// Units a second. A shorter time says nothing yet: the first of many may come at once.
+    fn rate(&self) -> Option<f64> {
+        (self.seconds >= LEAST.as_secs_f64()).then(|| self.units / self.seconds)
+    }
 }
 
 impl Rate {
@@ -370,19 +389,34 @@ impl Rate {
         Self {
             at,
             done,
-            units: 0.0,
-            seconds: 0.0,
+            first: Passed::default(),
+            moved: None,
+            since: Passed::default(),
         }
     }
 
     fn at(&mut self, now: Duration, done: u64) -> Option<f64> {
-        let passed = now.saturating_sub(self.at).as_secs_f64();
-        let kept = (-passed / RATE_MEMORY.as_secs_f64()).exp();
-        self.units = self.units * kept + done.saturating_sub(self.done) as f64;
-        self.seconds = self.seconds * kept + passed;
+        let seconds = now.saturating_sub(self.at).as_secs_f64();
+        let units = done.saturating_sub(self.done) as f64;
         (self.at, self.done) = (now, done);
-        // Less says nothing yet: the first of many may come at once.
-        (self.seconds >= 0.05).then(|| self.units / self.seconds)
+        if self.moved.is_none() && units > 0.0 {
+            self.moved = Some(now);
+        }
+        // What is counted one by one may come many at once.
+        let is_first = self
+            .moved
+            .is_none_or(|moved| now.saturating_sub(moved) < LEAST);
+        let passed = if is_first {
+            &mut self.first
+        } else {
+            let kept = (-seconds / RATE_MEMORY.as_secs_f64()).exp();
+            self.since.units *= kept;
+            self.since.seconds *= kept;
+            &mut self.since
+        };
+        passed.units += units;
+        passed.seconds += seconds;
+        self.since.rate().or_else(|| self.first.rate())
     }
 }
 
@@ -517,6 +551,24 @@ mod tests {
         eval: frame 350/350  100 %  video 2/12 Test004  40.2 frames/s
         eval: 3.00 MiB of 5.00 GiB  0 %  video 2/12 Test004  40.2 frames/s  1 min 05 s left
         ");
+    }
+
+    #[test]
+    fn what_comes_before_the_first_unit_does_not_make_the_rest_slow() {
+        let mut rate = Rate::from(Duration::ZERO, 0);
+        let mut at = |seconds: f64, done| rate.at(Duration::from_secs_f64(seconds), done);
+        assert_eq!(at(30.0, 1), Some(1.0 / 30.0), "nothing else is known");
+        assert_eq!(at(30.5, 2), Some(2.0));
+        // Four at a time, told one by one.
+        let mut rate = Rate::from(Duration::ZERO, 0);
+        let mut at = |seconds: f64, done| rate.at(Duration::from_secs_f64(seconds), done);
+        for done in 1..=4 {
+            at(30.0, done);
+        }
+        for done in 5..=7 {
+            at(32.0, done);
+        }
+        assert_eq!(at(32.0, 8), Some(2.0));
     }
 
     #[test]

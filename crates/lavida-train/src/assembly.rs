@@ -9,7 +9,7 @@ use lavida_data::{
     exposure::{self, AnomalyExposureSampler},
     preprocess::Preprocess,
     resize::PixelBounds,
-    tokenizer::Tokenizers,
+    tokenizer::{MAX_TOKENIZER_BYTES, Tokenizers},
 };
 use lavida_model::{
     compression::Compression,
@@ -138,5 +138,7 @@ fn read<'a>(folder: &Path, key: &str, name: &str, tiny: &'a [u8]) -> Result<Cow<
         let expected = format!("a readable tokenizer.json, as {key} says");
         Error::invalid(path.display(), expected, error)
     };
-    std::fs::read(&path).map(Cow::from).map_err(unreadable)
+    lavida_files::read(&path, MAX_TOKENIZER_BYTES)
+        .map(Cow::from)
+        .map_err(unreadable)
 }

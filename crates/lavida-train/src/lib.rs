@@ -10,5 +10,6 @@ mod overlap;
 pub mod reduce;
 pub mod schedule;
 pub mod settings;
+pub mod sizes;
 pub mod step;
 pub mod trainer;

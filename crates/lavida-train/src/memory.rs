@@ -7,7 +7,7 @@
 
 use burn::tensor::Device;
 use lavida_checkpoint::contents::Stage;
-use lavida_data::Result;
+use lavida_data::{Error, Result};
 use lavida_model::{
     config::LavidaConfig, lavida::Lavida, precision::Precision, qwen2_vl::SpecialTokens,
     recompute::Recompute,
@@ -36,6 +36,25 @@ pub struct Plan {
     pub trainable: u64,
     /// Bytes per device.
     pub memory: Memory,
+}
+
+impl Plan {
+    /// Refuses a run that would learn nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] when every part is frozen.
+    pub fn check_trains(&self) -> Result<()> {
+        if self.trainable > 0 {
+            return Ok(());
+        }
+        let expected = "at least one part that trains, `lora` or `full`";
+        Err(Error::invalid(
+            "train.policy",
+            expected,
+            "all of them frozen",
+        ))
+    }
 }
 
 /// One part of the model.

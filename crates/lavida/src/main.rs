@@ -18,6 +18,7 @@ mod launch;
 mod memory;
 mod output;
 mod scoring;
+mod signals;
 mod stop;
 
 use std::{process::ExitCode, time::Duration};

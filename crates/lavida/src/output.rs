@@ -8,7 +8,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::ErrorKind,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use bytes::Bytes;
@@ -36,18 +36,13 @@ pub fn print_json(document: &impl Serialize) -> anyhow::Result<()> {
     print_text(&serde_json::to_string_pretty(document)?)
 }
 
-/// Writes a file whole or not at all, by way of one beside it whose name nobody else uses.
+/// Writes a file whole or not at all.
 ///
 /// # Errors
 ///
 /// [`Error::Unavailable`] naming the file.
 pub fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
-    let partial = path.with_file_name(format!(".{}.lavida-partial", file_name(path)));
-    let written = std::fs::write(&partial, bytes).and_then(|()| std::fs::rename(&partial, path));
-    written.map_err(|error| {
-        let _ = std::fs::remove_file(&partial); // what is left of a write that failed anyway
-        Error::unwritable(path.display(), error)
-    })
+    lavida_files::write(path, bytes).map_err(|error| Error::unwritable(path.display(), error))
 }
 
 /// The last part of a path, for people.
@@ -120,6 +115,25 @@ impl Outputs {
             if may_be_written(&object.key) && !self.is_ours(&object.key).await? {
                 return refused(&object.key, "another one");
             }
+        }
+        Ok(())
+    }
+
+    /// Refuses a place that is the very folder which the command reads its frames from: what is written there would be read as
+    /// one of them.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] naming the place.
+    pub fn check_apart(&self, input: &Path) -> Result<()> {
+        let Some(place) = self.store.local_path() else {
+            return Ok(());
+        };
+        let same = |(a, b): (PathBuf, PathBuf)| a == b;
+        let both = place.canonicalize().ok().zip(input.canonicalize().ok());
+        if both.is_some_and(same) {
+            let expected = "another folder than the one that the frames are in";
+            return Err(Error::invalid("--out", expected, place.display()));
         }
         Ok(())
     }

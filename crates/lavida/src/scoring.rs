@@ -1,6 +1,8 @@
 //! What `eval`, `predict`, `export` and `demo` share: a model opened with its progress shown, and categories as they are
 //! written.
 
+use std::collections::BTreeSet;
+
 use lavida_data::{Error, Result};
 use lavida_dataflow::device;
 use lavida_score::{
@@ -9,6 +11,7 @@ use lavida_score::{
     model::{ModelSource, ScoringModel},
 };
 use lavida_terminal::progress::{Busy, Progress, Unit};
+use lavida_train::sizes::check_sizes;
 
 /// The export at `uri`, its files held against their sums; none where there is none.
 ///
@@ -36,6 +39,9 @@ pub async fn open_model(uri: &str, overrides: &[String]) -> Result<ScoringModel>
         None => ModelSource::Checkpoint(lavida_checkpoint::open(uri).await?),
     };
     let settings = source.settings(uri, overrides).await?;
+    if !overrides.is_empty() {
+        check_sizes(uri, &source.settings(uri, &[]).await?, &settings)?;
+    }
     let device = device::named(&settings.device)?;
     source.load(settings, &device).await
 }
@@ -54,11 +60,11 @@ pub fn show(progress: &Progress, event: EvaluationEvent<'_>) {
     }
 }
 
-/// `a, b` → categories, refusing an empty list.
+/// `a, b` → categories, refusing an empty list and one that names a category twice: the prompt would ask for it twice.
 ///
 /// # Errors
 ///
-/// [`Error::Invalid`] for a list of none.
+/// [`Error::Invalid`] for either.
 pub fn categories(list: &str) -> Result<Vec<String>> {
     let categories: Vec<String> = list
         .split(',')
@@ -71,6 +77,11 @@ pub fn categories(list: &str) -> Result<Vec<String>> {
             "at least one category, separated by commas",
             format!("{list:?}"),
         ));
+    }
+    let mut seen = BTreeSet::new();
+    if let Some(doubled) = categories.iter().find(|category| !seen.insert(*category)) {
+        let found = format!("{doubled:?} twice");
+        return Err(Error::invalid("--categories", "each category once", found));
     }
     Ok(categories)
 }

@@ -10,6 +10,7 @@ use lavida_terminal::screen;
 use super::print_json;
 use crate::build::{BuildEvent, BuildRequest, BuildSummary, build};
 use crate::progress::BuildView;
+use crate::signals::Signals;
 use crate::sources::SourceSpec;
 
 /// Which source dataset, and how to build: the arguments of each source with those of every build.
@@ -99,7 +100,7 @@ impl BuildCommand {
         if let Some(jobs) = args.jobs {
             request.jobs = usize::from(jobs);
         }
-        let interrupted = interrupted();
+        let interrupted = interrupted()?;
         let view = BuildView::default();
         let show = |event: BuildEvent<'_>| view.show(event);
         let built = tokio::select! {
@@ -118,37 +119,17 @@ impl BuildCommand {
 }
 
 /// Resolves at the first Ctrl-C (or SIGTERM); a second one ends the process at once. Both are listened to from the call on.
-fn interrupted() -> impl Future<Output = ()> {
-    let first = signalled();
-    async {
-        first.await;
-        tokio::spawn(async {
-            signalled().await;
+fn interrupted() -> Result<impl Future<Output = ()>> {
+    let signals = Signals::new();
+    let mut signals =
+        signals.map_err(|error| Error::Internal(format!("listening for signals: {error}")))?;
+    Ok(async move {
+        signals.next().await;
+        tokio::spawn(async move {
+            signals.next().await;
             std::process::exit(130);
         });
-    }
-}
-
-#[cfg(unix)]
-fn signalled() -> impl Future<Output = ()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let streams = [SignalKind::interrupt(), SignalKind::terminate()].map(signal);
-    async move {
-        // Without signals there is nothing to wait for.
-        if let [Ok(mut interrupted), Ok(mut terminated)] = streams {
-            tokio::select! {
-                _ = interrupted.recv() => {}
-                _ = terminated.recv() => {}
-            }
-        } else {
-            std::future::pending::<()>().await;
-        }
-    }
-}
-
-#[cfg(not(unix))]
-async fn signalled() {
-    let _ = tokio::signal::ctrl_c().await; // without signals there is nothing to wait for
+    })
 }
 
 /// What is said of a build that is given up, once nothing half written is left of it.

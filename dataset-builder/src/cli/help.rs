@@ -33,11 +33,13 @@ source <(lavida-dataset completions bash)
 lavida-dataset man --out ~/.local/share/man/man1";
 
 const BUILD: &str = "\
-# COCO as it is downloaded; the input is checked first, and nothing is written
-lavida-dataset build coco --annotations annotations/instances_train2017.json \\
+# COCO as it is downloaded; the input is checked and nothing is written
+lavida-dataset build coco \\
+    --annotations annotations/instances_train2017.json \\
     --images train2017 --out shards/coco --dry-run
 # To a bucket; the same again with --resume goes on after an interruption
-lavida-dataset build mevis --root MeViS --out s3://bucket/shards/mevis --resume
+lavida-dataset build mevis --root MeViS \\
+    --out s3://bucket/shards/mevis --resume
 # Options of one source
 lavida-dataset build youtube-vos --help";
 

@@ -34,6 +34,7 @@ const LAST_THREADS: Duration = Duration::from_secs(1);
     version,
     long_version = help::long_version(),
     about,
+    propagate_version = true,
     max_term_width = 100,
     after_long_help = help::of_program()
 )]
@@ -251,7 +252,7 @@ fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
     {
         std::fs::create_dir_all(parent).map_err(unwritable)?;
     }
-    std::fs::write(path, bytes).map_err(unwritable)
+    lavida_files::write(path, bytes).map_err(unwritable)
 }
 
 #[cfg(test)]

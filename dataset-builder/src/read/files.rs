@@ -1,10 +1,16 @@
 //! Folders and files of a source dataset: listed in natural order, read whole, and described when they are not as expected.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+use lavida_data::frame::MAX_PICTURE_BYTES;
 use lavida_store::{Error, Result};
 
+/// More than an annotation file has: the largest that a source publishes have 2 GiB.
+const MAX_ANNOTATION_BYTES: u64 = 8 << 30;
+
 /// Files of `dir` whose ending is one of `endings` (lower case, no dot), in natural order; hidden files are not listed.
+/// What cannot be read under such a name is listed too, so that whoever reads it says so.
 ///
 /// # Errors
 ///
@@ -12,7 +18,7 @@ use lavida_store::{Error, Result};
 pub fn list_files(dir: &Path, endings: &[&str]) -> Result<Vec<PathBuf>> {
     let mut files: Vec<PathBuf> = entries(dir)?
         .into_iter()
-        .filter(|path| path.is_file() && endings.contains(&ending(path).as_str()))
+        .filter(|path| !path.is_dir() && endings.contains(&ending(path).as_str()))
         .collect();
     files.sort_by_key(|path| natural_key(&name(path)));
     Ok(files)
@@ -90,17 +96,35 @@ pub fn natural_key(text: &str) -> Vec<(u64, String)> {
     key
 }
 
-/// The bytes of a file that somebody's annotations name: a regular one, since a pipe or a device may never end.
+/// The bytes of a picture or mask.
 ///
 /// # Errors
 ///
-/// What the system says, and [`std::io::ErrorKind::InvalidInput`] for anything but a file.
+/// As [`lavida_files::read`].
 pub fn read(path: &Path) -> std::io::Result<Vec<u8>> {
-    if std::fs::metadata(path)?.is_file() {
-        return std::fs::read(path);
+    lavida_files::read(path, MAX_PICTURE_BYTES)
+}
+
+/// The text of a list or table.
+///
+/// # Errors
+///
+/// [`Error::Invalid`] naming the `form` that was expected, when there is no such text; [`Error::Unavailable`] when it
+/// cannot be read.
+pub fn read_text(path: &Path, form: &str) -> Result<String> {
+    lavida_files::read_text(path, lavida_files::SMALL_BYTES)
+        .map_err(|error| unusable(path, form, &error))
+}
+
+/// The error of a file that is not read, saying what is there instead.
+fn unusable(path: &Path, form: &str, error: &std::io::Error) -> Error {
+    match error.kind() {
+        ErrorKind::NotFound | ErrorKind::IsADirectory if !path.is_symlink() => {
+            let found = format!("{} ({error})", describe(path));
+            Error::invalid(path.display(), form, found)
+        }
+        _ => Error::unusable(path.display(), form, error),
     }
-    let found = "a folder, pipe or device";
-    Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, found))
 }
 
 /// `dir`, when it is a folder.
@@ -144,7 +168,9 @@ pub fn describe(path: &Path) -> String {
                 names[..6].join(", ")
             ),
         }
-    } else if path.exists() {
+    } else if let Some(special) = lavida_files::special(path) {
+        special.to_owned()
+    } else if lavida_files::is_there(path) {
         "a file".to_owned()
     } else {
         let parent = path
@@ -184,20 +210,15 @@ impl InputDigest {
 ///
 /// # Errors
 ///
-/// [`Error::Invalid`] when the file cannot be read or is JSON of another form, [`Error::Corrupt`] when it is cut or not
-/// JSON; both name file, line and column.
+/// [`Error::Invalid`] when there is no such file or it is JSON of another form, [`Error::Corrupt`] when it is cut or not
+/// JSON (both name file, line and column), [`Error::Unavailable`] when it cannot be read.
 pub fn read_json<T: serde::de::DeserializeOwned>(
     path: &Path,
     form: &str,
     digest: &mut InputDigest,
 ) -> Result<T> {
-    let bytes = std::fs::read(path).map_err(|error| {
-        Error::invalid(
-            path.display(),
-            form,
-            format!("{} ({error})", describe(path)),
-        )
-    })?;
+    let bytes = lavida_files::read(path, MAX_ANNOTATION_BYTES)
+        .map_err(|error| unusable(path, form, &error))?;
     digest.add(&bytes);
     serde_json::from_slice(&bytes).map_err(|error| {
         let found = error.to_string(); // ends with "at line L column C"
@@ -227,10 +248,16 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn what_is_no_file_is_not_read() {
-        // Reading it would never end.
-        let error = read(Path::new("/dev/zero")).expect_err("a device");
-        assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput);
+    fn a_device_in_the_place_of_annotations_is_named_and_not_read() {
+        let zeros = Path::new("/dev/zero");
+        let json = read_json::<serde_json::Value>(zeros, "an object", &mut InputDigest::default());
+        for error in [
+            json.expect_err("a device"),
+            read_text(zeros, "a list").expect_err("a device"),
+        ] {
+            assert_eq!(error.exit_code(), 2);
+            assert!(error.to_string().contains("found a device"), "{error}");
+        }
     }
 
     #[test]

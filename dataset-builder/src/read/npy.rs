@@ -21,7 +21,7 @@ impl MaskArray {
     ///
     /// As [`Self::read`].
     pub fn open(path: &Path) -> Result<Self, String> {
-        Self::read(File::open(path).map_err(|error| error.to_string())?)
+        Self::read(lavida_files::open(path).map_err(|error| error.to_string())?)
     }
 }
 

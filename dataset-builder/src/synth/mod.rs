@@ -34,6 +34,7 @@ mod vocabulary;
 mod youtube_vos;
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::Path;
 
 use rayon::prelude::*;
@@ -63,6 +64,11 @@ pub const SETS: [&str; 6] = [
     "ucsd-ped-seen",
 ];
 
+/// Where sets are until all are whole.
+const STAGING: &str = ".lavida-rendering";
+/// What says that a staging folder is one. Locked while it is in use.
+const MARK: &str = "lavida-rendering";
+
 /// Scenes that are rendered between two reports of progress.
 const SCENES_PER_REPORT: usize = 32;
 
@@ -86,7 +92,7 @@ pub struct SynthSummary {
 ///
 /// # Errors
 ///
-/// [`Error::Invalid`] for settings out of range, [`Error::Exists`] when `out` already holds a set or a world,
+/// [`Error::Invalid`] for settings out of range and where another world is being rendered, [`Error::Exists`] when `out` already holds a set or a world,
 /// [`Error::Unavailable`] when a file cannot be written.
 pub fn render(
     out: &Path,
@@ -97,7 +103,7 @@ pub fn render(
     let settings = size.checked()?.clone();
     for name in SETS.into_iter().chain(["world.json"]) {
         let path = out.join(name);
-        if path.exists() {
+        if lavida_files::is_there(&path) {
             return Err(Error::Exists {
                 what: path.display().to_string(),
             });
@@ -108,8 +114,8 @@ pub fn render(
         split: Split::of(seed),
         settings,
     };
-    let staging = out.join(".lavida-rendering");
-    remove_folder(&staging)?; // of a run that was killed
+    let staging = out.join(STAGING);
+    let _lock = begin(&staging)?;
     let rendered = render_sets(&world, &staging, &mut progress).and_then(|summary| {
         for name in summary.sets.keys() {
             move_into_place(&staging.join(name), &out.join(name))?;
@@ -186,6 +192,29 @@ fn n_frames(settings: &WorldSettings) -> usize {
     images
         + videos * settings.frames_per_video
         + evaluation_sets * evaluation_videos * settings.evaluation_frames
+}
+
+/// Makes the staging folder and holds it, after taking away that of a run which was killed: one with its mark, and nobody's.
+fn begin(staging: &Path) -> Result<File> {
+    let mark = staging.join(MARK);
+    let refused = |found: &str| {
+        let expected = "no folder, or what an interrupted rendering left";
+        Error::invalid(staging.display(), expected, found)
+    };
+    match lavida_files::open(&mark) {
+        Ok(held) if held.try_lock().is_err() => {
+            return Err(refused("that of one which is being rendered"));
+        }
+        Ok(_) => remove_folder(staging)?,
+        Err(_) if !lavida_files::is_there(staging) => {}
+        // Made, and killed before it was marked; anything in it is somebody else's.
+        Err(_) => std::fs::remove_dir(staging)
+            .map_err(|_| refused("another one: move it away, or give another --out"))?,
+    }
+    std::fs::create_dir_all(staging).map_err(|error| unavailable(staging, error))?;
+    let file = File::create(&mark).map_err(|error| unavailable(&mark, error))?;
+    let _ = file.try_lock(); // a file system without locks has none
+    Ok(file)
 }
 
 fn move_into_place(from: &Path, to: &Path) -> Result<()> {

@@ -650,6 +650,7 @@ fn what_a_killed_run_left_does_not_matter() {
     let left = dir.path().join(".lavida-rendering/coco/images");
     std::fs::create_dir_all(&left).unwrap();
     std::fs::write(left.join("000000000001.jpg"), "half a pict").unwrap();
+    std::fs::write(dir.path().join(".lavida-rendering/lavida-rendering"), "").unwrap();
     render(dir.path(), 1, &WorldSettings::small(), |_, _| ()).unwrap();
     let (_dir, out, _) = render_small(1, &WorldSettings::small());
     assert_eq!(hash(&files(dir.path())), hash(&files(&out)));
@@ -661,8 +662,29 @@ fn an_output_that_cannot_be_written_leaves_nothing() {
     let file = dir.path().join("file");
     std::fs::write(&file, "not a folder").unwrap();
     let error = render(&file.join("world"), 1, &WorldSettings::small(), |_, _| ()).unwrap_err();
-    assert_eq!(error.exit_code(), 4, "{error}");
+    assert_eq!(error.exit_code(), 2, "{error}");
     assert_eq!(files(dir.path()).len(), 1);
+}
+
+#[test]
+fn a_staging_folder_of_somebody_else_stays_and_that_of_a_killed_rendering_goes() {
+    let dir = tempfile::tempdir().unwrap();
+    let staging = dir.path().join(".lavida-rendering");
+    let rendered = || render(dir.path(), 1, &WorldSettings::small(), |_, _| ());
+    std::fs::create_dir(&staging).unwrap();
+    std::fs::write(staging.join("mine.txt"), "mine").unwrap();
+    let error = rendered().unwrap_err();
+    assert_eq!(error.exit_code(), 2, "{error}");
+    assert!(error.to_string().contains(".lavida-rendering"), "{error}");
+    assert_eq!(std::fs::read(staging.join("mine.txt")).unwrap(), b"mine");
+    // One that is being rendered is left alone too.
+    let mark = std::fs::File::create(staging.join("lavida-rendering")).unwrap();
+    mark.lock().unwrap();
+    let error = rendered().unwrap_err();
+    assert!(error.to_string().contains("being rendered"), "{error}");
+    drop(mark);
+    rendered().unwrap();
+    assert!(!staging.exists());
 }
 
 /// Objects of any look and motion.

@@ -32,29 +32,61 @@ pub fn every_command_runs(source: &Subject) {
 
 pub fn cut_annotations(source: &Subject) {
     for annotations in source.parts.annotations {
-        let (path, exit_code) = match annotations {
-            Annotations::Json(path) => (path, 3),
-            Annotations::Table(path) => (path, 2),
-        };
-        let file = source.join(path);
+        let file = source.join(annotations.path());
         let whole = std::fs::read(&file).unwrap();
-        let mut end = whole.len() / 2;
-        if matches!(annotations, Annotations::Table(_)) {
-            // In the middle of a row: a table of fewer rows is a table.
-            end = whole[..end]
-                .iter()
-                .rposition(|byte| *byte == b'\n')
-                .unwrap()
-                + 2;
-        }
-        std::fs::write(&file, &whole[..end]).unwrap();
-        for more in [&[][..], &["--strict"]] {
-            let ended = source.run(source.command(), "out", more);
-            check_refused(&ended, exit_code, &file);
+        let middle = whole.len() / 2;
+        let row = whole[..middle].iter().rposition(|byte| *byte == b'\n');
+        let cuts = match annotations {
+            Annotations::Json(_) => vec![(middle, 3)],
+            // In the middle of a row, which is none then, and after one, when a picture has a class that is missing.
+            Annotations::Table(_) => vec![(row.unwrap() + 2, 2), (row.unwrap() + 1, 3)],
+        };
+        for (end, exit_code) in cuts {
+            std::fs::write(&file, &whole[..end]).unwrap();
+            for more in [&[][..], &["--strict"]] {
+                let ended = source.run(source.command(), "out", more);
+                check_refused(&ended, exit_code, &file);
+            }
         }
         std::fs::write(&file, whole).unwrap();
     }
     source.build("whole-again", &[]);
+}
+
+/// A device, a pipe, a folder or a link to nothing in the place of an annotation file: refused at once, where reading it
+/// would take all memory or wait for ever. What is optional is missing only when there is nothing of its name.
+#[cfg(unix)]
+pub fn special_annotations(source: &Subject) {
+    let always = source.parts.annotations.iter().map(Annotations::path);
+    for path in always.chain(source.parts.optional.iter().copied()) {
+        let file = source.join(path);
+        let kept = std::fs::read(&file).ok();
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        for (kind, words) in [
+            ("/dev/zero", "a device"),
+            ("nowhere", "a link to nowhere"),
+            ("pipe", "a pipe"),
+            ("folder", "folder"),
+        ] {
+            let _ = std::fs::remove_file(&file); // an optional one is not there
+            match kind {
+                "pipe" => {
+                    let made = std::process::Command::new("mkfifo").arg(&file).status();
+                    assert!(made.unwrap().success());
+                }
+                "folder" => std::fs::create_dir(&file).unwrap(),
+                target => std::os::unix::fs::symlink(target, &file).unwrap(),
+            }
+            let ended = source.run(source.command(), "out", &[]);
+            check_refused(&ended, 2, &file);
+            assert!(ended.said.contains(words), "{}", ended.said);
+        }
+        std::fs::remove_dir(&file).unwrap();
+        if let Some(kept) = kept {
+            std::fs::write(&file, kept).unwrap();
+        }
+    }
+    source.build("sound-again", &[]);
 }
 
 /// Left out and counted: no row says that nothing is segmented there.

@@ -25,7 +25,7 @@ use crate::subject::Subject;
 /// A claim, and what checks it for one source.
 type Case = (&'static str, fn(&Subject));
 
-const CASES: [Case; 7] = [
+const CASES: [Case; 8] = [
     (
         "every_command_of_the_page_runs_and_makes_what_it_says",
         cases::every_command_runs,
@@ -33,6 +33,10 @@ const CASES: [Case; 7] = [
     (
         "a_cut_annotation_file_is_refused_and_named",
         cases::cut_annotations,
+    ),
+    (
+        "what_is_no_file_in_the_place_of_annotations_is_refused_and_named",
+        cases::special_annotations,
     ),
     (
         "a_missing_mask_is_counted_and_never_nothing",

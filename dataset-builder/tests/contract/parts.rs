@@ -7,6 +7,8 @@ pub struct Parts {
     pub source: &'static str,
     /// Files that say what the images or videos hold, beside masks.
     pub annotations: &'static [Annotations],
+    /// Files that may be missing, and say something where they are there.
+    pub optional: &'static [&'static str],
     pub mask: Mask,
 }
 
@@ -14,6 +16,14 @@ pub enum Annotations {
     Json(&'static str),
     /// Rows of columns with tabs between them.
     Table(&'static str),
+}
+
+impl Annotations {
+    pub fn path(&self) -> &'static str {
+        match self {
+            Self::Json(path) | Self::Table(path) => path,
+        }
+    }
 }
 
 /// How a mask is taken away or cut, and the reason for which that is counted.
@@ -53,6 +63,7 @@ pub const ALL: &[Parts] = &[
     Parts {
         source: "coco",
         annotations: &[Annotations::Json("annotations/instances_train2017.json")],
+        optional: &[],
         mask: Mask::In {
             file: "annotations/instances_train2017.json",
             remove: |file| {
@@ -65,31 +76,37 @@ pub const ALL: &[Parts] = &[
     Parts {
         source: "coco-panoptic",
         annotations: &[Annotations::Json("annotations/panoptic_train2017.json")],
+        optional: &[],
         mask: image_mask("annotations/panoptic_train2017"),
     },
     Parts {
         source: "ade20k",
         annotations: &[Annotations::Table("ADEChallengeData2016/objectInfo150.txt")],
+        optional: &[],
         mask: image_mask("ADEChallengeData2016/annotations/training"),
     },
     Parts {
         source: "cityscapes",
         annotations: &[],
+        optional: &[],
         mask: image_mask("cityscapes/gtFine/train/bonn"),
     },
     Parts {
         source: "mapillary",
         annotations: &[Annotations::Json("mapillary-vistas-2.0/config_v2.0.json")],
+        optional: &[],
         mask: image_mask("mapillary-vistas-2.0/training/v2.0/labels"),
     },
     Parts {
         source: "davis",
         annotations: &[],
+        optional: &["DAVIS/davis_semantics.json", "DAVIS/meta.json"],
         mask: video_mask("DAVIS/Annotations/480p"),
     },
     Parts {
         source: "youtube-vos",
         annotations: &[Annotations::Json("youtube-vos/train/meta.json")],
+        optional: &[],
         mask: video_mask("youtube-vos/train/Annotations"),
     },
     Parts {
@@ -98,6 +115,7 @@ pub const ALL: &[Parts] = &[
             Annotations::Json("MeViS/train/meta_expressions.json"),
             Annotations::Json("MeViS/train/mask_dict.json"),
         ],
+        optional: &[],
         mask: Mask::In {
             file: "MeViS/train/mask_dict.json",
             remove: |file| {
@@ -113,6 +131,7 @@ pub const ALL: &[Parts] = &[
         annotations: &[Annotations::Json(
             "Ref-YouTube-VOS/meta_expressions/train/meta_expressions.json",
         )],
+        optional: &[],
         mask: video_mask("Ref-YouTube-VOS/train/Annotations"),
     },
     Parts {
@@ -120,16 +139,19 @@ pub const ALL: &[Parts] = &[
         annotations: &[Annotations::Json(
             "Ref-DAVIS/meta_expressions/train/meta_expressions.json",
         )],
+        optional: &[],
         mask: video_mask("Ref-DAVIS/train/Annotations"),
     },
     Parts {
         source: "ucsd-ped",
         annotations: &[],
+        optional: &["UCSD_Anomaly_Dataset.v1p2/categories.json"],
         mask: image_mask("UCSD_Anomaly_Dataset.v1p2/UCSDped2/Test/Test001_gt"),
     },
     Parts {
         source: "shanghaitech",
         annotations: &[],
+        optional: &[],
         mask: Mask::File {
             folder: "shanghaitech/testing/test_pixel_mask",
             missing: "incomplete_video", // one file has the masks of all frames of a video

@@ -21,6 +21,8 @@ use crate::{Error, Result};
 
 /// Most pixels of a frame and of its masks: 16,384 × 16,384. More is taken for damage.
 pub const MAX_PIXELS: u64 = 1 << 28;
+/// What a picture file of so many pixels has at most, not compressed at all.
+pub const MAX_PICTURE_BYTES: u64 = 4 * MAX_PIXELS;
 
 /// Most pixels that a byte of a file can stand for: deflate packs 1,032 bytes into one, and a byte of a PNG holds up to
 /// eight pixels. The other codecs stay below (JPEG needs a bit for each block: 1,024). A header that claims more than its

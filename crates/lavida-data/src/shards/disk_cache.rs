@@ -108,7 +108,7 @@ impl DiskCache {
     /// The part, if it is here and whole.
     fn read(&self, part: &ShardRange) -> Option<Bytes> {
         let path = self.path(part);
-        let bytes = fs::read(&path).ok()?;
+        let bytes = lavida_files::read(&path, part.bytes).ok()?;
         if part.check("", &bytes).is_err() {
             tracing::warn!(
                 "{}: damaged ({} bytes where a part of {} was kept); fetched again",
@@ -120,7 +120,7 @@ impl DiskCache {
             return None;
         }
         // What is read stays: where the time cannot be set it counts as older, no more.
-        let _ = File::open(&path).and_then(|file| file.set_modified(now()));
+        let _ = lavida_files::open(&path).and_then(|file| file.set_modified(now()));
         Some(bytes.into())
     }
 

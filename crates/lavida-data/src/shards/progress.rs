@@ -99,7 +99,7 @@ pub async fn remove_unfinished(store: &Store) -> Result<Removed> {
 
 /// Whether a process holds this lock, or may: where locks cannot be asked for nothing is known to be dead.
 fn is_held(lock: &std::path::Path) -> bool {
-    match File::open(lock).map(|lock| lock.try_lock()) {
+    match lavida_files::open(lock).map(|lock| lock.try_lock()) {
         Ok(Ok(())) => false,
         Ok(Err(TryLockError::WouldBlock | TryLockError::Error(_))) => true,
         Err(error) => error.kind() != std::io::ErrorKind::NotFound,

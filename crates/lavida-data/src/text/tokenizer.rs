@@ -10,6 +10,9 @@ use tokenizers::{AddedToken, Tokenizer};
 use crate::caught::caught;
 use crate::{Error, Result};
 
+/// More than a tokenizer.json has: Qwen2-VL's has 7 MiB.
+pub const MAX_TOKENIZER_BYTES: u64 = 256 << 20;
+
 /// The token whose hidden state the projector reads.
 pub const SEG_TOKEN: &str = "<SEG>";
 

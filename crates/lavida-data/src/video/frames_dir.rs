@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use crate::clips::clip::EncodedFrame;
-use crate::clips::frame::{RgbFrame, decode_rgb, probe_size};
+use crate::clips::frame::{MAX_PICTURE_BYTES, RgbFrame, decode_rgb, probe_size};
 use crate::{Error, Result};
 
 use crate::video::info::{ASSUMED_FPS, VideoInfo, unreadable};
@@ -106,7 +106,8 @@ fn format_of(path: &Path) -> Option<&'static str> {
 }
 
 fn read(path: &Path) -> Result<EncodedFrame> {
-    let bytes = std::fs::read(path).map_err(|error| unreadable(path, &error))?;
+    let bytes =
+        lavida_files::read(path, MAX_PICTURE_BYTES).map_err(|error| unreadable(path, &error))?;
     Ok(EncodedFrame {
         path: path.display().to_string(),
         bytes: bytes.into(),

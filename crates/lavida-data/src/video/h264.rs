@@ -45,7 +45,7 @@ pub(super) struct H264Source {
 
 impl H264Source {
     pub(super) fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(|error| unreadable(path, &error))?;
+        let file = lavida_files::open(path).map_err(|error| unreadable(path, &error))?;
         let n_bytes = file
             .metadata()
             .map_err(|error| unreadable(path, &error))?

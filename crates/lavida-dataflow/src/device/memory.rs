@@ -52,12 +52,12 @@ impl Need {
 pub struct Admission(Arc<OnceCell<()>>);
 
 impl Admission {
-    /// Refuses a run that its device cannot hold, before anything is built. One that may or may not fit is let through, and so
+    /// Refuses a run that would train nothing, and one that its device cannot hold, before anything is built. One that may or may not fit is let through, and so
     /// is one on a device that does not say what is free.
     ///
     /// # Errors
     ///
-    /// [`Error::Invalid`] with what is needed and what is free.
+    /// [`Error::Invalid`] with what is needed and what is free, or naming `train.policy`.
     pub async fn check(
         &self,
         settings: &Settings,
@@ -71,6 +71,7 @@ impl Admission {
 
 async fn check(settings: &Settings, accumulation: usize, n_on_machine: usize) -> Result<()> {
     let plan = lavida_train::memory::plan(settings)?;
+    plan.check_trains()?;
     let need = Need::of(&plan, settings, accumulation, n_on_machine);
     let name = DeviceName::parse(&settings.device)?;
     let Ok(free) = free_bytes(name).await else {
@@ -114,9 +115,9 @@ pub async fn free_bytes(name: DeviceName) -> Result<u64, String> {
 
 /// What this process may still take: of the machine, and of every control group around it (a container, a Slurm step).
 fn host_bytes() -> Option<u64> {
-    let meminfo = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let meminfo = lavida_files::read_system("/proc/meminfo").ok()?;
     let of_machine = available_bytes(&meminfo)?;
-    let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let groups = lavida_files::read_system("/proc/self/cgroup").unwrap_or_default();
     let group = groups.lines().find_map(|line| line.strip_prefix("0::"));
     let group = group.unwrap_or("/").trim_start_matches('/');
     let root = Path::new("/sys/fs/cgroup");
@@ -125,7 +126,7 @@ fn host_bytes() -> Option<u64> {
         .ancestors()
         .take_while(|folder| folder.starts_with(root));
     let of_groups = around.filter_map(|folder| {
-        let read = |name: &str| std::fs::read_to_string(folder.join(name)).ok();
+        let read = |name: &str| lavida_files::read_system(folder.join(name)).ok();
         let most: u64 = read("memory.max")?.trim().parse().ok()?; // `max` is no bound
         let taken: u64 = read("memory.current")?.trim().parse().ok()?;
         Some(most.saturating_sub(taken))

@@ -211,7 +211,7 @@ impl Collector for Process {
 
 /// Memory of this process, where the system says so.
 fn resident_bytes() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let status = lavida_files::read_system("/proc/self/status").ok()?;
     let line = status
         .lines()
         .find_map(|line| line.strip_prefix("VmRSS:"))?;

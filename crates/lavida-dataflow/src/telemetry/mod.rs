@@ -22,7 +22,7 @@ use lavida_train::step::StepRecord;
 
 use crate::clock::Clock;
 
-const METRICS: &str = "metrics.jsonl";
+pub(crate) const METRICS: &str = "metrics.jsonl";
 
 /// Files of a log as they were when a checkpoint was taken, for a store that cannot append; none for one that can.
 #[derive(Clone, Debug, Default)]

@@ -92,6 +92,8 @@ pub(super) fn entries<M: Module>(
     module: &M,
 ) -> Result<BTreeMap<String, TensorEntry>, WeightError> {
     let damaged = |error: burn_pack::Error| WeightError::file(name, "a whole burnpack file", error);
+    lavida_files::open(file) // the reader would wait for a pipe
+        .map_err(|error| WeightError::file(name, "a readable file", error))?;
     let tensors = burn_pack::Reader::from_file(file)
         .and_then(burn_pack::Reader::into_tensors)
         .map_err(damaged)?;

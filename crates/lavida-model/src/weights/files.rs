@@ -5,7 +5,6 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -23,6 +22,8 @@ use crate::precision::Precision;
 
 /// The file that says which of several files holds a tensor.
 pub(super) const INDEX: &str = "model.safetensors.index.json";
+/// What an index of a million tensors stays below.
+const MAX_INDEX_BYTES: u64 = 256 << 20;
 /// A whole model in one file.
 pub(super) const SINGLE: &str = "model.safetensors";
 /// A whole model as `torch.save` wrote it, where there is no safetensors file.
@@ -173,7 +174,7 @@ impl TensorFiles {
             weight_map: BTreeMap<String, String>,
         }
         let name = folder.join(INDEX).display().to_string();
-        let bytes = std::fs::read(folder.join(INDEX))
+        let bytes = lavida_files::read(&folder.join(INDEX), MAX_INDEX_BYTES)
             .map_err(|error| WeightError::file(&name, "a readable file", error))?;
         let Index { weight_map } = serde_json::from_slice(&bytes)
             .map_err(|error| WeightError::file(&name, "JSON with a weight_map", error))?;
@@ -389,7 +390,7 @@ fn row_major<'a>(
 #[expect(unsafe_code, reason = "mapping a file is unsafe wherever it is done")]
 pub(super) fn map(path: &Path) -> Result<Arc<Mmap>, WeightError> {
     let unreadable = |error| WeightError::file(path.display(), "a readable file", error);
-    let file = File::open(path).map_err(unreadable)?;
+    let file = lavida_files::open(path).map_err(unreadable)?;
     // SAFETY: the file must not shrink or change while it is mapped. It is a checkpoint somebody finished writing; who
     // changes one while it is imported gets other weights or a bus error, as with every reader of such files.
     let map = unsafe { Mmap::map(&file) }.map_err(unreadable)?;

@@ -1,6 +1,6 @@
 //! From a file, the files it extends and `--set` to one table of values that knows where each was said.
 
-use std::{collections::BTreeMap, fs::File, io::Read, path::Path};
+use std::{collections::BTreeMap, path::Path};
 
 use lavida_data::{Error, Result};
 use toml::{
@@ -139,15 +139,7 @@ fn read(path: &Path, extended_by: Option<&str>, depth: usize) -> Result<Source> 
 
 /// The text of a settings file, or why it is none.
 fn text_of(path: &Path) -> Result<String, String> {
-    let mut bytes = Vec::new();
-    let file = File::open(path).map_err(|error| error.to_string())?;
-    file.take(MAX_FILE_BYTES + 1)
-        .read_to_end(&mut bytes)
-        .map_err(|error| error.to_string())?;
-    if bytes.len() as u64 > MAX_FILE_BYTES {
-        return Err(format!("more than {} KiB", MAX_FILE_BYTES >> 10));
-    }
-    String::from_utf8(bytes).map_err(|_| "bytes that are no UTF-8".to_owned())
+    lavida_files::read_text(path, MAX_FILE_BYTES).map_err(|error| error.to_string())
 }
 
 /// The values of a text over those that it extends.

@@ -38,7 +38,7 @@ pub struct CertsArgs {
     #[arg(long, value_name = "HOST", required = true)]
     pub name: Vec<String>,
     /// Days from now for which the certificates count
-    #[arg(long, value_name = "N", default_value_t = 365)]
+    #[arg(long, value_name = "N", default_value_t = 365, value_parser = clap::value_parser!(u32).range(1..=36_500))]
     pub days: u32,
 }
 

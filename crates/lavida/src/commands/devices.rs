@@ -83,7 +83,7 @@ impl Row {
 
 /// Model and threads of the processor, where the system says them.
 fn processor() -> Option<String> {
-    let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").ok()?;
+    let cpuinfo = lavida_files::read_system("/proc/cpuinfo").ok()?;
     let line = cpuinfo
         .lines()
         .find(|line| line.starts_with("model name"))?;

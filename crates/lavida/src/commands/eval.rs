@@ -7,9 +7,12 @@ use lavida_score::{
     evaluation::{Control, EvaluationEvent, EvaluationPlan, evaluate},
     protocols::{Metric, Protocol},
     report::EvaluationReport,
-    windows::Tail,
+    windows::{Tail, Windowing},
 };
-use lavida_terminal::progress::{Progress, Unit};
+use lavida_terminal::{
+    progress::{Progress, Unit},
+    screen,
+};
 
 use crate::{
     output::print_text,
@@ -58,6 +61,7 @@ pub async fn run(args: EvalArgs) -> anyhow::Result<()> {
     if plan.n_frames == 0 || plan.protocol.interval == 0 {
         return Err(Error::invalid("--n-frames, --interval", "at least 1", "0").into());
     }
+    check_windows(&benchmark, &plan)?;
     let progress = Progress::new("eval", Unit::Each("frame"), 0);
     let shown = |event: EvaluationEvent<'_>| show(&progress, event);
     let evaluation = evaluate(&model, &benchmark, &plan, &shown).await?;
@@ -91,6 +95,36 @@ fn plan(args: &EvalArgs, protocol: Protocol, n_frames: usize) -> EvaluationPlan 
         plan.control = Control::SwappedCategories;
     }
     plan
+}
+
+/// Says which videos no window reaches, and refuses a benchmark that has no other.
+fn check_windows(benchmark: &Benchmark, plan: &EvaluationPlan) -> Result<(), Error> {
+    let (n_frames, interval) = (plan.n_frames, plan.protocol.interval);
+    let windowing = Windowing {
+        n_frames,
+        interval,
+        tail: plan.protocol.tail,
+    };
+    let videos = &benchmark.videos;
+    let unscored = videos
+        .iter()
+        .filter(|video| windowing.windows(video.n_frames).is_empty());
+    let (n_unscored, n_videos) = (unscored.count(), videos.len());
+    let least = n_frames.saturating_mul(interval);
+    if n_unscored == n_videos {
+        let longest = videos.iter().map(|video| video.n_frames).max();
+        let expected = format!(
+            "a video of at least {least} frames (--n-frames {n_frames}, --interval {interval}; shorter ones are left out)"
+        );
+        let found = format!("{n_videos} of at most {} frames", longest.unwrap_or(0));
+        return Err(Error::invalid("--reference-windows", expected, found));
+    }
+    if n_unscored > 0 {
+        screen::line(&format!(
+            "eval: {n_unscored} of {n_videos} videos have fewer than {least} frames and are left out"
+        ));
+    }
+    Ok(())
 }
 
 /// What the pixel figures are over, where that is not simply all videos.

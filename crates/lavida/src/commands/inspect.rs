@@ -27,7 +27,11 @@ use crate::{
 #[command(group(ArgGroup::new("what").required(true).args(["checkpoint", "data"])))]
 pub struct InspectArgs {
     /// A run (its newest checkpoint), one checkpoint, or an export
-    #[arg(long, value_name = "URI")]
+    #[arg(
+        long,
+        value_name = "URI",
+        conflicts_with_all = ["sample", "seed", "epoch", "step", "config", "set", "out"]
+    )]
     pub checkpoint: Option<String>,
     /// A built dataset
     #[arg(long, value_name = "URI")]
@@ -47,16 +51,22 @@ pub struct InspectArgs {
     )]
     pub epoch: u64,
     /// Step of the draw, instead of its epoch: takes global batch, seed and mixing from --config
-    #[arg(long, value_name = "N", requires = "config")]
+    #[arg(long, value_name = "N", requires = "config", requires = "sample")]
     pub step: Option<u64>,
     /// Settings of the sampler
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", requires = "sample")]
     pub config: Option<String>,
     /// Override a setting, as `section.key=value`; may be repeated
     #[arg(long = "set", value_name = "KEY=VALUE", requires = "config")]
     pub set: Vec<String>,
     /// Picture file to write
-    #[arg(long, value_name = "FILE", default_value = "draw.png", value_parser = local_path)]
+    #[arg(
+        long,
+        value_name = "FILE",
+        default_value = "draw.png",
+        requires = "sample",
+        value_parser = local_path
+    )]
     pub out: PathBuf,
     /// Print one JSON document on standard output
     #[arg(long)]

@@ -62,6 +62,7 @@ pub async fn run(args: PredictArgs) -> anyhow::Result<()> {
     }
     let info = VideoReader::open(&args.video)?.info();
     let outputs = Outputs::open(&args.out, "predict").await?;
+    outputs.check_apart(&args.video)?;
     let may_be_written = |name: &str| {
         DOCUMENTS.contains(&name)
             || frame_of(name).is_some_and(|frame| frame < info.n_frames_expected)

@@ -228,7 +228,7 @@ fn remove_interrupted(out: &Path) -> Result<()> {
         let expected = "no folder, or what an interrupted `lavida export` left";
         Error::invalid(folder.display(), expected, found)
     };
-    let Ok(lock) = File::open(folder.join(MARK)) else {
+    let Ok(lock) = lavida_files::open(&folder.join(MARK)) else {
         // Made, and killed before it was marked; anything in it is somebody else's.
         return fs::remove_dir(&folder).map_err(|_| not_ours("another one: move it away"));
     };
@@ -259,7 +259,7 @@ fn inside(out: &Path) -> Result<Place> {
 
 /// Takes away the files that an interrupted export had put under their own names already: those that its sums know.
 fn remove_published(out: &Path, staging: &Path) -> Result<usize> {
-    let Ok(sums) = fs::read_to_string(staging.join(SUMS)) else {
+    let Ok(sums) = lavida_files::read_text(&staging.join(SUMS), lavida_files::SMALL_BYTES) else {
         return Ok(0); // it had not come so far
     };
     let mut n_files = 0;
@@ -289,7 +289,7 @@ async fn begun(out: &Store) -> Result<BTreeSet<String>> {
 /// Brings a file to a bucket, piece by piece.
 async fn upload(from: &Path, out: &Store, name: &str) -> Result<()> {
     let unreadable = |error| Error::unreadable(from.display(), error);
-    let mut file = File::open(from).map_err(unreadable)?;
+    let mut file = lavida_files::open(from).map_err(unreadable)?;
     if name == SUMS {
         let mut sums = Vec::new();
         file.read_to_end(&mut sums).map_err(unreadable)?;

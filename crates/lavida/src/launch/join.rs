@@ -61,6 +61,9 @@ pub async fn run(
         job = job(&mut member) => job?,
         () = &mut stop => return Err(left(member).await.into()),
     };
+    let Some(job) = job else {
+        return Err(member.why_ended().await.into());
+    };
     let (job, run_id) = Job::read(&job)?;
     let mut run = tokio::select! {
         run = job.prepare() => run?,
@@ -96,18 +99,16 @@ async fn left(member: MemberHandle) -> Error {
     }
 }
 
-/// What the coordinator says that the run is.
-async fn job(member: &mut MemberHandle) -> Result<Vec<u8>> {
+/// What the coordinator says that the run is; none when the member has ended before.
+async fn job(member: &mut MemberHandle) -> Result<Option<Vec<u8>>> {
     while let Some(action) = member.next().await {
         match action {
-            MemberAction::Prepare(job) => return Ok(job),
+            MemberAction::Prepare(job) => return Ok(Some(job)),
             MemberAction::Refused(refusal) => return Err(training::refused(&refusal)),
             _ => {}
         }
     }
-    Err(Error::Internal(
-        "the member ended before it knew its run".to_owned(),
-    ))
+    Ok(None)
 }
 
 /// A documentation address (RFC 5737): the way there is the way out of this machine.
@@ -146,7 +147,7 @@ fn own_address_towards(coordinator: &str) -> Result<String> {
 
 /// What this machine calls itself: ranks of one machine stand together.
 fn node_name() -> String {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname");
+    let name = lavida_files::read_system("/proc/sys/kernel/hostname");
     let name = name.ok().or_else(|| std::env::var("HOSTNAME").ok());
     let name = name.unwrap_or_default();
     match name.trim() {

@@ -64,6 +64,7 @@ pub async fn start(
     at: SocketAddr,
     security: &Security,
 ) -> anyhow::Result<CoordinatorHandle> {
+    lavida_train::memory::plan(&loaded.settings)?.check_trains()?; // workers would refuse it one by one
     let job = Job::of(loaded, data, out).await?.to_bytes();
     let id = CoordinatorId(random_id());
     let engine = engine(&loaded.settings)?;

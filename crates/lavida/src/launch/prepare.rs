@@ -9,10 +9,13 @@ use lavida_dataflow::{
     clock::SystemClock, device::memory::Admission, run::Run, telemetry::figures::Figures,
 };
 use lavida_store::Store;
-use lavida_train::settings::Settings;
+use lavida_train::{settings::Settings, sizes::check_sizes};
 
 use super::mixture::open_catalog;
-use crate::{config::Loaded, scoring::open_export};
+use crate::{
+    config::{self, Loaded},
+    scoring::open_export,
+};
 
 /// Opens data, vocabularies, initial weights and the store of a run; `label` names it in progress lines.
 pub async fn prepare(
@@ -45,14 +48,25 @@ pub async fn prepare(
     })
 }
 
-/// What a fresh run starts from: a run, a checkpoint or an export.
+/// What a fresh run starts from: a run, a checkpoint or an export, of the model that the run has.
 pub async fn initial(
     uri: &str,
     settings: &Settings,
     tokenizers: &Tokenizers,
 ) -> Result<Arc<dyn Pretrained>> {
+    let own = |toml: &str| {
+        let own = config::of_checkpoint(uri, toml, &[])?;
+        check_sizes(uri, &own, settings)
+    };
     Ok(match open_export(uri)? {
-        Some(exported) => Arc::new(exported.pretrained(settings, tokenizers)?),
-        None => Arc::new(lavida_checkpoint::open(uri).await?),
+        Some(exported) => {
+            own(&exported.settings_toml()?)?;
+            Arc::new(exported.pretrained(settings, tokenizers)?)
+        }
+        None => {
+            let checkpoint = lavida_checkpoint::open(uri).await?;
+            own(&checkpoint.settings_toml().await?)?;
+            Arc::new(checkpoint)
+        }
     })
 }

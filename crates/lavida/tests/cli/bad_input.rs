@@ -58,6 +58,24 @@ fn data_that_is_not_there_is_named() {
 }
 
 #[test]
+fn a_run_that_would_train_nothing_is_refused_and_nothing_is_written() {
+    let world = World::new();
+    let planned = world.run(&["check", "--config", TINY, "--json"]).json();
+    let modules = planned["modules"].as_array().unwrap().iter();
+    let names = modules.map(|module| module["name"].as_str().unwrap());
+    let frozen: Vec<String> = names
+        .map(|name| format!("train.policy.\"{name}\"=frozen"))
+        .collect();
+    assert!(!frozen.is_empty());
+    let frozen: Vec<&str> = frozen.iter().map(String::as_str).collect();
+    finish(world.train("run", &frozen)).refused(2, &["train.policy", "all of them frozen"]);
+    let mut led = world.train("run", &frozen);
+    led.args(["--listen", "127.0.0.1:0"]);
+    finish(led).refused(2, &["train.policy"]);
+    assert!(!world.join("run").exists());
+}
+
+#[test]
 fn an_empty_category_list_is_refused() {
     let world = World::new();
     for list in ["", " , "] {

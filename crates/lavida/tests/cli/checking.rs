@@ -4,12 +4,13 @@ use std::net::TcpListener;
 
 use serde_json::Value;
 
-#[cfg(unix)]
-use crate::process::Process;
-use crate::support::{Ran, TINY, World, finish, names};
+use crate::{
+    checking_join::check_join,
+    support::{Ran, TINY, World, finish, names},
+};
 
 /// The checks of a document by name: whether each is well, and what is said of it.
-fn checks(ran: &Ran) -> Vec<(String, Option<bool>, String)> {
+pub fn checks(ran: &Ran) -> Vec<(String, Option<bool>, String)> {
     let document: Value = serde_json::from_str(ran.stdout()).unwrap();
     let checks = document["checks"].as_array().unwrap().iter();
     let text = |value: &Value| value.as_str().unwrap().to_owned();
@@ -25,7 +26,7 @@ fn checks(ran: &Ran) -> Vec<(String, Option<bool>, String)> {
 }
 
 #[track_caller]
-fn check_says(ran: &Ran, name: &str, ok: Option<bool>, words: &[&str]) {
+pub fn check_says(ran: &Ran, name: &str, ok: Option<bool>, words: &[&str]) {
     let all = checks(ran);
     let found = all.iter().find(|(found, ..)| found == name);
     let (_, found_ok, detail) = found.unwrap_or_else(|| panic!("no {name} in {all:?}"));
@@ -35,7 +36,7 @@ fn check_says(ran: &Ran, name: &str, ok: Option<bool>, words: &[&str]) {
     }
 }
 
-fn check(world: &World, more: &[&str]) -> Ran {
+pub fn check(world: &World, more: &[&str]) -> Ran {
     world.run(&[&["check", "--config", TINY, "--json"], more].concat())
 }
 
@@ -77,6 +78,7 @@ fn a_run_that_can_begin_passes_every_check_and_nothing_is_left() {
         "vocabularies",
         "data",
         "store",
+        "run",
         "certificates",
         "listen",
     ];
@@ -145,107 +147,114 @@ fn every_failed_check_is_told_and_the_exit_code_is_the_largest_of_theirs() {
             "0.0.0.0:0",
         ],
     );
-    assert_eq!(ran.0.status.code(), Some(4), "{}", ran.stderr());
+    assert_eq!(ran.0.status.code(), Some(2), "{}", ran.stderr());
     check_says(
         &ran,
         "store",
         Some(false),
-        &["file/run", "cannot be read or written"],
+        &["file/run", "expected a folder"],
     );
     check_says(&ran, "data", Some(false), &["nowhere"]);
     check_says(&ran, "listen", Some(false), &["certificates"]);
     check_says(&ran, "memory", Some(true), &[]);
-}
 
-/// A check of the way to a coordinator.
-fn check_join(world: &World, at: &str, cookie: Option<&str>, more: &[&str]) -> Ran {
-    let args = ["check", "--config", TINY, "--json", "--join", at];
-    let mut command = world.lavida(&[&args[..], more].concat());
-    command.env_remove(COOKIE);
-    command.envs(cookie.map(|cookie| (COOKIE, cookie)));
-    finish(command)
-}
-
-const COOKIE: &str = "LAVIDA_COOKIE";
-
-#[test]
-fn a_coordinator_that_is_not_there_or_speaks_otherwise_is_told() {
-    let world = World::new();
+    // Bad input is 2, a coordinator that is not there 4.
     let nobody = {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.local_addr().unwrap().to_string()
     };
-    let ran = check_join(&world, &nobody, Some("ours"), &[]);
+    let more = ["--data", "shards/nowhere"];
+    let ran = check_join(&world, &nobody, Some("of this test"), &more);
     assert_eq!(ran.0.status.code(), Some(4), "{}", ran.stderr());
-    check_says(&ran, "join", Some(false), &[&nobody, "refused"]);
-
-    let other = TcpListener::bind("127.0.0.1:0").unwrap();
-    let at = other.local_addr().unwrap().to_string();
-    let answers = std::thread::spawn(move || {
-        use std::io::Write;
-        let (mut stream, _) = other.accept().unwrap();
-        stream
-            .write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n")
-            .unwrap();
-    });
-    let ran = check_join(&world, &at, Some("ours"), &[]);
-    answers.join().unwrap();
-    assert_eq!(ran.0.status.code(), Some(4), "{}", ran.stderr());
-    check_says(&ran, "join", Some(false), &["does not speak this protocol"]);
+    check_says(&ran, "data", Some(false), &["nowhere"]);
+    check_says(&ran, "join", Some(false), &[&nobody]);
 }
 
-/// A coordinator of the program, and where it listens.
-#[cfg(unix)]
-fn coordinator(world: &World, more: &[&str]) -> (Process, String) {
-    let mut command = world.train("led", &["cluster.workers=1"]);
-    command.args(["--listen", "127.0.0.1:0"]).args(more);
-    command.env(COOKIE, "ours");
-    let mut process = Process::start(command);
-    let rest = process.tells("train: coordinator at ");
-    let at = rest.split(';').next().unwrap().to_owned();
-    (process, at)
-}
-
-#[cfg(unix)]
 #[test]
-fn a_coordinator_is_joined_in_earnest_so_another_cookie_fails() {
+fn a_run_of_other_settings_or_data_in_the_same_place_is_found() {
     let world = World::new();
-    let (leads, at) = coordinator(&world, &[]);
-    let ran = check_join(&world, &at, Some("ours"), &[]).succeeded();
-    check_says(&ran, "join", Some(true), &[&at, "loopback"]);
-
-    let ran = check_join(&world, &at, Some("theirs"), &[]);
-    assert_eq!(ran.0.status.code(), Some(2), "{}", ran.stderr());
-    check_says(&ran, "join", Some(false), &["cookie", &at]);
-    let ran = check_join(&world, &at, None, &[]);
-    assert_eq!(ran.0.status.code(), Some(2), "{}", ran.stderr());
-    check_says(&ran, "join", Some(false), &[COOKIE]);
-    // Whoever only asks is no member that was lost.
-    assert!(!leads.has_said("lost"), "{}", leads.said());
+    let run = world.trained();
+    let data = ["--data", "shards/coco", "--data", "shards/mevis"];
+    let of_run = [
+        "train.global_batch=4",
+        "train.microbatch=2",
+        "optimizer.warmup_steps=2",
+    ];
+    let checked = |data: &[&str], more: &[&str]| {
+        let set = of_run.iter().chain(more).flat_map(|value| ["--set", value]);
+        let args: Vec<&str> = data
+            .iter()
+            .copied()
+            .chain(["--out", run])
+            .chain(set)
+            .collect();
+        check(&world, &args)
+    };
+    let goes_on = checked(&data, &["train.steps=9"]);
+    check_says(
+        &goes_on,
+        "run",
+        Some(true),
+        &["goes on from the checkpoint of step 2"],
+    );
+    let done = checked(&data, &["train.steps=2"]);
+    check_says(&done, "run", Some(true), &["nothing to do"]);
+    let other = checked(&data, &["optimizer.learning_rate=0.5"]);
+    assert_eq!(other.0.status.code(), Some(2), "{}", other.stderr());
+    check_says(
+        &other,
+        "run",
+        Some(false),
+        &["optimizer.learning_rate", "found 0.5"],
+    );
+    let other = checked(&data[..2], &[]);
+    check_says(&other, "run", Some(false), &["data the run began with"]);
+    let without = checked(&[], &["seed=9"]);
+    check_says(&without, "run", Some(false), &["seed: expected 44"]);
+    std::fs::create_dir(world.join("mine")).unwrap();
+    std::fs::write(world.join("mine/settings.toml"), "# mine").unwrap();
+    let mine = check(&world, &["--out", "mine"]);
+    check_says(
+        &mine,
+        "run",
+        Some(false),
+        &["mine/settings.toml", "another file"],
+    );
+    assert_eq!(names(&world.join("mine")), ["settings.toml"]);
 }
 
-#[cfg(unix)]
 #[test]
-fn certificates_of_another_authority_fail_before_a_worker_waits_for_ever() {
+fn weights_to_start_from_that_are_damaged_or_of_another_model_are_found() {
     let world = World::new();
-    for out in ["ours", "theirs"] {
-        let args = ["cluster", "certs", "--out", out, "--name", "127.0.0.1"];
-        world.run(&args).succeeded();
-    }
-    let (_leads, at) = coordinator(&world, &["--certs", "ours/127.0.0.1"]);
-    let ran = check_join(&world, &at, None, &["--certs", "ours/127.0.0.1"]).succeeded();
-    check_says(&ran, "join", Some(true), &[&at, "mutual TLS"]);
-
-    let ran = check_join(&world, &at, None, &["--certs", "theirs/127.0.0.1"]);
-    assert_eq!(ran.0.status.code(), Some(2), "{}", ran.stderr());
-    check_says(&ran, "certificates", Some(true), &["127.0.0.1"]);
-    check_says(&ran, "join", Some(false), &[&at, "another authority"]);
-
-    // The coordinator's authority is trusted, and its cookie is another.
-    std::fs::write(world.join("ours/127.0.0.1/cookie"), "theirs").unwrap();
-    let ran = check_join(&world, &at, None, &["--certs", "ours/127.0.0.1"]);
-    assert_eq!(ran.0.status.code(), Some(2), "{}", ran.stderr());
-    check_says(&ran, "join", Some(false), &["cookie", &at]);
+    let run = world.trained();
+    let initial = format!("train.initial={run}");
+    let more = |set: &str| check(&world, &["--set", &initial, "--set", set]);
+    check_says(
+        &more("seed=1"),
+        "weights",
+        Some(true),
+        &["whole, and of this model"],
+    );
+    let other = "model.language.intermediate_size=96";
+    let wider = more(other);
+    assert_eq!(wider.0.status.code(), Some(2), "{}", wider.stderr());
+    let words = ["model.language.intermediate_size: expected", "found 96"];
+    check_says(&wider, "weights", Some(false), &words);
+    finish(world.train("other", &[&initial, other])).refused(2, &words);
+    assert!(!world.join("other").exists());
+    let weights = world.join("run/checkpoints/0000000002/g0-weights.safetensors");
+    let mut bytes = std::fs::read(&weights).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&weights, bytes).unwrap();
+    let damaged = more("seed=1");
+    assert_eq!(damaged.0.status.code(), Some(3), "{}", damaged.stderr());
+    check_says(
+        &damaged,
+        "weights",
+        Some(false),
+        &["g0-weights.safetensors"],
+    );
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::process::Stdio;
 
 use crate::{
+    bucket::{Bucket, Fault},
     process::{Process, run, until},
     support::{Ran, TINY, World, finish, names},
 };
@@ -143,19 +144,38 @@ fn what_is_no_store_is_not_called_one() {
                 "--out",
                 "file/draw.png",
             ],
+            2,
+            "file/draw.png: expected a folder, found a file in its place",
+        ),
+        (
+            &[
+                "inspect",
+                "--data",
+                draw,
+                "--sample",
+                id,
+                "--out",
+                "/dev/full",
+            ],
             4,
-            "file/draw.png: cannot be written",
+            "/dev/full: cannot be written",
         ),
         (
             &["bench", "compression", "--out", "file/bench"],
-            4,
-            "file/bench: cannot be written",
+            2,
+            "expected a folder",
         ),
         (
             &["cluster", "certs", "--out", "file/certs", "--name", "a"],
-            4,
-            "cannot be written",
+            2,
+            "expected a folder",
         ),
+        (
+            &["export", "--checkpoint", run, "--out", "file"],
+            2,
+            "file/SHA256SUMS: expected a folder",
+        ),
+        (&["man", "--out", "file"], 2, "expected a folder"),
     ] {
         let mut command = world.lavida(args);
         command.env("LAVIDA_COOKIE", "of this test");
@@ -182,16 +202,13 @@ fn what_is_no_store_is_not_called_one() {
     // Nor is a folder of this machine.
     let ran = finish(world.train("file/run", &[]));
     assert!(!ran.stderr().contains("store"), "{}", ran.stderr());
-    ran.refused(
-        4,
-        &["file/run", "cannot be read or written: Not a directory"],
-    );
+    ran.refused(2, &["file/run", "expected a folder"]);
     world
         .run(&[&predict[..], &["--out", "file/scored"]].concat())
-        .refused(4, &["file/scored"]);
+        .refused(2, &["file/scored"]);
     world
         .run(&["inspect", "--data", "shards/coco/manifest.json"])
-        .refused(4, &["manifest.json", "Not a directory"]);
+        .refused(2, &["manifest.json", "expected a folder"]);
 }
 
 #[test]
@@ -350,14 +367,13 @@ fn an_export_writes_over_no_file_of_the_users() {
     assert!(names(&world.join("exported")).contains(&"mine.json".to_owned()));
 }
 
-/// A command that is stopped while it waits for its settings, which come from a pipe: so it is at work for sure.
-fn check_stopped(world: &World, args: &[&str], signal: &str) {
-    run("mkfifo", &[world.join("settings").to_str().unwrap()]).unwrap();
-    let mut process = Process::start(world.lavida(args));
-    let pipe = std::fs::File::options()
-        .write(true)
-        .open(world.join("settings"))
-        .unwrap();
+/// A command that is stopped while it waits for a bucket: so it is at work for sure.
+fn check_stopped(world: &World, bucket: &Bucket, args: &[&str], signal: &str) {
+    bucket.fails(Fault::Hangs, "hangs");
+    let mut command = world.lavida(args);
+    command.envs(bucket.env());
+    let mut process = Process::start(command);
+    until("a request", || (bucket.n_failed() > 0).then_some(()));
     run("kill", &[signal, &process.id().to_string()]).unwrap();
     process.ends_with(6);
     assert!(
@@ -365,40 +381,35 @@ fn check_stopped(world: &World, args: &[&str], signal: &str) {
         "{}",
         process.said()
     );
-    drop(pipe);
-    std::fs::remove_file(world.join("settings")).unwrap();
+    bucket.mends();
 }
 
 #[test]
 fn a_command_that_is_stopped_before_its_end_has_the_exit_code_of_that() {
     let world = World::new();
+    let run = world.trained();
+    let export = ["export", "--checkpoint", run, "--out", "exported"];
+    world.run(&export).succeeded();
+    let bucket = Bucket::serve(&world.join("store"));
     let before = names(world.path());
-    let train = [
-        "train",
-        "--config",
-        "settings",
-        "--data",
-        "shards/coco",
-        "--out",
-        "run",
-    ];
-    let import = [
-        "import", "--lavida", "world", "--config", "settings", "--out", "made",
-    ];
-    let check = ["check", "--config", "settings"];
+    let hangs = bucket.uri("hangs");
+    let tiny = ["--config", "embedded:tiny", "--data", &hangs];
+    let train = [&["train", "--out", "other"], &tiny[..]].concat();
+    let check = [&["check"], &tiny[..]].concat();
+    let import = ["import", "--lavida", "exported", "--out", &hangs];
     for signal in ["-INT", "-TERM"] {
-        check_stopped(&world, &train, signal);
+        check_stopped(&world, &bucket, &train, signal);
     }
-    check_stopped(&world, &check, "-TERM");
-    std::fs::write(world.join("world/SHA256SUMS"), "").unwrap();
-    check_stopped(&world, &import, "-TERM");
+    check_stopped(&world, &bucket, &check, "-TERM");
+    check_stopped(&world, &bucket, &import, "-TERM");
     assert_eq!(names(world.path()), before);
     // Training of the first half, evaluation of a whole: `&&` does not go on.
     let mut process = Process::start(world.lavida(&["bench", "compression", "--out", "bench"]));
     until("the bench", || world.join("bench").exists().then_some(()));
     process.terminate();
     process.ends_with(6);
-    assert_eq!(names(&world.join("bench")), Vec::<String>::new());
+    // What says that what comes there is the bench's.
+    assert_eq!(names(&world.join("bench")), [".lavida-bench.json"]);
 }
 
 #[test]

@@ -2,16 +2,22 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
+mod arguments;
 mod bad_input;
 mod bench;
 #[allow(dead_code, reason = "what the tests of failures need beside")]
 #[path = "../failure/bucket.rs"]
 mod bucket;
+#[cfg(unix)]
 mod checking;
+#[cfg(unix)]
+mod checking_join;
 mod cluster;
 #[cfg(unix)]
 mod credentials;
 mod exporting;
+#[cfg(unix)]
+mod files;
 #[cfg(unix)]
 mod front_door;
 mod import_refused;
@@ -22,6 +28,8 @@ mod launched;
 #[cfg(unix)]
 mod metrics;
 mod mixing;
+#[cfg(unix)]
+mod outputs;
 #[cfg(unix)]
 #[allow(dead_code, reason = "what the tests of failures need beside")]
 mod process;

@@ -64,6 +64,36 @@ fn eval_prints_one_document_with_the_keys_scripts_read() {
     assert_eq!(controlled["frames"], 10);
 }
 
+#[test]
+fn videos_that_no_window_reaches_are_said_and_a_benchmark_of_them_is_refused() {
+    let world = World::new();
+    let run = world.trained();
+    let eval = |n_frames: &str, more: &[&str]| {
+        let args = ["eval", "--checkpoint", run, "--data", "shards/ucsd-ped"];
+        world.run(
+            &[
+                &args[..],
+                &["--n-frames", n_frames, "--reference-windows"],
+                more,
+            ]
+            .concat(),
+        )
+    };
+    // Its two videos have five frames each.
+    let words = [
+        "--reference-windows",
+        "at least 100 frames",
+        "2 of at most 5 frames",
+    ];
+    eval("100", &[]).refused(2, &words);
+    eval("3", &["--interval", "2"]).refused(2, &["at least 6 frames"]);
+    let report = eval("2", &["--interval", "2", "--json"]).json();
+    assert_eq!(
+        (&report["videos"], &report["frames"]),
+        (&2.into(), &8.into())
+    );
+}
+
 fn check_prediction(world: &World, video: &str, n_frames: usize) {
     let run = world.trained();
     let args = [

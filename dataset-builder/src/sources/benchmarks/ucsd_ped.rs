@@ -114,7 +114,7 @@ impl UcsdPed {
         let mut digest = InputDigest::default();
         videos.iter().for_each(|video| digest.add(&video.name));
         let sidecar_path = args.root.join("categories.json");
-        let sidecar: CategoriesFile = if sidecar_path.is_file() {
+        let sidecar: CategoriesFile = if lavida_files::is_there(&sidecar_path) {
             files::read_json(
                 &sidecar_path,
                 "`{\"categories\": [name, …], \"videos\": {video: [name, …]}}`",

@@ -230,7 +230,7 @@ impl Source for Mevis {
             let endings = IMAGE_ENDINGS
                 .iter()
                 .map(|ending| dir.join(format!("{stem}.{ending}")));
-            let path = endings.clone().find(|path| path.is_file());
+            let path = endings.clone().find(|path| lavida_files::is_there(path));
             (
                 index,
                 path.unwrap_or_else(|| dir.join(format!("{stem}.jpg"))),

@@ -4,6 +4,7 @@
 //! present. Every other class of an image is one object: all its pixels together. Index 0 is unlabelled.
 //! Reference: `ADE20KDataset`.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
@@ -57,12 +58,16 @@ impl SourceArgs for Ade20kArgs {
     }
 }
 
+/// Classes of the dataset. A table of fewer is sound where no picture has more; a map with a higher index is at fault itself.
+const N_CLASSES: usize = 150;
+
 /// An ADE20K split whose folders have been listed.
 struct Ade20k {
     naming: Naming,
     /// Name of index `i + 1`.
     names: Vec<String>,
     images: Vec<PathBuf>,
+    table: PathBuf,
     annotations_dir: PathBuf,
     planned_skips: Vec<Skip>,
     digest: InputDigest,
@@ -99,9 +104,11 @@ impl Ade20k {
                 )
             })
             .collect();
+        let table = args.root.join("objectInfo150.txt");
         Ok(Self {
             naming: Naming::new(dataset, split),
-            names: read_names(&args.root.join("objectInfo150.txt"), &mut digest)?,
+            names: read_names(&table, &mut digest)?,
+            table,
             images,
             annotations_dir,
             planned_skips,
@@ -128,13 +135,7 @@ impl Ade20k {
 /// Later names are not used: a name that only ever occurs as the true category would give the answer away.
 fn read_names(path: &Path, digest: &mut InputDigest) -> Result<Vec<String>> {
     const FORM: &str = "a table `Idx Ratio Train Val Name` of ADE20K's classes";
-    let text = std::fs::read_to_string(path).map_err(|error| {
-        Error::invalid(
-            path.display(),
-            FORM,
-            format!("{} ({error})", files::describe(path)),
-        )
-    })?;
+    let text = files::read_text(path, FORM)?;
     digest.add(&text);
     let mut names = Vec::new();
     for (row, line) in text
@@ -201,8 +202,20 @@ impl Source for Ade20k {
         let image = &self.images[unit];
         let video = files::stem(image);
         let map = self.annotations_dir.join(format!("{video}.png"));
-        Ok(class_map_unit(&self.naming, &video, image, &map, |index| {
+        let beyond_table = Cell::new(None);
+        let unit = class_map_unit(&self.naming, &video, image, &map, |index| {
+            if (self.names.len() + 1..=N_CLASSES).contains(&index.into()) {
+                beyond_table.set(Some(index));
+            }
             self.class_of(index)
-        }))
+        });
+        match beyond_table.get() {
+            None => Ok(unit),
+            Some(index) => Err(Error::corrupt(
+                self.table.display(),
+                format!("a row for class {index}, which is in {}", map.display()),
+                format!("{} rows: it was cut after one", self.names.len()),
+            )),
+        }
     }
 }

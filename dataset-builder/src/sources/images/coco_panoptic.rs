@@ -191,7 +191,7 @@ fn segment_masks(path: &Path, picture: &ImageFile) -> Result<BTreeMap<u32, RleMa
             error,
         )
     };
-    if !path.is_file() {
+    if !lavida_files::is_there(path) {
         return Err(Skip::new(
             Reason::MissingMask,
             path.display(),

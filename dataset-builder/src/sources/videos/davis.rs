@@ -132,7 +132,7 @@ fn listed_videos(args: &DavisArgs) -> Result<Option<Vec<String>>> {
     let split = args.split.as_deref().unwrap_or("train");
     let lists = ["2017", "480p", "2016", "1080p"]
         .map(|year| args.root.join(format!("ImageSets/{year}/{split}.txt")));
-    let Some(list) = lists.iter().find(|list| list.is_file()) else {
+    let Some(list) = lists.iter().find(|list| lavida_files::is_there(list)) else {
         return match &args.split {
             // Without lists there is one part; calling it by a name is fine when nobody says otherwise.
             Some(split) if args.root.join("ImageSets").is_dir() => Err(Error::invalid(
@@ -143,8 +143,7 @@ fn listed_videos(args: &DavisArgs) -> Result<Option<Vec<String>>> {
             _ => Ok(None),
         };
     };
-    let text = std::fs::read_to_string(list)
-        .map_err(|error| Error::invalid(list.display(), "a list of videos", error))?;
+    let text = files::read_text(list, "a list of videos")?;
     let mut videos: Vec<String> = Vec::new();
     for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
         // DAVIS-2017 lists videos; DAVIS-2016 lists `/JPEGImages/480p/bear/00000.jpg /Annotations/…` frame by frame.
@@ -170,9 +169,9 @@ fn read_names(
 ) -> Result<BTreeMap<String, BTreeMap<String, String>>> {
     let semantics = root.join("davis_semantics.json");
     let meta = root.join("meta.json");
-    if semantics.is_file() {
+    if lavida_files::is_there(&semantics) {
         files::read_json(&semantics, "`{video: {object id: name}}`", digest)
-    } else if meta.is_file() {
+    } else if lavida_files::is_there(&meta) {
         let meta: MetaFile = files::read_json(&meta, MetaFile::FORM, digest)?;
         Ok(meta.categories())
     } else {

@@ -93,7 +93,7 @@ pub fn point(args: &PointArgs) -> anyhow::Result<Point> {
 /// A line of Linux's account of this process: `VmHWM:` is its most resident memory since it was started (`getrusage` would
 /// also count what its parent had), `VmRSS:` what is resident now.
 fn status_bytes(name: &str) -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let status = lavida_files::read_system("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix(name))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kib << 10)
@@ -101,7 +101,7 @@ fn status_bytes(name: &str) -> Option<u64> {
 
 /// User and system time of this process, where Linux says it.
 fn cpu_seconds() -> Option<f64> {
-    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    let stat = lavida_files::read_system("/proc/self/stat").ok()?;
     // After the name in parentheses; fields 14 and 15, in ticks of 10 ms.
     let (_, after_name) = stat.rsplit_once(')')?;
     let mut ticks = after_name.split_whitespace().skip(11);

@@ -5,7 +5,7 @@
 
 mod measure;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand, ValueEnum};
@@ -19,8 +19,11 @@ use tokio::process::Command;
 
 use crate::{
     arguments::at_least,
-    output::{print_json, print_text, write_file},
+    output::{Outputs, print_json, print_text},
 };
+
+/// What is written; those of an earlier `bench` are replaced.
+const FILES: [&str; 3] = ["compression.md", "compression.json", "compression.svg"];
 
 /// One keep ratio of one model, as its process measured it.
 #[derive(Clone, Debug, PartialEq)]
@@ -104,10 +107,15 @@ pub struct CompressionArgs {
     #[arg(long, value_name = "DIR", value_parser = local_path)]
     pub out: PathBuf,
     /// Models to measure, separated by commas
-    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [BenchModel::Tiny, BenchModel::Medium])]
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "tiny,medium")]
     pub models: Vec<BenchModel>,
     /// Keep ratios to measure, separated by commas
-    #[arg(long, value_name = "LIST", value_delimiter = ',', default_values_t = [1.0, 0.5, 0.2, 0.1])]
+    #[arg(
+        long,
+        value_name = "LIST",
+        value_delimiter = ',',
+        default_value = "1,0.5,0.2,0.1"
+    )]
     pub keep_ratios: Vec<f64>,
     /// Visual tokens of the clip before compression; the default is a training clip of the paper
     #[arg(long, value_name = "N", default_value_t = 1564, value_parser = at_least(1))]
@@ -216,8 +224,9 @@ async fn compression(args: &CompressionArgs) -> anyhow::Result<()> {
     for keep_ratio in &args.keep_ratios {
         measure::ratio(*keep_ratio)?;
     }
-    let made = std::fs::create_dir_all(&args.out);
-    made.map_err(|error| Error::unwritable(args.out.display(), error))?;
+    let outputs = Outputs::open(&args.out.display().to_string(), "bench").await?;
+    outputs.check_free(|name| FILES.contains(&name)).await?;
+    outputs.try_writing().await?;
     let mut points = Vec::new();
     for model in &args.models {
         for keep_ratio in &args.keep_ratios {
@@ -235,26 +244,24 @@ async fn compression(args: &CompressionArgs) -> anyhow::Result<()> {
     let table = table(&points);
     let documents: Vec<Value> = points.iter().map(Point::document).collect();
     let document = json!({ "points": documents });
-    write_file(&args.out.join("compression.md"), table.as_bytes())?;
-    let json = serde_json::to_vec_pretty(&document)?;
-    write_file(&args.out.join("compression.json"), &json)?;
-    write_file(
-        &args.out.join("compression.svg"),
-        plot(&points).drawing().svg().as_bytes(),
-    )?;
-    say_where(&args.out);
+    let contents = [
+        table.clone().into_bytes(),
+        serde_json::to_vec_pretty(&document)?,
+        plot(&points).drawing().svg().into_bytes(),
+    ];
+    let files = FILES.into_iter().zip(contents);
+    let files = files.map(|(name, bytes)| (name.to_owned(), bytes.into()));
+    outputs.replace(files.collect()).await?;
+    screen::line(&format!(
+        "bench: {} are in {}",
+        FILES.join(", "),
+        args.out.display()
+    ));
     if args.json {
         print_json(&document)
     } else {
         print_text(table.trim_end())
     }
-}
-
-fn say_where(out: &Path) {
-    screen::line(&format!(
-        "bench: compression.md, compression.json and compression.svg are in {}",
-        out.display()
-    ));
 }
 
 /// Starts this program again for one point. It ends with this one.

@@ -10,11 +10,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::Args;
-use lavida_data::{Error, Result};
+use lavida_data::{Result, catalog::Catalog};
 use lavida_dataflow::{
     clock::{Clock, SystemClock},
     device::{self, Presence},
 };
+use lavida_terminal::progress::Busy;
 use lavida_train::settings::Settings;
 use serde_json::{Value, json};
 
@@ -26,6 +27,7 @@ use crate::{
         security::{security, security_to_join},
     },
     output::{print_json, print_text},
+    scoring::open_export,
 };
 
 /// Something that was looked at.
@@ -128,11 +130,23 @@ async fn checks(
         let found = weights(uri, settings, &loaded.folder).await;
         checks.push(Check::new("weights", found));
     }
+    let mut catalog = None;
     if !args.data.is_empty() {
-        checks.push(Check::new("data", data(settings, &args.data).await));
+        let found = data(settings, &args.data).await;
+        let found = found.map(|(opened, said)| {
+            catalog = Some(opened);
+            said
+        });
+        checks.push(Check::new("data", found.into()));
     }
     if let Some(out) = &args.out {
-        checks.push(Check::new("store", store::commits(out).await.into()));
+        let found: Found = store::commits(out).await.into();
+        let usable = !matches!(found, Found::Failed(_));
+        checks.push(Check::new("store", found));
+        if usable {
+            let found = store::goes_on(out, settings, catalog.as_ref()).await;
+            checks.push(Check::new("run", found.into()));
+        }
     }
     if let Some(folder) = &args.certs {
         let now = SystemClock::default().wall();
@@ -163,12 +177,8 @@ async fn checks(
 }
 
 fn trains(plan: &lavida_train::memory::Plan) -> Found {
-    match plan.trainable {
-        0 => Found::Failed(
-            Error::invalid("train.policy", "at least one part that trains", "none").into(),
-        ),
-        n => Found::Ok(format!("{n} of {} parameters", plan.parameters)),
-    }
+    let of = || format!("{} of {} parameters", plan.trainable, plan.parameters);
+    plan.check_trains().map(|()| of()).into()
 }
 
 fn said_of(settings: &Settings, config: &str) -> String {
@@ -196,31 +206,36 @@ fn vocabularies(settings: &Settings, folder: &Path) -> Found {
         .into()
 }
 
-/// As a run opens them: of an export every file is read and its hash compared. Shapes are compared when they are loaded.
+/// As a run opens them, and every file of theirs read and its hash compared, of a checkpoint as of an export.
 async fn weights(uri: &str, settings: &Settings, folder: &Path) -> Found {
     let Ok(tokenizers) = settings.tokenizers(folder) else {
         return Found::Unknown(
             "the vocabularies, which the model's size rests on, fail".to_owned(),
         );
     };
-    let opened = initial(uri, settings, &tokenizers).await;
-    opened
-        .map(|initial| format!("train.initial: {}", initial.name()))
-        .context("train.initial")
-        .into()
-}
-
-async fn data(settings: &Settings, uris: &[String]) -> Found {
-    let opened = async {
-        let catalog = open_catalog(uris, settings).await?;
-        settings.exposure_sampler(&catalog)?;
-        let (n_samples, n_datasets) = (catalog.len(), catalog.datasets().len());
-        let mixture = described(&catalog, settings);
-        anyhow::Ok(format!(
-            "{n_samples} samples in {n_datasets} datasets: {mixture}"
+    let read = async {
+        let initial = initial(uri, settings, &tokenizers).await?;
+        if open_export(uri)?.is_none() {
+            let checkpoint = lavida_checkpoint::open(uri).await?;
+            let _reading = Busy::new(&format!("checking {uri}"));
+            checkpoint.verify().await?;
+        }
+        Ok(format!(
+            "train.initial: {}: whole, and of this model",
+            initial.name()
         ))
     };
-    opened.await.into()
+    let read: Result<String> = read.await;
+    read.context("train.initial").into()
+}
+
+async fn data(settings: &Settings, uris: &[String]) -> anyhow::Result<(Catalog, String)> {
+    let catalog = open_catalog(uris, settings).await?;
+    settings.exposure_sampler(&catalog)?;
+    let (n_samples, n_datasets) = (catalog.len(), catalog.datasets().len());
+    let mixture = described(&catalog, settings);
+    let said = format!("{n_samples} samples in {n_datasets} datasets: {mixture}");
+    Ok((catalog, said))
 }
 
 impl Check {

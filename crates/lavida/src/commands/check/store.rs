@@ -2,8 +2,10 @@
 
 use bytes::Bytes;
 use lavida_cluster::shell::random_id;
-use lavida_data::{Error, Result};
+use lavida_data::{Error, Result, catalog::Catalog};
+use lavida_dataflow::run::check_place;
 use lavida_store::Store;
+use lavida_train::settings::Settings;
 
 /// Writes, reads, is refused the same key again, and deletes.
 pub async fn commits(out: &str) -> Result<String> {
@@ -25,6 +27,17 @@ pub async fn commits(out: &str) -> Result<String> {
     Ok(format!(
         "{uri}: writes, reads, refuses a key that is taken, deletes"
     ))
+}
+
+/// Whether a run of these settings may begin there or go on.
+pub async fn goes_on(out: &str, settings: &Settings, catalog: Option<&Catalog>) -> Result<String> {
+    let store = Store::open(out)?;
+    let steps = settings.train.steps;
+    Ok(match check_place(&store, settings, catalog).await? {
+        None => "begins: there is no checkpoint".to_owned(),
+        Some(step) if step >= steps => format!("is at step {step} already, nothing to do"),
+        Some(step) => format!("goes on from the checkpoint of step {step}"),
+    })
 }
 
 async fn tries(store: &Store, key: &str) -> Result<()> {
@@ -72,14 +85,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_store_that_is_full_or_no_folder_is_unavailable() {
+    async fn a_full_store_is_unavailable_and_a_file_in_its_place_is_a_usage_error() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("file");
         std::fs::write(&file, "").unwrap();
         let error = commits(file.join("run").to_str().unwrap())
             .await
             .unwrap_err();
-        assert_eq!(error.exit_code(), 4, "{error}");
+        assert_eq!(error.exit_code(), 2, "{error}");
         let full = Store::open("memory://check-full").unwrap().with_capacity(3);
         assert_eq!(tries(&full, "other").await.unwrap_err().exit_code(), 4);
     }

@@ -257,7 +257,7 @@ pub async fn run(args: DemoArgs) -> anyhow::Result<()> {
 /// one. All other settings that matter are compared by the run itself.
 fn check_steps(run: &Path, settings: &Settings) -> Result<()> {
     let path = run.join(SETTINGS);
-    let toml = match std::fs::read_to_string(&path) {
+    let toml = match lavida_files::read_text(&path, lavida_files::SMALL_BYTES) {
         Ok(toml) => toml,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(Error::unreadable(path.display(), error)),
@@ -277,7 +277,8 @@ fn rendered(out: &Path, seed: u64) -> anyhow::Result<SynthSummary> {
     let place = out.join("world");
     let described = place.join("demo.json");
     if described.exists() {
-        let bytes = std::fs::read(&described)?;
+        let bytes = lavida_files::read(&described, lavida_files::SMALL_BYTES)
+            .map_err(|e| Error::unreadable(described.display(), e))?;
         let world: SynthSummary = serde_json::from_slice(&bytes)
             .map_err(|e| Error::corrupt(described.display(), "the summary of a world", e))?;
         if world.seed != seed {
@@ -351,9 +352,13 @@ fn text(path: &Path) -> anyhow::Result<String> {
     Ok(path.to_str().context("a path in UTF-8")?.to_owned())
 }
 
+/// A row of a step has under 1 KiB, a stage of the demo hundreds of rows.
+const MAX_METRICS_BYTES: u64 = 1 << 30;
+
 fn records(run: &Path) -> anyhow::Result<Vec<StepRecord>> {
     let path = run.join("metrics.jsonl");
-    let rows = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    let rows = lavida_files::read_text(&path, MAX_METRICS_BYTES)
+        .map_err(|e| Error::unreadable(path.display(), e))?;
     let rows = rows.lines().map(serde_json::from_str::<StepRecord>);
     rows.collect::<Result<_, _>>()
         .with_context(|| path.display().to_string())

@@ -38,7 +38,7 @@ impl OwnFiles {
     /// [`Error::Unavailable`] when it is there and cannot be read.
     pub fn open(out: &Path) -> Result<Self> {
         let path = out.join(RECORD);
-        let text = match std::fs::read_to_string(&path) {
+        let text = match lavida_files::read_text(&path, lavida_files::SMALL_BYTES) {
             Ok(text) => text,
             Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
             Err(error) => return Err(Error::unreadable(path.display(), error)),
@@ -167,8 +167,8 @@ impl OwnFiles {
     /// Sum and name of each file of the export that is there.
     fn exported(&self) -> Result<Vec<(String, String)>> {
         let path = self.out.join(EXPORT).join(SUMS);
-        let text =
-            std::fs::read_to_string(&path).map_err(|e| Error::unreadable(path.display(), e))?;
+        let text = lavida_files::read_text(&path, lavida_files::SMALL_BYTES)
+            .map_err(|e| Error::unreadable(path.display(), e))?;
         let lines = text.lines().filter_map(|line| line.split_once("  "));
         Ok(lines
             .map(|(sum, name)| (sum.to_owned(), name.to_owned()))

@@ -12,7 +12,10 @@ use lavida_checkpoint::{
     CheckpointWriter,
     contents::{CARRIED, CLIP_TOKENIZER, SETTINGS, TOKENIZER, TrainState, WEIGHTS},
 };
-use lavida_data::{Error, Result, tokenizer::Tokenizers};
+use lavida_data::{
+    Error, Result,
+    tokenizer::{MAX_TOKENIZER_BYTES, Tokenizers},
+};
 use lavida_dataflow::device;
 use lavida_model::{
     precision::Precision,
@@ -26,7 +29,7 @@ use lavida_terminal::{
     progress::{Progress, Unit},
     screen,
 };
-use lavida_train::settings::Settings;
+use lavida_train::{settings::Settings, sizes::check_same_model};
 use serde_json::Value;
 
 use crate::{arguments::Dtype, config, help, scoring::open_export};
@@ -173,6 +176,8 @@ fn of_export(folder: &Path, args: &ImportArgs) -> Result<(Settings, Tokenizers, 
         Some(name) => config::load(name, &args.set)?.settings,
         None => config::of_checkpoint(&uri, &exported.settings_toml()?, &args.set)?,
     };
+    let own = config::of_checkpoint(&uri, &exported.settings_toml()?, &[])?;
+    check_same_model(&uri, &own, &settings)?;
     let tokenizers = exported.tokenizers().map_err(damaged)?;
     let model = uninitialised(&settings, &tokenizers, &device::named("cpu")?);
     let sources = Sources::Lavida(exported.weights(&model)?);
@@ -223,7 +228,7 @@ fn open_towers(
 /// A file that the folder must have; without it, it is no folder of that kind.
 fn read(option: &str, folder: &Path, name: &str) -> Result<Vec<u8>> {
     let path = folder.join(name);
-    std::fs::read(&path).map_err(|error| {
+    lavida_files::read(&path, MAX_TOKENIZER_BYTES).map_err(|error| {
         let expected = format!("a folder with a readable {name}");
         Error::invalid(option, expected, format!("{}: {error}", path.display()))
     })
