@@ -190,8 +190,8 @@ fn what_is_no_store_is_not_called_one() {
         .run(&[&predict[..], &["--out", "file/scored"]].concat())
         .refused(4, &["file/scored"]);
     world
-        .run(&["inspect", "--data", "shards/coco/manifest.json"])
-        .refused(4, &["manifest.json", "Not a directory"]);
+        .run(&["inspect", "--data", "shards/coco/_manifest.json"])
+        .refused(4, &["_manifest.json", "Not a directory"]);
 }
 
 #[test]
