@@ -23,7 +23,10 @@ pub fn every_command_runs(source: &Subject) {
         assert_eq!(header.purpose, source.purpose());
         assert!(built.clips.len() > 1, "{:?}", built.ids());
         assert!(
-            built.clips.iter().any(|clip| !clip.objects.is_empty()),
+            built.clips.iter().any(|clip| {
+                let is_labelled = clip.frame_labels.iter().flatten().any(|label| *label);
+                is_labelled || !clip.objects.is_empty()
+            }),
             "{:?}",
             built.ids()
         );
@@ -34,12 +37,13 @@ pub fn cut_annotations(source: &Subject) {
     for annotations in source.parts.annotations {
         let (path, exit_code) = match annotations {
             Annotations::Json(path) => (path, 3),
+            Annotations::Lines(path) | Annotations::Pickle(path) => (path, 3),
             Annotations::Table(path) => (path, 2),
         };
         let file = source.join(path);
         let whole = std::fs::read(&file).unwrap();
         let mut end = whole.len() / 2;
-        if matches!(annotations, Annotations::Table(_)) {
+        if matches!(annotations, Annotations::Table(_) | Annotations::Lines(_)) {
             // In the middle of a row: a table of fewer rows is a table.
             end = whole[..end]
                 .iter()
@@ -144,16 +148,18 @@ pub fn resumed_build(source: &Subject) {
         request
     };
     let finished = |out: &str| -> Vec<String> {
-        let entries = std::fs::read_dir(source.join(out)).unwrap();
+        let entries = std::fs::read_dir(source.join(out).join("data")).unwrap();
         let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-        names.filter(|name| name.ends_with(".parquet")).collect()
+        let names = names.filter(|name| name.ends_with(".parquet"));
+        names.map(|name| format!("data/{name}")).collect()
     };
     wait(build(&request("whole", None), &|_| {})).unwrap();
     let whole = manifest(source, "whole");
     assert!(whole.shards.len() > 1, "{} shards", whole.shards.len());
-    // Room for all shards but the last.
+    // Room for all shards but the last, and for what is recorded of each.
+    const RECORD_BYTES: u64 = 850;
     let last = whole.shards.last().unwrap().bytes;
-    let capacity = whole.bytes - last / 2;
+    let capacity = whole.bytes - last / 2 + RECORD_BYTES * (whole.shards.len() as u64 - 1);
     let error = wait(build(&request("broken", Some(capacity)), &|_| {})).unwrap_err();
     assert_eq!(error.exit_code(), 4, "{error}");
     assert!(!is_committed(&source.join("broken")));
