@@ -354,7 +354,9 @@ impl Build<'_> {
     fn check_faults(&self, request: &BuildRequest, n_units: usize) -> Result<()> {
         let most = request.max_bad_fraction.unwrap_or(MAX_BAD_FRACTION);
         let is_few = request.max_bad_fraction.is_none() && self.n_bad <= FEW;
-        if is_few || self.n_bad as f64 <= most * n_units as f64 {
+        // Faults that belong to no image are more than all of them at most.
+        let n_bad = self.n_bad.min(n_units as u64);
+        if is_few || n_bad as f64 <= most * n_units as f64 {
             return Ok(());
         }
         let counts = counted(&self.log);
