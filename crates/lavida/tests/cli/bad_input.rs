@@ -143,7 +143,7 @@ fn a_run_without_a_checkpoint_is_no_checkpoint() {
 }
 
 fn shard(world: &World, dataset: &str) -> PathBuf {
-    let folder = world.join("shards").join(dataset);
+    let folder = world.join("shards").join(dataset).join("data");
     let files = std::fs::read_dir(folder)
         .unwrap()
         .map(|entry| entry.unwrap().path());

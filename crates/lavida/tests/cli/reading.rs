@@ -9,7 +9,7 @@ const PAPER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../configs/paper.to
 #[test]
 fn the_same_draw_is_the_same_picture() {
     let world = World::new();
-    let manifest = std::fs::read(world.join("shards/coco/manifest.json")).unwrap();
+    let manifest = std::fs::read(world.join("shards/coco/_manifest.json")).unwrap();
     let manifest: Value = serde_json::from_slice(&manifest).unwrap();
     assert!(manifest["samples"].as_u64().unwrap() > 0, "{manifest}");
     let replay = |sample: &str, epoch: &str, out: &str| {
