@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use lavida_checkpoint::{
-    LoadedCheckpoint, Pretrained,
+    LoadedCheckpoint, Narrow, Pretrained,
     contents::{self, TrainState},
 };
 use lavida_data::{Error, Result, catalog::Catalog, order::SampleOrder, tokenizer::Tokenizers};
@@ -17,7 +17,7 @@ use lavida_terminal::screen;
 use lavida_train::{
     assembly::Phase,
     settings::Settings,
-    trainer::{InitialWeights, Trainer, TrainerParts},
+    trainer::{InitialWeights, Trainer, TrainerParts, untie},
 };
 
 use crate::{
@@ -134,21 +134,39 @@ impl Run {
             let toml = Bytes::from(settings.to_toml());
             self.store.put(contents::SETTINGS, toml).await?;
         }
-        let weights = match (&resumed, &self.initial) {
-            (Some(checkpoint), _) => InitialWeights::Resume {
-                weights: checkpoint.part(contents::WEIGHTS)?,
-                optimizer: checkpoint.part(contents::OPTIMIZER)?,
-            },
-            (None, Some(initial)) => InitialWeights::Pretrained(initial.weights().await?),
-            (None, None) => InitialWeights::Random,
-        };
-        let carried = match (&resumed, &self.initial) {
-            (Some(checkpoint), _) => checkpoint.parts.get(contents::CARRIED).cloned(),
-            (None, Some(initial)) => initial.carried().await?,
-            (None, None) => None,
-        };
         let goes_on = resumed.is_some();
-        drop(resumed); // its parts are the trainer's now
+        let (weights, carried, frozen) = match (resumed, &self.initial) {
+            (Some(checkpoint), _) => {
+                let carried = checkpoint.parts.get(contents::CARRIED).cloned();
+                let frozen = checkpoint.frozen();
+                let weights = InitialWeights::Resume {
+                    weights: checkpoint.weights,
+                    moments: checkpoint.moments,
+                };
+                (weights, carried, frozen)
+            }
+            (None, Some(initial)) => {
+                let narrow = Narrow {
+                    precision: settings.train.precision,
+                    policies: settings.policies(),
+                };
+                let mut weights = initial.weights(&narrow).await?;
+                if untie(&mut weights, &settings) && worker.reports {
+                    screen::line(&format!(
+                        "{}: train.initial has one matrix for embedding and head; the head of these settings begins as a copy \
+                         (with model.language.tie_word_embeddings = true it stays one)",
+                        self.label
+                    ));
+                }
+                let carried = initial.carried().await?;
+                (
+                    InitialWeights::Pretrained(weights),
+                    carried,
+                    initial.frozen(),
+                )
+            }
+            (None, None) => (InitialWeights::Random, None, Default::default()),
+        };
         let progress = if worker.reports && !self.quiet {
             RunProgress::new(
                 &self.label,
@@ -186,6 +204,7 @@ impl Run {
             state: state.clone(),
             weights,
             carried,
+            frozen,
             reducer: worker.reducer,
             now: Arc::new(move || clock.monotonic()),
         };

@@ -119,17 +119,6 @@ pub fn read_annotations(path: &Path) -> std::io::Result<Vec<u8>> {
     lavida_files::read(path, MAX_ANNOTATION_BYTES)
 }
 
-/// The text of a list or table.
-///
-/// # Errors
-///
-/// [`Error::Invalid`] naming the `form` that was expected, when there is no such text; [`Error::Unavailable`] when it
-/// cannot be read.
-pub fn read_text(path: &Path, form: &str) -> Result<String> {
-    lavida_files::read_text(path, lavida_files::SMALL_BYTES)
-        .map_err(|error| unusable(path, form, &error))
-}
-
 /// The error of a file that is not read, saying what is there instead.
 fn unusable(path: &Path, form: &str, error: &std::io::Error) -> Error {
     match error.kind() {
@@ -277,16 +266,15 @@ pub fn parse_json<T: serde::de::DeserializeOwned>(
     })
 }
 
-/// The text of a small file that people write or sets come with; its content goes into `digest`.
+/// The text of a list or table, in UTF-8 or Latin-1; its content goes into `digest`.
 ///
 /// # Errors
 ///
-/// [`Error::Invalid`] when it cannot be read.
+/// [`Error::Invalid`] naming the `form` that was expected, when there is no such text; [`Error::Unavailable`] when it
+/// cannot be read.
 pub fn read_text(path: &Path, form: &str, digest: &mut InputDigest) -> Result<String> {
-    let bytes = read(path).map_err(|error| {
-        let found = format!("{} ({error})", describe(path));
-        Error::invalid(path.display(), form, found)
-    })?;
+    let bytes = lavida_files::read(path, lavida_files::SMALL_BYTES)
+        .map_err(|error| unusable(path, form, &error))?;
     digest.add(&bytes);
     Ok(latin1_text(without_mark(&bytes)).into_owned())
 }
@@ -325,7 +313,7 @@ mod tests {
         let json = read_json::<serde_json::Value>(zeros, "an object", &mut InputDigest::default());
         for error in [
             json.expect_err("a device"),
-            read_text(zeros, "a list").expect_err("a device"),
+            read_text(zeros, "a list", &mut InputDigest::default()).expect_err("a device"),
         ] {
             assert_eq!(error.exit_code(), 2);
             assert!(error.to_string().contains("found a device"), "{error}");

@@ -158,8 +158,7 @@ impl Ade20k {
 /// Later names are not used: a name that only ever occurs as the true category would give the answer away.
 fn read_names(path: &Path, digest: &mut InputDigest) -> Result<Vec<String>> {
     const FORM: &str = "a table `Idx Ratio Train Val Name` of ADE20K's classes";
-    let text = files::read_text(path, FORM)?;
-    digest.add(&text);
+    let text = files::read_text(path, FORM, digest)?;
     let mut names = Vec::new();
     for (row, line) in text
         .lines()
