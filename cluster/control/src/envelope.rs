@@ -16,7 +16,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use super::message::Bounded;
 
 /// Rises with every change that an older build would misread.
-pub const PROTOCOL_VERSION: u16 = 2;
+pub const PROTOCOL_VERSION: u16 = 3;
 /// Largest message, mark and version included.
 pub const MAX_MESSAGE_BYTES: usize = 256 * 1024;
 
@@ -200,6 +200,7 @@ mod tests {
                 member: MemberId(member),
                 address: node.clone(),
                 node,
+                slot: 0,
             });
             ToMember::View(MemberView {
                 seq: n[0],

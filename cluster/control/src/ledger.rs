@@ -13,7 +13,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{CoordinatorId, Generation, WrittenPart};
+use super::{CoordinatorId, Departure, Generation, WorkerName, WrittenPart};
 
 /// One remembered fact.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,7 +32,12 @@ pub struct Entry {
 #[serde(deny_unknown_fields, rename_all = "snake_case")]
 pub enum Fact {
     /// A coordinator began: older ones are fenced from here on. Its generation has no world.
-    TookOver,
+    TookOver {
+        /// The build of its program.
+        build: String,
+        /// The machine it is on.
+        node: String,
+    },
     /// The coordinator gave up or was asked to stop. Another may take over later.
     Closed,
     /// A world was formed.
@@ -41,6 +46,10 @@ pub enum Fact {
         resume_from: u64,
         /// Number of ranks.
         world_size: u32,
+        /// Who they are, by rank.
+        ranks: Vec<WorkerName>,
+        /// Who went since the entry before of this kind.
+        departures: Vec<Departure>,
     },
     /// A checkpoint is whole.
     Committed {
@@ -67,7 +76,7 @@ impl Fact {
     pub fn step(&self) -> Option<u64> {
         match self {
             Self::Committed { step, .. } | Self::SetAside { step, .. } => Some(*step),
-            Self::TookOver | Self::Closed | Self::Opened { .. } => None,
+            Self::TookOver { .. } | Self::Closed | Self::Opened { .. } => None,
         }
     }
 }
@@ -109,7 +118,7 @@ impl Remembered {
         }
         match &entry.fact {
             Fact::Closed => {}
-            Fact::TookOver => self.generation = entry.generation,
+            Fact::TookOver { .. } => self.generation = entry.generation,
             Fact::Opened { resume_from, .. } => {
                 if *resume_from < self.committed {
                     return Err(format!(
@@ -169,6 +178,8 @@ mod tests {
             fact: Fact::Opened {
                 resume_from,
                 world_size: 2,
+                ranks: vec![],
+                departures: vec![],
             },
         }
     }
@@ -201,7 +212,10 @@ mod tests {
     #[test]
     fn whoever_took_over_keeps_older_generations_from_committing() {
         let took_over = Entry {
-            fact: Fact::TookOver,
+            fact: Fact::TookOver {
+                build: "1".to_owned(),
+                node: "here".to_owned(),
+            },
             ..opened(2, 0)
         };
         check_refused(

@@ -119,6 +119,8 @@ pub struct Peer {
     pub member: MemberId,
     /// On which machine.
     pub node: String,
+    /// Which worker of that machine.
+    pub slot: u16,
     /// Where its engine listens.
     pub address: String,
 }

@@ -9,8 +9,6 @@ use lavida_dataflow::{
 };
 use lavida_store::{Error, Result};
 
-/// After a loss those who live are there already: a world forms as soon as they have joined again.
-const PATIENCE_AFTER_LOSS: Duration = Duration::from_secs(2);
 /// Steps that no rank is ahead of the slowest. Ranks that sum gradients are never more than one apart; what is leased
 /// further only hides the coordinator's answers.
 const AHEAD: u64 = 16;
@@ -19,6 +17,15 @@ const AHEAD: u64 = 16;
 pub fn cuda_device(name: &str) -> Option<usize> {
     let name = DeviceName::parse(name).ok()?;
     (name.kind == DeviceKind::Cuda).then_some(name.index)
+}
+
+/// The program that leads a run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Program {
+    /// Its build.
+    pub build: String,
+    /// The machine it runs on.
+    pub node: String,
 }
 
 /// Settings of the coordinator of a run, which is what `job` says.
@@ -31,6 +38,7 @@ pub fn coordinator_settings(
     settings: &Settings,
     engine: Engine,
     job: Vec<u8>,
+    program: Program,
 ) -> Result<CoordinatorSettings> {
     if job.len() > MAX_JOB_BYTES {
         let expected = format!("at most {MAX_JOB_BYTES} bytes");
@@ -50,12 +58,15 @@ pub fn coordinator_settings(
         id,
         run: RunId::of(&job),
         job,
+        build: program.build,
+        node: program.node,
         engine,
         min_ranks: cluster.min_workers,
         max_ranks: wanted,
         rank_divisor: shares,
         patience: Duration::from_secs(cluster.patience_s),
-        patience_after_loss: PATIENCE_AFTER_LOSS,
+        patience_after_loss: Duration::from_secs(cluster.patience_after_loss_s),
+        max_node_failures: cluster.max_node_failures,
         steps: settings.train.steps,
         checkpoint_every: settings.checkpoint.every,
         ahead: AHEAD,

@@ -13,6 +13,6 @@ mod reducer;
 mod retry;
 pub mod threads;
 
-pub use lead::{coordinator_settings, cuda_device};
+pub use lead::{Program, coordinator_settings, cuda_device};
 pub use member::{refused, train};
 pub use reducer::EngineReducer;

@@ -269,26 +269,63 @@ impl Run {
 
     /// Refuses to go on with other settings, other data or another order of it than the run began with.
     fn check_resumable(&self, checkpoint: &LoadedCheckpoint, data: &str) -> Result<()> {
-        let began = &checkpoint.manifest.state.data;
-        if *began != data {
-            return Err(Error::invalid(
-                self.store.uri(),
-                format!("the data the run began with, in its order (hash {began})"),
-                format!("other data, or another sampler.shuffle_window (hash {data})"),
-            ));
-        }
+        check_same_data(&self.store, &checkpoint.manifest.state.data, data)?;
         let toml = checkpoint.settings_toml()?;
-        let began: Settings = toml::from_str(&toml)
-            .map_err(|e| Error::corrupt(&checkpoint.uri, "settings of this version", e))?;
-        if let Some((key, began, now)) = differing(&comparable(&began), &comparable(&self.settings))
-        {
-            return Err(Error::invalid(
-                format!("{}: {key}", self.store.uri()),
-                format!("{began}, as the run began (or another --out)"),
-                now,
-            ));
-        }
-        Ok(())
+        check_same_settings(&self.store, &checkpoint.uri, &toml, &self.settings)
+    }
+}
+
+/// Refuses to lead a run on with other settings, other data or another order of it than it began with, by its newest
+/// checkpoint that can be read. Of that only what is small is read. Returns its step, if there is one.
+///
+/// # Errors
+///
+/// [`Error::Invalid`] with the first difference.
+pub async fn check_goes_on(
+    run: &Store,
+    settings: &Settings,
+    catalog: &Catalog,
+) -> Result<Option<u64>> {
+    let order = SampleOrder::new(catalog, settings.seed, settings.sampler.shuffle_window);
+    let data = blake3::Hash::from_bytes(order.hash()).to_string();
+    for step in lavida_checkpoint::committed(run).await?.into_iter().rev() {
+        let read = async {
+            let checkpoint = lavida_checkpoint::at_step(run, step).await?;
+            let toml = checkpoint.settings_toml().await?;
+            Ok((checkpoint, toml))
+        };
+        let (checkpoint, toml) = match read.await {
+            Err(Error::Corrupt { .. }) => continue, // it is looked at as a whole when a world is to go on from it
+            read => read?,
+        };
+        check_same_data(run, &checkpoint.manifest.state.data, &data)?;
+        check_same_settings(run, checkpoint.uri(), &toml, settings)?;
+        return Ok(Some(step));
+    }
+    Ok(None)
+}
+
+fn check_same_data(run: &Store, began: &str, now: &str) -> Result<()> {
+    if began == now {
+        return Ok(());
+    }
+    Err(Error::invalid(
+        run.uri(),
+        format!("the data the run began with, in its order (hash {began})"),
+        format!("other data, or another sampler.shuffle_window (hash {now})"),
+    ))
+}
+
+fn check_same_settings(run: &Store, checkpoint: &str, toml: &str, now: &Settings) -> Result<()> {
+    let began: Settings = toml::from_str(toml)
+        .map_err(|e| Error::corrupt(checkpoint, "settings of this version", e))?;
+    match differing(&comparable(&began), &comparable(now)) {
+        None => Ok(()),
+        Some((key, began, now)) => Err(Error::invalid(
+            format!("{}: {key}", run.uri()),
+            format!("{began}, as the run began (or another --out)"),
+            now,
+        )),
     }
 }
 

@@ -22,7 +22,7 @@ impl Coordinator {
                     self.left.pop_front();
                 }
                 self.left.push_back(id);
-                self.remove(id, EndReason::Left(id), now);
+                self.remove(id, DepartureReason::Left);
             }
             message => {
                 let Some(known) = self.members.get_mut(&id) else {
@@ -30,7 +30,7 @@ impl Coordinator {
                 };
                 known.last_heard = now;
                 match message {
-                    FromMember::Status(status) => self.status(id, status, now),
+                    FromMember::Status(status) => self.status(id, status),
                     FromMember::Put {
                         generation,
                         key,
@@ -72,6 +72,7 @@ impl Coordinator {
             known.last_heard = now;
             return; // Said again because the answer was lost.
         }
+        let worker = WorkerName::from(&join);
         self.members.insert(
             id,
             Known {
@@ -82,10 +83,10 @@ impl Coordinator {
                 lease: 0,
             },
         );
-        self.log(Notice::Joined(id));
+        self.log(Notice::Joined { member: id, worker });
     }
 
-    pub(super) fn status(&mut self, id: MemberId, status: Status, now: Duration) {
+    pub(super) fn status(&mut self, id: MemberId, status: Status) {
         self.dirty.insert(id);
         let Some(known) = self.members.get_mut(&id) else {
             return;
@@ -98,19 +99,22 @@ impl Coordinator {
         let (generation, damaged) = (status.generation, status.damaged.clone());
         known.status = Some(status);
         if let Some(words) = damaged {
-            self.damaged(id, generation, words, now);
+            self.damaged(id, generation, words);
         }
         let Phase::Working { world, .. } = &self.phase else {
             return;
         };
         if stopped && generation == world.generation && world.rank_of(id).is_some() {
-            self.end_generation(EndReason::Stopped(id), now);
+            if let Some(departure) = self.departure(id, DepartureReason::Stopped) {
+                self.departures.add(departure.clone());
+                self.end_generation(EndReason::Departed(departure));
+            }
         }
     }
 
     /// A member of the newest generation could not read what it was to go on from. Another of its members may have been
     /// heard first, and the generation be over.
-    fn damaged(&mut self, id: MemberId, generation: Generation, words: String, now: Duration) {
+    fn damaged(&mut self, id: MemberId, generation: Generation, words: String) {
         let newest = self.remembered.generation;
         let step = self.committed;
         let is_newest = generation == newest && self.examined < newest;
@@ -120,35 +124,49 @@ impl Coordinator {
         }
         self.examined = newest;
         self.examine = Some(Examination::of(step));
-        let member = id;
-        self.end_generation(
-            EndReason::Damaged {
-                member,
-                step,
-                words,
-            },
-            now,
-        );
+        let Some(worker) = self.members.get(&id).map(|known| (&known.join).into()) else {
+            return;
+        };
+        self.end_generation(EndReason::Damaged {
+            worker,
+            step,
+            words,
+        });
     }
 
-    pub(super) fn remove(&mut self, id: MemberId, why: EndReason, now: Duration) {
-        if self.members.remove(&id).is_none() {
+    fn departure(&self, id: MemberId, reason: DepartureReason) -> Option<Departure> {
+        let known = self.members.get(&id)?;
+        let rank = self.world().and_then(|world| world.rank_of(id));
+        Some(Departure {
+            member: id,
+            worker: (&known.join).into(),
+            rank: rank.map(|rank| rank as u32),
+            reason,
+        })
+    }
+
+    pub(super) fn remove(&mut self, id: MemberId, reason: DepartureReason) {
+        let Some(departure) = self.departure(id, reason) else {
+            return;
+        };
+        self.members.remove(&id);
+        self.dirty.remove(&id);
+        if matches!(self.phase, Phase::Ended { .. }) {
             return;
         }
-        self.dirty.remove(&id);
-        let ended = matches!(self.phase, Phase::Ended { .. });
-        if !ended && matches!(why, EndReason::Disconnected(_) | EndReason::Silent(_)) {
-            self.lost += 1;
+        let node = departure.worker.node.clone();
+        let failures = self.departures.add(departure.clone());
+        if let Some(failures) = failures.filter(|n| *n == self.settings.max_node_failures) {
+            self.log(Notice::StoodDown { node, failures });
         }
-        if self
-            .world()
-            .is_some_and(|world| world.rank_of(id).is_some())
-        {
-            self.end_generation(why, now);
+        if departure.rank.is_some() {
+            self.end_generation(EndReason::Departed(departure));
+        } else {
+            self.log(Notice::Departed(departure));
         }
     }
 
-    pub(super) fn end_generation(&mut self, why: EndReason, now: Duration) {
+    pub(super) fn end_generation(&mut self, why: EndReason) {
         let Phase::Working { world, .. } = &self.phase else {
             return;
         };
@@ -158,7 +176,7 @@ impl Coordinator {
             .extend(world.peers.iter().map(|peer| peer.member));
         self.restarts += u32::from(after_loss);
         self.phase = Phase::Gathering(Gathering {
-            since: now,
+            enough_since: None,
             patience: self.settings.patience_after_loss,
             after_loss,
         });

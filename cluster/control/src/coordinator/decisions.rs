@@ -20,7 +20,7 @@ impl Coordinator {
             .map(|(&id, _)| id)
             .collect();
         for id in silent {
-            self.remove(id, EndReason::Silent(id), now);
+            self.remove(id, DepartureReason::Silent);
         }
         match &self.phase {
             Phase::Reading => {
@@ -50,7 +50,7 @@ impl Coordinator {
             Phase::Working { .. } => {
                 self.maybe_stop();
                 self.lease_out();
-                self.collect_checkpoint(now);
+                self.collect_checkpoint();
                 self.watch_progress(now);
                 self.maybe_finish(now);
             }
@@ -139,28 +139,33 @@ impl Coordinator {
     }
 
     pub(super) fn form(&mut self, now: Duration) {
-        let Phase::Gathering(gathering) = &self.phase else {
-            return;
-        };
         if self.append.is_some() || self.publish.is_some() || self.examine.is_some() {
             return;
         }
-        let mut standing: Vec<(&MemberId, &Known)> = self
-            .members
-            .iter()
-            .filter(|(_, known)| known.stands())
-            .collect();
-        let Some(size) = self.settings.world_size(standing.len()) else {
+        let standing = self.members.iter().filter(|(_, known)| known.stands());
+        let (mut standing, stood_down): (Vec<_>, Vec<_>) =
+            standing.partition(|(_, known)| !self.is_stood_down(&known.join.node));
+        if self.settings.world_size(standing.len()).is_none() {
+            standing.extend(stood_down); // better with them than not at all
+        }
+        let size = self.settings.world_size(standing.len());
+        let most = self.settings.world_size(usize::MAX);
+        let Phase::Gathering(gathering) = &mut self.phase else {
             return;
         };
-        let most = self.settings.world_size(usize::MAX);
-        if Some(size) < most && now < gathering.since + gathering.patience {
+        let Some(size) = size else {
+            gathering.enough_since = None;
+            return;
+        };
+        let since = *gathering.enough_since.get_or_insert(now);
+        if Some(size) < most && now < since + gathering.patience {
             return;
         }
         standing.sort_by_key(|(id, known)| (&known.join.node, known.join.slot, **id));
         let peers = standing[..size].iter().map(|(id, known)| Peer {
             member: **id,
             node: known.join.node.clone(),
+            slot: known.join.slot,
             address: known.join.address.clone(),
         });
         let world = World {
@@ -177,6 +182,8 @@ impl Coordinator {
             fact: Fact::Opened {
                 resume_from: world.resume_from,
                 world_size: size as u32,
+                ranks: world.peers.iter().map(WorkerName::from).collect(),
+                departures: self.departures.take_unwritten(),
             },
         }));
         self.phase = Phase::Opening { world, after_loss };
@@ -236,7 +243,7 @@ impl Coordinator {
     }
 
     /// Commits the oldest checkpoint that every rank has written its parts of.
-    pub(super) fn collect_checkpoint(&mut self, now: Duration) {
+    pub(super) fn collect_checkpoint(&mut self) {
         let Phase::Working { world, .. } = &self.phase else {
             return;
         };
@@ -271,7 +278,7 @@ impl Coordinator {
             whole
         };
         let Some(parts) = whole else {
-            return self.end_generation(EndReason::Disagreement { step }, now);
+            return self.end_generation(EndReason::Disagreement { step });
         };
         self.append = Some(Pending::new(Entry {
             coordinator: self.settings.id,
@@ -289,17 +296,46 @@ impl Coordinator {
         let Phase::Working { world, .. } = &self.phase else {
             return;
         };
-        let seen = (self.slowest(world), self.committed);
-        let barrier = u64::from(self.barrier(world));
-        let seen = (seen.0 + barrier, seen.1);
+        let seen = (
+            self.slowest(world),
+            u64::from(self.barrier(world)),
+            self.committed,
+        );
         let Phase::Working { progress, .. } = &mut self.phase else {
             return;
         };
         if seen != progress.seen || self.append.is_some() || self.publish.is_some() {
             *progress = Progress { seen, at: now };
         } else if now > progress.at + self.settings.stall {
-            self.end_generation(EndReason::Stalled, now);
+            let behind = self.behind();
+            let step = seen.0;
+            self.end_generation(EndReason::Stalled { step, behind });
         }
+    }
+}
+
+impl Coordinator {
+    /// Some of the ranks that have learned least.
+    fn behind(&self) -> Vec<String> {
+        const MOST: usize = 3;
+        let Phase::Working { world, .. } = &self.phase else {
+            return Vec::new();
+        };
+        let slowest = self.slowest(world);
+        let statuses = Self::ranks(world, &self.members).enumerate();
+        let behind = statuses.filter(|(_, status)| {
+            status.map_or(world.resume_from, |status| status.step) == slowest
+        });
+        let named = behind.map(|(rank, status)| {
+            let worker = WorkerName::from(&world.peers[rank]);
+            let begun = if status.is_some() {
+                ""
+            } else {
+                ", which has not begun"
+            };
+            format!("rank {rank}, {worker}{begun}")
+        });
+        named.take(MOST).collect()
     }
 }
 
@@ -328,12 +364,15 @@ mod tests {
             id: CoordinatorId(1),
             run: RunId::default(),
             job: Vec::new(),
+            build: String::new(),
+            node: String::new(),
             engine: Engine::Local,
             min_ranks: 1,
             max_ranks: 1,
             rank_divisor: 1,
             patience: Duration::ZERO,
             patience_after_loss: Duration::ZERO,
+            max_node_failures: 0,
             steps: 1,
             checkpoint_every: 1,
             ahead: 1,

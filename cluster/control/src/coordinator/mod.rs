@@ -17,6 +17,8 @@
 //! | Giving up is an entry too | one that was replaced must not tell members that the run has ended |
 //! | A generation is opened in the ledger before its world works | a number is never used twice, and whoever is replaced learns it at its next entry |
 //! | The world waits for members that stand, and standing means that no work of an older generation is left | so two generations of one process never overlap |
+//! | The first world waits from when there are enough, not from the coordinator's start | nobody is waited for before anybody came |
+//! | A machine that loses workers again and again is left out where a world forms without it | one bad machine must not spend the restarts of all |
 //! | Ranks by (machine, slot, member) | the same members get the same ranks, ranks of a machine stand together |
 //! | A lease is a range of steps for a rank, the least of its demand, the slowest rank plus `ahead`, two checkpoints beyond the committed one, and the end | in flight never exceeds demand, nobody runs away, a slow store slows training instead of filling memory |
 //! | The row groups behind a lease are not named | they are a pure function of the leased positions, which the node knows as well |
@@ -31,6 +33,8 @@
 mod arrivals;
 mod decisions;
 mod record;
+#[cfg(test)]
+mod tests;
 mod views;
 
 use std::{
@@ -39,11 +43,13 @@ use std::{
 };
 
 use super::{
-    CoordinatorFrame, Generation, Join, MemberFrame, MemberId, Outcome, Status, World,
+    CoordinatorFrame, DepartureReason, Generation, Join, MemberFrame, MemberId, Outcome, Status,
+    World,
+    departures::Departures,
     ledger::{Entry, Remembered},
     message::Activity,
     rendezvous::Rendezvous,
-    settings::{ASLEEP, CoordinatorSettings, EndReason, Notice},
+    settings::{ASLEEP, CoordinatorSettings, Notice},
 };
 
 /// Members whose leaving is remembered, so that a late message does not bring them back.
@@ -170,7 +176,8 @@ impl Known {
 }
 
 struct Gathering {
-    since: Duration,
+    /// Since when there are enough for a world.
+    enough_since: Option<Duration>,
     patience: Duration,
     after_loss: bool,
 }
@@ -196,7 +203,7 @@ enum Phase {
 
 /// What was seen to move, for the stall watch.
 struct Progress {
-    seen: (u64, u64),
+    seen: (u64, u64, u64),
     at: Duration,
 }
 
@@ -239,8 +246,7 @@ pub struct Coordinator {
     probed: Duration,
     rendezvous: Rendezvous,
     restarts: u32,
-    /// Members that went without saying so.
-    lost: u64,
+    departures: Departures,
     /// The run ends with this step.
     end: u64,
     stopping: bool,
@@ -271,7 +277,7 @@ impl Coordinator {
             probed: Duration::ZERO,
             rendezvous: Rendezvous::default(),
             restarts: 0,
-            lost: 0,
+            departures: Departures::default(),
             stopping: false,
             last_call: None,
             dirty: BTreeSet::new(),
@@ -291,9 +297,21 @@ impl Coordinator {
         self.committed
     }
 
-    /// Members that went without saying so, since this coordinator began.
-    pub fn lost_members(&self) -> u64 {
-        self.lost
+    /// Members that went without saying so since this coordinator began, by machine and reason.
+    pub fn lost_members(&self) -> &BTreeMap<(String, DepartureReason), u64> {
+        self.departures.lost()
+    }
+
+    /// Machines that lost their workers so often that they stand by.
+    pub fn stood_down(&self) -> Vec<String> {
+        let failing = self.departures.failing(self.settings.max_node_failures);
+        failing.map(str::to_owned).collect()
+    }
+
+    /// Whether a machine lost its workers so often that they stand by.
+    pub fn is_stood_down(&self, node: &str) -> bool {
+        let most = self.settings.max_node_failures;
+        most > 0 && self.departures.failures(node) >= most
     }
 
     /// The world at work.
@@ -315,6 +333,11 @@ impl Coordinator {
     pub fn lease(&self, member: MemberId) -> Option<u64> {
         self.world()?.rank_of(member)?;
         self.members.get(&member).map(|known| known.lease)
+    }
+
+    /// Whether the ledger says that the run is this coordinator's, as far as it knows.
+    pub fn owns_run(&self) -> bool {
+        !matches!(self.phase, Phase::Reading | Phase::Ended { .. })
     }
 
     /// How the run ended, once it has.
@@ -340,9 +363,7 @@ impl Coordinator {
         match event {
             Event::Tick => {}
             Event::Message(frame) => self.message(frame, now),
-            Event::Disconnected(member) => {
-                self.remove(member, EndReason::Disconnected(member), now)
-            }
+            Event::Disconnected(member) => self.remove(member, DepartureReason::Disconnected),
             Event::LedgerRead { entries, published } => self.ledger_read(&entries, published, now),
             Event::Appended { index, answer } => self.appended(index, answer, now),
             Event::Probed { index, found } => self.probed(index, found, now),

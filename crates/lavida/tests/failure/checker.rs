@@ -122,7 +122,7 @@ fn agree(entries: &[Entry], whole: &[Checkpoint]) {
     let mut committed = Vec::new();
     for entry in entries {
         match &entry.fact {
-            Fact::TookOver => owner = entry.coordinator,
+            Fact::TookOver { .. } => owner = entry.coordinator,
             Fact::Committed { step, parts, .. } => {
                 let hashes = parts.iter().map(|part| (part.name.clone(), part.blake3));
                 let hashes: BTreeMap<_, _> = hashes
