@@ -210,6 +210,10 @@ impl Shell {
             if self.voice.is_none() && self.machine.owns_run() {
                 self.voice = Some(Voice::of(self.run.clone(), self.owner.clone()));
             }
+            // Of a thousand members each says something every second: what they add up to is looked at now and then.
+            let has_news = actions
+                .iter()
+                .any(|action| matches!(action, Action::Log(_)));
             for action in actions {
                 if let Some(outcome) = self.act(action) {
                     match self.voice.take() {
@@ -239,7 +243,9 @@ impl Shell {
                     };
                 }
             }
-            self.publish_status();
+            if ticked || has_news {
+                self.publish_status();
+            }
             if ticked {
                 self.publish_members();
             }
@@ -351,7 +357,7 @@ impl Shell {
     fn publish_members(&self) {
         let world = self.machine.world();
         let members = self.machine.members().map(|(member, join, status)| {
-            let rank = world.and_then(|world| world.rank_of(member));
+            let rank = self.machine.rank_of(member);
             let generation = world.map(|world| world.generation);
             // What it says of an earlier generation is no news of this one.
             let status = status.filter(|status| Some(status.generation) == generation);
@@ -375,14 +381,11 @@ impl Shell {
 
     fn publish_status(&self) {
         let world = self.machine.world();
-        let in_world = |id| world.is_some_and(|world| world.rank_of(id).is_some());
-        let steps = self.machine.members().filter(|(id, ..)| in_world(*id));
-        let steps = steps.filter_map(|(.., status)| status.map(|status| status.step));
         let status = RunStatus {
             generation: self.machine.generation(),
             n_ranks: world.map_or(0, |world| world.size()),
-            n_members: self.machine.members().count(),
-            step: steps.min().unwrap_or(0),
+            n_members: self.machine.n_members(),
+            step: self.machine.slowest_step().unwrap_or(0),
             committed: self.machine.committed(),
             n_commits: self.n_commits,
             n_lost_generations: self.n_lost_generations,

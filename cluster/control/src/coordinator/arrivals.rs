@@ -97,14 +97,19 @@ impl Coordinator {
         }
         let stopped = status.activity == Activity::Standing;
         let (generation, damaged) = (status.generation, status.damaged.clone());
+        let stood = known.stands();
+        if let Phase::Working { ranks, .. } = &mut self.phase {
+            ranks.hear(id, &status);
+        }
         known.status = Some(status);
+        self.may_form |= known.stands() != stood;
         if let Some(words) = damaged {
             self.damaged(id, generation, words);
         }
         let Phase::Working { world, .. } = &self.phase else {
             return;
         };
-        if stopped && generation == world.generation && world.rank_of(id).is_some() {
+        if stopped && generation == world.generation && self.rank_of(id).is_some() {
             if let Some(departure) = self.departure(id, DepartureReason::Stopped) {
                 self.departures.add(departure.clone());
                 self.end_generation(EndReason::Departed(departure));
@@ -136,7 +141,7 @@ impl Coordinator {
 
     fn departure(&self, id: MemberId, reason: DepartureReason) -> Option<Departure> {
         let known = self.members.get(&id)?;
-        let rank = self.world().and_then(|world| world.rank_of(id));
+        let rank = self.rank_of(id);
         Some(Departure {
             member: id,
             worker: (&known.join).into(),
@@ -150,6 +155,7 @@ impl Coordinator {
             return;
         };
         self.members.remove(&id);
+        self.may_form = true;
         self.dirty.remove(&id);
         if matches!(self.phase, Phase::Ended { .. }) {
             return;
@@ -180,6 +186,7 @@ impl Coordinator {
             patience: self.settings.patience_after_loss,
             after_loss,
         });
+        self.may_form = true;
         self.log(Notice::GenerationEnded { generation, why });
         if self.restarts > self.settings.max_restarts {
             let restarts = self.restarts;

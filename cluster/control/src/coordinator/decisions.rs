@@ -12,7 +12,7 @@ use crate::{
 };
 
 impl Coordinator {
-    pub(super) fn advance(&mut self, now: Duration) {
+    pub(super) fn find_silent(&mut self, now: Duration) {
         let silent: Vec<MemberId> = self
             .members
             .iter()
@@ -22,6 +22,9 @@ impl Coordinator {
         for id in silent {
             self.remove(id, DepartureReason::Silent);
         }
+    }
+
+    pub(super) fn advance(&mut self, now: Duration) {
         match &self.phase {
             Phase::Reading => {
                 let asking = self.append.is_none()
@@ -35,7 +38,9 @@ impl Coordinator {
             Phase::Gathering(_) => {
                 self.maybe_stop();
                 self.maybe_finish(now);
-                self.form(now);
+                if self.may_form {
+                    self.form(now);
+                }
             }
             Phase::Opening { .. } => {}
             Phase::Closing(_) => {
@@ -190,7 +195,7 @@ impl Coordinator {
     }
 
     /// The status of every rank that is in the generation at work, by rank; `None` for one that has not begun.
-    pub(super) fn ranks<'a>(
+    fn statuses<'a>(
         world: &'a World,
         members: &'a BTreeMap<MemberId, Known>,
     ) -> impl Iterator<Item = Option<&'a Status>> {
@@ -200,22 +205,20 @@ impl Coordinator {
         })
     }
 
-    pub(super) fn slowest(&self, world: &World) -> u64 {
-        Self::ranks(world, &self.members)
-            .map(|status| status.map_or(world.resume_from, |status| status.step))
-            .min()
-            .unwrap_or(world.resume_from)
-    }
-
+    /// Gives further leases: to all where the bound for all has moved, else to those that were heard.
     pub(super) fn lease_out(&mut self) {
-        let Phase::Working { world, .. } = &self.phase else {
+        let Phase::Working { world, ranks, .. } = &mut self.phase else {
             return;
         };
         let every = self.settings.checkpoint_every.max(1);
-        let bound = (self.slowest(world).saturating_add(self.settings.ahead))
+        let bound = (ranks.slowest().saturating_add(self.settings.ahead))
             .min((self.committed / every + 2).saturating_mul(every))
             .min(self.end);
-        for peer in &world.peers {
+        let heard = std::mem::take(&mut ranks.heard);
+        let moved = std::mem::replace(&mut ranks.bound, bound) != bound;
+        let all = if moved { 0..world.size() } else { 0..0 };
+        let heard = heard.into_iter().filter(|_| !moved);
+        for peer in all.chain(heard).map(|rank| &world.peers[rank]) {
             let Some(known) = self.members.get_mut(&peer.member) else {
                 continue;
             };
@@ -235,41 +238,27 @@ impl Coordinator {
         }
     }
 
-    pub(super) fn barrier(&self, world: &World) -> u32 {
-        Self::ranks(world, &self.members)
-            .map(|status| status.map_or(0, |status| status.barrier))
-            .min()
-            .unwrap_or(0)
-    }
-
     /// Commits the oldest checkpoint that every rank has written its parts of.
     pub(super) fn collect_checkpoint(&mut self) {
-        let Phase::Working { world, .. } = &self.phase else {
+        let Phase::Working { world, ranks, .. } = &self.phase else {
             return;
         };
         if self.append.is_some() || self.publish.is_some() {
             return;
         }
-        let newest = self.committed;
-        let statuses: Vec<Option<&Status>> = Self::ranks(world, &self.members).collect();
-        let next = |status: &Option<&Status>| {
-            let written = status.as_ref()?.written.iter();
-            written.map(|w| w.step).find(|&step| step > newest)
-        };
-        let Some(step) = statuses.iter().filter_map(next).min() else {
+        let Some((step, n_written)) = ranks.next_written(self.committed) else {
             return;
         };
-        let reports: Vec<&Written> = statuses
-            .iter()
-            .filter_map(|status| status.as_ref()?.written.iter().find(|w| w.step == step))
-            .collect();
-        let everybody = reports.len() == world.size();
+        let everybody = n_written == world.size();
         #[cfg(test)]
         let everybody =
             everybody || self.mutated(crate::simulation::Mutation::CommitWithoutEverybody);
         if !everybody {
             return;
         }
+        let reports: Vec<&Written> = Self::statuses(world, &self.members)
+            .filter_map(|status| status?.written.iter().find(|w| w.step == step))
+            .collect();
         let whole = whole_checkpoint(&reports, step == self.end, self.settings.checkpoint_every);
         #[cfg(test)]
         let whole = if self.mutated(crate::simulation::Mutation::CommitWithoutEverybody) {
@@ -293,17 +282,13 @@ impl Coordinator {
     }
 
     pub(super) fn watch_progress(&mut self, now: Duration) {
-        let Phase::Working { world, .. } = &self.phase else {
+        let Phase::Working {
+            ranks, progress, ..
+        } = &mut self.phase
+        else {
             return;
         };
-        let seen = (
-            self.slowest(world),
-            u64::from(self.barrier(world)),
-            self.committed,
-        );
-        let Phase::Working { progress, .. } = &mut self.phase else {
-            return;
-        };
+        let seen = (ranks.slowest(), u64::from(ranks.barrier()), self.committed);
         if seen != progress.seen || self.append.is_some() || self.publish.is_some() {
             *progress = Progress { seen, at: now };
         } else if now > progress.at + self.settings.stall {
@@ -318,11 +303,11 @@ impl Coordinator {
     /// Some of the ranks that have learned least.
     fn behind(&self) -> Vec<String> {
         const MOST: usize = 3;
-        let Phase::Working { world, .. } = &self.phase else {
+        let Phase::Working { world, ranks, .. } = &self.phase else {
             return Vec::new();
         };
-        let slowest = self.slowest(world);
-        let statuses = Self::ranks(world, &self.members).enumerate();
+        let slowest = ranks.slowest();
+        let statuses = Self::statuses(world, &self.members).enumerate();
         let behind = statuses.filter(|(_, status)| {
             status.map_or(world.resume_from, |status| status.step) == slowest
         });

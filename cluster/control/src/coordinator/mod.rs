@@ -32,6 +32,7 @@
 
 mod arrivals;
 mod decisions;
+mod ranks;
 mod record;
 #[cfg(test)]
 mod tests;
@@ -41,6 +42,8 @@ use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     time::Duration,
 };
+
+use ranks::Ranks;
 
 use super::{
     CoordinatorFrame, DepartureReason, Generation, Join, MemberFrame, MemberId, Outcome, Status,
@@ -191,6 +194,7 @@ enum Phase {
     },
     Working {
         world: World,
+        ranks: Box<Ranks>,
         progress: Progress,
     },
     Closing(Outcome),
@@ -251,6 +255,8 @@ pub struct Coordinator {
     end: u64,
     stopping: bool,
     last_call: Option<Duration>,
+    /// Whether what happened may let a world form.
+    may_form: bool,
     dirty: BTreeSet<MemberId>,
     actions: Vec<Action>,
     #[cfg(test)]
@@ -280,6 +286,7 @@ impl Coordinator {
             departures: Departures::default(),
             stopping: false,
             last_call: None,
+            may_form: true,
             dirty: BTreeSet::new(),
             actions: Vec::new(),
             #[cfg(test)]
@@ -322,6 +329,27 @@ impl Coordinator {
         }
     }
 
+    /// The rank of a member in the world at work.
+    pub fn rank_of(&self, member: MemberId) -> Option<usize> {
+        match &self.phase {
+            Phase::Working { ranks, .. } => ranks.of_member(member),
+            _ => None,
+        }
+    }
+
+    /// The last step that all ranks of the world at work have learned.
+    pub fn slowest_step(&self) -> Option<u64> {
+        match &self.phase {
+            Phase::Working { ranks, .. } => Some(ranks.slowest()),
+            _ => None,
+        }
+    }
+
+    /// Number of members that take part or wait to.
+    pub fn n_members(&self) -> usize {
+        self.members.len()
+    }
+
     /// Members that take part or wait to.
     pub fn members(&self) -> impl Iterator<Item = (MemberId, &Join, Option<&Status>)> {
         self.members
@@ -331,7 +359,7 @@ impl Coordinator {
 
     /// The member's lease in the generation at work: it may learn up to this step.
     pub fn lease(&self, member: MemberId) -> Option<u64> {
-        self.world()?.rank_of(member)?;
+        self.rank_of(member)?;
         self.members.get(&member).map(|known| known.lease)
     }
 
@@ -360,6 +388,9 @@ impl Coordinator {
             self.reading_since = Some(now);
         }
         self.last_call = Some(now);
+        let ticked = event == Event::Tick;
+        // What a member says lets a world form only where somebody begins to stand or goes.
+        self.may_form = !matches!(event, Event::Message(_));
         match event {
             Event::Tick => {}
             Event::Message(frame) => self.message(frame, now),
@@ -370,6 +401,9 @@ impl Coordinator {
             Event::Examined { step, found } => self.examined(step, found),
             Event::Published { step, answer } => self.published(step, answer, now),
             Event::Stop => self.stopping = true,
+        }
+        if ticked {
+            self.find_silent(now);
         }
         self.advance(now);
         self.flush();

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use super::{super::*, Coordinator, Examination, Gathering, Known, Pending, Phase, Progress};
+use super::{
+    super::*, Coordinator, Examination, Gathering, Known, Pending, Phase, Progress, Ranks,
+};
 use crate::ledger::{Entry, Fact, Remembered};
 
 impl Coordinator {
@@ -202,7 +204,11 @@ impl Coordinator {
             seen: (0, 0, 0),
             at: now,
         };
-        self.phase = Phase::Working { world, progress };
+        self.phase = Phase::Working {
+            ranks: Box::new(Ranks::of(&world)),
+            world,
+            progress,
+        };
     }
 
     pub(super) fn published(&mut self, step: u64, answer: Answer, now: Duration) {
@@ -247,7 +253,7 @@ impl Coordinator {
         let Some(world) = self.world() else { return };
         let size = world.size();
         let ready =
-            |(id, known): &(&MemberId, &Known)| known.stands() || world.rank_of(**id).is_some();
+            |(id, known): &(&MemberId, &Known)| known.stands() || self.rank_of(**id).is_some();
         let n = self.members.iter().filter(ready).count();
         if self.committed < self.end && self.settings.world_size(n) > Some(size) {
             self.end_generation(EndReason::Grown);
