@@ -326,7 +326,7 @@ async fn whoever_may_not_come_in_is_refused_logged_once_and_disturbs_nobody() {
     }
     assert!(coordinator.refusals.total() > 2 * 8);
     // Nobody else noticed: still the first world.
-    let status = *coordinator.status.borrow();
+    let status = coordinator.status.borrow().clone();
     assert_eq!(
         (status.generation, status.n_ranks, status.n_members),
         (Generation(2), 1, 1)

@@ -76,7 +76,7 @@ fn a_run_that_is_led_is_not_touched_by_a_second_coordinator_unless_that_is_told_
     // Somebody mistypes --out.
     let others = [
         ("optimizer.learning_rate=0.5", "optimizer.learning_rate"),
-        ("seed=9", "the data the run began with"),
+        ("sampler.shuffle_window=1", "the data the run began with"),
     ];
     for (setting, words) in others {
         let mut other = led
