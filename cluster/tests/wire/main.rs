@@ -319,14 +319,14 @@ async fn whoever_may_not_come_in_is_refused_logged_once_and_disturbs_nobody() {
         "of another authority",
         "has expired",
         "does not speak this protocol",
-        "expected protocol version 2, found 9",
+        "expected protocol version 3, found 9",
         "cookie",
     ] {
         assert_eq!(count(words), 1, "{words}");
     }
     assert!(coordinator.refusals.total() > 2 * 8);
     // Nobody else noticed: still the first world.
-    let status = *coordinator.status.borrow();
+    let status = coordinator.status.borrow().clone();
     assert_eq!(
         (status.generation, status.n_ranks, status.n_members),
         (Generation(2), 1, 1)
