@@ -42,8 +42,10 @@ pub enum Fact {
     Closed,
     /// A world was formed.
     Opened {
-        /// The committed step it starts from.
+        /// The step it starts from.
         resume_from: u64,
+        /// Whether its state was held by workers, and no checkpoint was read: what was learned after the last one goes on.
+        kept: bool,
         /// Number of ranks.
         world_size: u32,
         /// Who they are, by rank.
@@ -90,6 +92,9 @@ pub struct Remembered {
     pub generation: Generation,
     /// The newest committed step that was not set aside; 0 when there is none.
     pub committed: u64,
+    /// States that workers hold count from this generation on: the last that began with a checkpoint. What was held before
+    /// is of training that was given up.
+    pub lineage: Generation,
 }
 
 impl Remembered {
@@ -119,7 +124,9 @@ impl Remembered {
         match &entry.fact {
             Fact::Closed => {}
             Fact::TookOver { .. } => self.generation = entry.generation,
-            Fact::Opened { resume_from, .. } => {
+            Fact::Opened {
+                resume_from, kept, ..
+            } => {
                 if *resume_from < self.committed {
                     return Err(format!(
                         "entry {index}: expected generation {} to start from {} or later, found {resume_from}",
@@ -127,7 +134,10 @@ impl Remembered {
                     ));
                 }
                 self.generation = entry.generation;
-                self.committed = *resume_from;
+                if !kept {
+                    self.committed = *resume_from;
+                    self.lineage = entry.generation;
+                }
             }
             Fact::Committed { step, .. } => {
                 if *step <= self.committed {
@@ -147,6 +157,7 @@ impl Remembered {
                     ));
                 }
                 self.committed = *back_to;
+                self.lineage = self.generation.next();
             }
         }
         self.next_index += 1;
@@ -177,6 +188,7 @@ mod tests {
             generation: Generation(generation),
             fact: Fact::Opened {
                 resume_from,
+                kept: false,
                 world_size: 2,
                 ranks: vec![],
                 departures: vec![],

@@ -33,6 +33,7 @@ pub use message::{
 pub use pace::Pace;
 pub use settings::{CoordinatorSettings, EndReason, Notice};
 pub use types::{
-    CoordinatorId, Engine, Generation, Join, MAX_JOB_BYTES, MAX_UNCOMMITTED, MAX_WORDS_BYTES,
-    MemberId, Outcome, Peer, Refusal, RunId, World, Written, WrittenPart, slice, writers,
+    CoordinatorId, Engine, Generation, Held, Join, MAX_JOB_BYTES, MAX_MEMBERS, MAX_UNCOMMITTED,
+    MAX_VALUE_BYTES, MAX_WORDS_BYTES, MemberId, Outcome, Peer, Refusal, RunId, World, Written,
+    WrittenPart, slice, writers,
 };

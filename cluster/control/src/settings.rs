@@ -13,6 +13,9 @@ pub const RETRY: Duration = Duration::from_secs(1);
 /// A coordinator that was not called for this long was asleep itself and cannot say who is lost.
 pub const ASLEEP: Duration = Duration::from_secs(2);
 
+/// A member that wants to go is let go after this long at the latest, whether the step under way is learned or not.
+pub const DRAIN: Duration = Duration::from_secs(60);
+
 /// A coordinator that has nothing to write looks this often whether it was replaced.
 pub const PROBE: Duration = Duration::from_secs(5);
 
@@ -161,6 +164,8 @@ pub enum Notice {
         n_ranks: usize,
         /// Where it starts.
         resume_from: u64,
+        /// Ranks that hold that state; without one it is read from the checkpoint.
+        n_holders: usize,
     },
     /// A world ended.
     GenerationEnded {
@@ -214,10 +219,17 @@ impl std::fmt::Display for Notice {
                 generation,
                 n_ranks,
                 resume_from,
-            } => write!(
-                f,
-                "generation {generation}: {n_ranks} ranks go on from step {resume_from}"
-            ),
+                n_holders,
+            } => {
+                write!(
+                    f,
+                    "generation {generation}: {n_ranks} ranks go on from step {resume_from}"
+                )?;
+                match n_holders {
+                    0 => Ok(()),
+                    n => write!(f, ", which {n} of them hold"),
+                }
+            }
             Self::GenerationEnded { generation, why } => {
                 write!(f, "generation {generation} ended: {why}")
             }

@@ -49,6 +49,7 @@ impl FirstEntry {
         if self.0["fact"] == "took_over" {
             self.0["fact"] = json!({"took_over": {"build": "an earlier one", "node": ""}});
         } else if let Some(opened) = self.0.pointer_mut("/fact/opened") {
+            opened["kept"] = json!(false);
             opened["ranks"] = json!([]);
             opened["departures"] = json!([]);
         }

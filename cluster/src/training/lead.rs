@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use lavida_control::{CoordinatorId, CoordinatorSettings, Engine, MAX_JOB_BYTES, RunId};
+use lavida_control::{
+    CoordinatorId, CoordinatorSettings, Engine, MAX_JOB_BYTES, MAX_MEMBERS, MAX_VALUE_BYTES, RunId,
+};
 use lavida_dataflow::{
     device::{DeviceKind, DeviceName},
     parts::Settings,
@@ -28,6 +30,38 @@ pub struct Program {
     pub node: String,
 }
 
+/// Bytes by which a rank of Gloo tells one other how it is reached.
+const GLOO_ADDRESS_BYTES: usize = 136;
+
+/// The largest world of an engine: of Gloo, as many as one rank's addresses for all others fit into an entry of the
+/// rendezvous; of the others, as many members as a coordinator takes.
+pub fn most_ranks(engine: Engine) -> usize {
+    match engine {
+        Engine::Gloo => MAX_VALUE_BYTES / GLOO_ADDRESS_BYTES,
+        Engine::Local | Engine::Nccl => MAX_MEMBERS,
+    }
+}
+
+/// Refuses a number of workers that no world of this engine can have.
+///
+/// # Errors
+///
+/// [`Error::Invalid`] naming the key and the engine.
+pub fn check_world_size(settings: &Settings, engine: Engine) -> Result<()> {
+    let (cluster, most) = (&settings.cluster, most_ranks(engine));
+    for (key, found) in [
+        ("cluster.workers", cluster.workers),
+        ("cluster.min_workers", cluster.min_workers),
+    ] {
+        if found > most {
+            let expected =
+                format!("at most {most} workers, the largest world of the engine {engine}");
+            return Err(Error::invalid(key, expected, found));
+        }
+    }
+    Ok(())
+}
+
 /// Settings of the coordinator of a run, which is what `job` says.
 ///
 /// # Errors
@@ -48,6 +82,7 @@ pub fn coordinator_settings(
             job.len(),
         ));
     }
+    check_world_size(settings, engine)?;
     let (cluster, shares) = (&settings.cluster, settings.accumulation());
     let wanted = match (engine, cluster.workers) {
         (Engine::Local, _) => 1, // of processes: its ranks are threads of one
@@ -62,7 +97,7 @@ pub fn coordinator_settings(
         node: program.node,
         engine,
         min_ranks: cluster.min_workers,
-        max_ranks: wanted,
+        max_ranks: wanted.min(most_ranks(engine)),
         rank_divisor: shares,
         patience: Duration::from_secs(cluster.patience_s),
         patience_after_loss: Duration::from_secs(cluster.patience_after_loss_s),

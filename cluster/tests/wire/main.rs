@@ -319,7 +319,7 @@ async fn whoever_may_not_come_in_is_refused_logged_once_and_disturbs_nobody() {
         "of another authority",
         "has expired",
         "does not speak this protocol",
-        "expected protocol version 2, found 9",
+        "expected protocol version 3, found 9",
         "cookie",
     ] {
         assert_eq!(count(words), 1, "{words}");

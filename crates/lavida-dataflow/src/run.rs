@@ -28,7 +28,7 @@ use crate::{
     stages::trainer::TrainingOutcome,
     telemetry::{MetricsLog, figures::Figures, progress::RunProgress},
     training_data::{CatalogSource, TrainingSampleBuilder},
-    worker::{Resume, Slice, Worker},
+    worker::{HeldState, Resume, Slice, Worker},
 };
 
 /// Everything a run needs.
@@ -101,10 +101,21 @@ impl Run {
             settings.sampler.shuffle_window,
         );
         let data = blake3::Hash::from_bytes(order.hash()).to_string();
+        let mut held = None;
         let resumed = match worker.resume {
             Resume::Newest => self.newest().await?,
             Resume::Fresh => None,
             Resume::From(checkpoint) => Some(*checkpoint),
+            Resume::Held(of_worker) => {
+                let HeldState {
+                    state,
+                    committed,
+                    owes_checkpoint,
+                    records,
+                } = *of_worker;
+                held = Some((committed, owes_checkpoint, records));
+                Some(state)
+            }
         };
         let state = match &resumed {
             Some(checkpoint) => {
@@ -118,7 +129,9 @@ impl Run {
             generation: worker.generation,
             ..state
         };
-        if state.step >= settings.train.steps {
+        let (committed, owes_checkpoint, mut records) =
+            held.unwrap_or((state.step, false, Vec::new()));
+        if committed >= settings.train.steps {
             return Ok(RunOutcome::AlreadyDone { step: state.step });
         }
         // Both before anything is written.
@@ -128,7 +141,7 @@ impl Run {
             .check(&settings, accumulation, worker.n_on_machine)
             .await?;
         if worker.reports
-            && resumed.is_none()
+            && (resumed.is_none() || state.step > committed || state.step == 0)
             && self.store.try_get("metrics.jsonl").await?.is_none()
         {
             self.check_own_settings().await?;
@@ -161,14 +174,22 @@ impl Run {
         } else {
             RunProgress::silent()
         };
-        if goes_on {
+        if goes_on && committed == state.step {
             progress.line(&format!(
                 "going on from the checkpoint of step {}",
                 state.step
             ));
         }
         let log = if worker.reports {
-            Some(MetricsLog::open(&self.store, state.step, self.clock.clone()).await?)
+            let batch = settings.train.global_batch;
+            for record in &mut records {
+                // Whoever held it counted the passes of its own samples; the log has those of the first worker's.
+                let of_step = order.batch(record.step - 1, batch);
+                let last = (batch / record.world_size).saturating_sub(1);
+                record.epoch = of_step.get(last).map_or(record.epoch, |at| at.epoch);
+            }
+            let clock = self.clock.clone();
+            Some(MetricsLog::open(&self.store, state.step, &records, clock).await?)
         } else {
             None
         };
@@ -207,6 +228,9 @@ impl Run {
             accumulation,
             side_by_side: device::side_by_side(&settings, accumulation, worker.n_on_machine),
             checkpoint_every: settings.checkpoint.every,
+            committed,
+            owed_checkpoint: owes_checkpoint.then_some(state.step),
+            keep: worker.keep,
             committer: worker.committer,
             orders: worker.orders,
             learned: worker.learned,

@@ -17,13 +17,8 @@ impl Coordinator {
                 self.send(id, ToMember::Job(job));
             }
             FromMember::Join(join) => self.join(id, join, now),
-            FromMember::Leave => {
-                if self.left.len() == MAX_LEFT {
-                    self.left.pop_front();
-                }
-                self.left.push_back(id);
-                self.remove(id, DepartureReason::Left);
-            }
+            FromMember::Drain => self.drain(id, now),
+            FromMember::Leave => self.leaves(id),
             message => {
                 let Some(known) = self.members.get_mut(&id) else {
                     return self.refuse(id, Refusal::Unknown);
@@ -43,11 +38,46 @@ impl Coordinator {
                         let answers = self.rendezvous.get(id, generation, key);
                         self.answer(answers);
                     }
-                    FromMember::Ask | FromMember::Join(_) | FromMember::Leave => {
+                    FromMember::Ask
+                    | FromMember::Join(_)
+                    | FromMember::Drain
+                    | FromMember::Leave => {
                         unreachable!("handled above")
                     }
                 }
             }
+        }
+    }
+
+    /// Takes a member out that wants it.
+    pub(super) fn leaves(&mut self, id: MemberId) {
+        if self.left.len() == MAX_LEFT {
+            self.left.pop_front();
+        }
+        self.left.push_back(id);
+        self.remove(id, DepartureReason::Left);
+    }
+
+    /// A member wants to go: at once where it has no work, else after the step under way.
+    fn drain(&mut self, id: MemberId, now: Duration) {
+        if !self.members.contains_key(&id) {
+            return self.refuse(id, Refusal::Left);
+        }
+        if self.rank_of(id).is_none() {
+            self.leaves(id);
+            return self.refuse(id, Refusal::Left);
+        }
+        self.draining.entry(id).or_insert(now);
+        if let Phase::Working {
+            world,
+            ranks,
+            pause: pause @ None,
+            ..
+        } = &mut self.phase
+        {
+            *pause = Some(ranks.slowest() + 2);
+            self.dirty
+                .extend(world.peers.iter().map(|peer| peer.member));
         }
     }
 
@@ -155,6 +185,7 @@ impl Coordinator {
             return;
         };
         self.members.remove(&id);
+        self.draining.remove(&id);
         self.may_form = true;
         self.dirty.remove(&id);
         if matches!(self.phase, Phase::Ended { .. }) {

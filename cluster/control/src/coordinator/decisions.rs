@@ -8,7 +8,7 @@ use std::{
 use super::{super::*, Coordinator, Known, Pending, Phase, Progress};
 use crate::{
     ledger::{Entry, Fact},
-    settings::{LEASE, PROBE, RETRY},
+    settings::{DRAIN, LEASE, PROBE, RETRY},
 };
 
 impl Coordinator {
@@ -56,6 +56,7 @@ impl Coordinator {
                 self.maybe_stop();
                 self.lease_out();
                 self.collect_checkpoint();
+                self.let_go(now);
                 self.watch_progress(now);
                 self.maybe_finish(now);
             }
@@ -166,32 +167,92 @@ impl Coordinator {
         if Some(size) < most && now < since + gathering.patience {
             return;
         }
+        let after_loss = gathering.after_loss;
+        let kept = self.newest_held(standing.iter().map(|(_, known)| *known));
+        let holds = |known: &Known| kept.is_some() && known.held() == kept;
+        #[cfg(test)]
+        let any = self.mutated(crate::simulation::Mutation::AnyHeldIsTheNewest);
+        #[cfg(test)]
+        let holds = |known: &Known| holds(known) || (any && known.held().is_some());
+        standing
+            .sort_by_key(|(id, known)| (!holds(known), &known.join.node, known.join.slot, **id));
+        standing.truncate(size); // with those among them that hold the state
         standing.sort_by_key(|(id, known)| (&known.join.node, known.join.slot, **id));
-        let peers = standing[..size].iter().map(|(id, known)| Peer {
+        let peers = standing.iter().map(|(id, known)| Peer {
             member: **id,
             node: known.join.node.clone(),
             slot: known.join.slot,
             address: known.join.address.clone(),
+            holds: holds(known),
         });
+        let every = self.settings.checkpoint_every.max(1);
+        let resume_from = kept.map_or(self.committed, |held| held.step);
+        let is_due = resume_from / every > self.committed / every || resume_from >= self.end;
+        let owes_checkpoint = resume_from > self.committed && is_due;
+        #[cfg(test)]
+        let owes_checkpoint = owes_checkpoint
+            && !self.mutated(crate::simulation::Mutation::OwedCheckpointIsForgotten);
         let world = World {
             generation: self.remembered.generation.next(),
-            resume_from: self.committed,
+            resume_from,
+            kept,
+            committed: self.committed,
+            owes_checkpoint,
             checkpoint_every: self.settings.checkpoint_every,
             engine: self.settings.engine,
             peers: peers.collect(),
         };
-        let after_loss = gathering.after_loss;
         self.append = Some(Pending::new(Entry {
             coordinator: self.settings.id,
             generation: world.generation,
             fact: Fact::Opened {
                 resume_from: world.resume_from,
+                kept: world.kept.is_some(),
                 world_size: size as u32,
                 ranks: world.peers.iter().map(WorkerName::from).collect(),
                 departures: self.departures.take_unwritten(),
             },
         }));
         self.phase = Phase::Opening { world, after_loss };
+    }
+
+    /// The newest state that one of these holds and that counts: of training that was not given up, and not before the
+    /// newest committed step.
+    fn newest_held<'a>(&self, standing: impl Iterator<Item = &'a Known>) -> Option<Held> {
+        let lineage = self.remembered.lineage;
+        let counts = |held: &Held| held.generation >= lineage && held.step >= self.committed;
+        #[cfg(test)]
+        let counts = |held: &Held| {
+            counts(held) || self.mutated(crate::simulation::Mutation::HeldBeforeTheCommit)
+        };
+        #[cfg(test)]
+        if self.mutated(crate::simulation::Mutation::HeldIsForgotten) {
+            return None;
+        }
+        standing.filter_map(Known::held).filter(counts).max()
+    }
+
+    /// Ends a world in order when all have learned what is under way, or when that takes too long for whoever wants to go.
+    fn let_go(&mut self, now: Duration) {
+        let Phase::Working {
+            ranks,
+            pause: Some(pause),
+            ..
+        } = &self.phase
+        else {
+            return;
+        };
+        let waited = self.draining.values().any(|since| now > *since + DRAIN);
+        if ranks.slowest() < *pause && !waited {
+            return;
+        }
+        for id in std::mem::take(&mut self.draining).into_keys() {
+            self.leaves(id);
+            self.refuse(id, Refusal::Left);
+        }
+        if let Phase::Working { pause, .. } = &mut self.phase {
+            *pause = None; // whoever wanted to go is gone another way
+        }
     }
 
     /// The status of every rank that is in the generation at work, by rank; `None` for one that has not begun.
@@ -259,7 +320,8 @@ impl Coordinator {
         let reports: Vec<&Written> = Self::statuses(world, &self.members)
             .filter_map(|status| status?.written.iter().find(|w| w.step == step))
             .collect();
-        let whole = whole_checkpoint(&reports, step == self.end, self.settings.checkpoint_every);
+        let is_due = step == self.end || world.is_checkpoint(step);
+        let whole = whole_checkpoint(&reports).filter(|_| is_due);
         #[cfg(test)]
         let whole = if self.mutated(crate::simulation::Mutation::CommitWithoutEverybody) {
             Some(reports.iter().flat_map(|w| w.parts.clone()).collect())
@@ -325,18 +387,17 @@ impl Coordinator {
 }
 
 /// The parts of a checkpoint when the ranks' reports make one: all agree on state and number, no name is missing or
-/// written twice, and the step is one at which a checkpoint is due.
-fn whole_checkpoint(reports: &[&Written], is_end: bool, every: u64) -> Option<Vec<WrittenPart>> {
+/// written twice.
+fn whole_checkpoint(reports: &[&Written]) -> Option<Vec<WrittenPart>> {
     let first = reports.first()?;
     let agree = reports
         .iter()
         .all(|w| w.state == first.state && w.n_parts == first.n_parts && w.step == first.step);
-    let due = is_end || first.step.is_multiple_of(every.max(1));
     let mut parts: Vec<WrittenPart> = reports.iter().flat_map(|w| w.parts.clone()).collect();
     parts.sort();
     let n = parts.len();
     let names: BTreeSet<&str> = parts.iter().map(|part| part.name.as_str()).collect();
-    (agree && due && names.len() == n && n == first.n_parts as usize).then_some(parts)
+    (agree && names.len() == n && n == first.n_parts as usize).then_some(parts)
 }
 
 #[cfg(test)]

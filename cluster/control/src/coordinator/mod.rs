@@ -22,6 +22,9 @@
 //! | Ranks by (machine, slot, member) | the same members get the same ranks, ranks of a machine stand together |
 //! | A lease is a range of steps for a rank, the least of its demand, the slowest rank plus `ahead`, two checkpoints beyond the committed one, and the end | in flight never exceeds demand, nobody runs away, a slow store slows training instead of filling memory |
 //! | The row groups behind a lease are not named | they are a pure function of the leased positions, which the node knows as well |
+//! | A world goes on from the newest state that a member holds, of training that was not given up and not before the committed step; a checkpoint is read when nobody holds one | a failure costs its step, and who was one update behind takes the state of one ahead |
+//! | A checkpoint that was due and is not committed is the next world's first work | going on must not leave a gap as long as two intervals |
+//! | Somebody who wants to go pauses all two steps after the slowest | the sum under way is finished, and the next world has nothing to take back |
 //! | A checkpoint is committed when every rank wrote its parts and all agree what is whole | a rank that was lost half-way leaves garbage, never half a checkpoint |
 //! | What a member says of damage is looked at before it is believed | it may be the member's own trouble, and going back costs what everybody learned |
 //! | A run that is done is done once its last checkpoint was looked at | nobody goes on from it, so nobody else would find the damage |
@@ -46,13 +49,13 @@ use std::{
 use ranks::Ranks;
 
 use super::{
-    CoordinatorFrame, DepartureReason, Generation, Join, MemberFrame, MemberId, Outcome, Status,
-    World,
+    CoordinatorFrame, DepartureReason, Generation, Held, Join, MemberFrame, MemberId, Outcome,
+    Status, World,
     departures::Departures,
     ledger::{Entry, Remembered},
     message::Activity,
     rendezvous::Rendezvous,
-    settings::{ASLEEP, CoordinatorSettings, Notice},
+    settings::{ASLEEP, CoordinatorSettings, LEASE, Notice},
 };
 
 /// Members whose leaving is remembered, so that a late message does not bring them back.
@@ -172,6 +175,11 @@ struct Known {
 }
 
 impl Known {
+    /// The state that it holds while it stands.
+    fn held(&self) -> Option<Held> {
+        self.status.as_ref()?.held
+    }
+
     fn stands(&self) -> bool {
         let activity = self.status.as_ref().map(|status| status.activity);
         activity == Some(Activity::Standing)
@@ -194,6 +202,8 @@ enum Phase {
     },
     Working {
         world: World,
+        /// All stop after this step: somebody wants to go.
+        pause: Option<u64>,
         ranks: Box<Ranks>,
         progress: Progress,
     },
@@ -250,6 +260,10 @@ pub struct Coordinator {
     probed: Duration,
     rendezvous: Rendezvous,
     restarts: u32,
+    /// When it was last called again after it had slept.
+    woke: Option<Duration>,
+    /// Members that want to go, and since when.
+    draining: BTreeMap<MemberId, Duration>,
     departures: Departures,
     /// The run ends with this step.
     end: u64,
@@ -283,6 +297,8 @@ impl Coordinator {
             probed: Duration::ZERO,
             rendezvous: Rendezvous::default(),
             restarts: 0,
+            woke: None,
+            draining: BTreeMap::new(),
             departures: Departures::default(),
             stopping: false,
             last_call: None,
@@ -386,6 +402,7 @@ impl Coordinator {
                 pending.since = Some(now);
             }
             self.reading_since = Some(now);
+            self.woke = Some(now);
         }
         self.last_call = Some(now);
         let ticked = event == Event::Tick;
@@ -394,6 +411,8 @@ impl Coordinator {
         match event {
             Event::Tick => {}
             Event::Message(frame) => self.message(frame, now),
+            // Those that gave it up while it slept come back by themselves, or are found silent.
+            Event::Disconnected(_) if self.woke.is_some_and(|woke| now < woke + LEASE) => {}
             Event::Disconnected(member) => self.remove(member, DepartureReason::Disconnected),
             Event::LedgerRead { entries, published } => self.ledger_read(&entries, published, now),
             Event::Appended { index, answer } => self.appended(index, answer, now),

@@ -199,6 +199,7 @@ impl Coordinator {
             generation: world.generation,
             n_ranks: world.size(),
             resume_from: world.resume_from,
+            n_holders: world.peers.iter().filter(|peer| peer.holds).count(),
         });
         let progress = Progress {
             seen: (0, 0, 0),
@@ -207,6 +208,7 @@ impl Coordinator {
         self.phase = Phase::Working {
             ranks: Box::new(Ranks::of(&world)),
             world,
+            pause: None,
             progress,
         };
     }

@@ -121,7 +121,7 @@ pub async fn until_ended(
 
 /// What carries gradients between the processes of a run, if this build has it: NCCL between GPUs, Gloo between CPUs and
 /// where there is no NCCL.
-fn between_processes(settings: &Settings) -> Engine {
+pub fn between_processes(settings: &Settings) -> Engine {
     match cuda_device(&settings.device) {
         Some(_) if is_built(Engine::Nccl) => Engine::Nccl,
         _ => Engine::Gloo,

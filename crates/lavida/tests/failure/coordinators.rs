@@ -68,8 +68,10 @@ fn a_coordinator_that_wakes_up_after_another_took_over_commits_nothing_and_says_
 #[test]
 fn a_run_that_is_led_is_not_touched_by_a_second_coordinator_unless_that_is_told_to_take_over() {
     let world = World::new();
-    let whole = Led::undisturbed(&world);
-    let led = Led::new(&world, "guarded");
+    let more = vec!["train.steps=40"]; // so that it goes on while others try
+    let whole = Led::undisturbed_with(&world, more.clone());
+    let mut led = Led::new(&world, "guarded");
+    led.more = more;
     let mut leads = led.coordinator(0);
     let mut workers = led.workers(&mut leads);
     led.commits(2);

@@ -2,20 +2,31 @@
 
 use std::{net::SocketAddr, path::Path, time::Duration};
 
-use lavida_cluster::shell::{self, Security};
+use lavida_cluster::{
+    shell::{self, Security},
+    training::{check_world_size, most_ranks},
+};
 use lavida_data::{Error, Result};
 use lavida_train::settings::{ClusterSettings, Settings};
 
 use super::Found;
+use crate::launch::lead::between_processes;
 
 /// A certificate that ends sooner is told as one that ends soon.
 const SOON: Duration = Duration::from_secs(7 * DAY);
 const DAY: u64 = 24 * 3600;
 
-/// The numbers of workers that share a step evenly. Settings that allow none are none.
+/// The numbers of workers that share a step evenly, and whether the engine between them carries those that are wanted.
+/// Settings that allow none are none.
 pub fn world_sizes(settings: &Settings) -> Found {
+    let engine = between_processes(settings);
+    if let Err(error) = check_world_size(settings, engine) {
+        return Found::Failed(error.into());
+    }
+    let most = most_ranks(engine);
     let shares = settings.accumulation();
-    let even = ClusterSettings::even_sizes(shares).map(|size| size.to_string());
+    let even = ClusterSettings::even_sizes(shares).take_while(|size| *size <= most);
+    let even = even.map(|size| size.to_string());
     let list = even.collect::<Vec<_>>().join(", ");
     Found::Ok(format!(
         "{shares} microbatches a step are shared evenly by {list} workers"
@@ -69,5 +80,16 @@ mod tests {
             said.contains("shared evenly by 1, 2, 3, 6 workers"),
             "{said}"
         );
+        let many = [
+            "train.global_batch=512",
+            "train.microbatch=1",
+            "cluster.workers=512",
+        ];
+        let loaded = crate::config::load("embedded:tiny", &many.map(str::to_owned)).unwrap();
+        let Found::Failed(error) = world_sizes(&loaded.settings) else {
+            panic!("Gloo carries no world of 512");
+        };
+        let words = "at most 481 workers, the largest world of the engine gloo";
+        assert!(error.to_string().contains(words), "{error}");
     }
 }
