@@ -424,7 +424,7 @@ impl Trainer {
                 Some(summed) => (Some(summed.gradients), Some(summed.filled)),
             },
         };
-        let (Some(gradients), Some(model)) = (gradients, self.model.take()) else {
+        let Some(gradients) = gradients else {
             let reason = "an update without all microbatches of its step";
             return Err(Error::Internal(reason.into()));
         };
@@ -443,6 +443,9 @@ impl Trainer {
         let n_steps = self.settings.train.steps;
         let factor = learning_rate_factor(o.decay, self.state.step, o.warmup_steps, n_steps);
         let lr = o.learning_rate * factor;
+        // From here on no other worker is waited for, unless they share the optimizer's state.
+        let model = self.model.take();
+        let model = model.ok_or_else(|| Error::Internal("an update without a model".into()))?;
         let (model, grad_norm) = self.optimizer.update(model, gradients, lr, reducer)?;
         if !grad_norm.is_finite() {
             // Every worker has this norm; no checkpoint gets the weights it made.
@@ -450,6 +453,7 @@ impl Trainer {
         }
         self.model = Some(model);
         self.state.step += 1;
+        self.state.position += self.settings.train.global_batch as u64;
         let mut times = std::mem::take(&mut self.times);
         times.reduce_seconds += (reduced - began).as_secs_f64();
         times.optimizer_seconds = ((self.now)() - reduced).as_secs_f64();
@@ -508,6 +512,17 @@ impl Trainer {
             state: self.state.clone(),
             parts,
         })
+    }
+
+    /// Everything a checkpoint would hold, as of the last update, now that the other workers are gone: what was computed of
+    /// the next one is given up. `None` where a part of it was another worker's, or an update was cut off.
+    pub fn keep(&mut self) -> Option<Snapshot> {
+        let is_shared = self.settings.cluster.shard_optimizer && self.reducer.size() > 1;
+        if is_shared || self.model.is_none() {
+            return None;
+        }
+        // Without the others it can fail for want of memory only; then the run goes back to its checkpoint.
+        self.snapshot(self.state.position).ok()
     }
 
     /// What this worker has to give to another's snapshot; nothing, where each has the whole state.

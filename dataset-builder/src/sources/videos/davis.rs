@@ -166,7 +166,8 @@ pub fn listed_videos(root: &Path, asked: Option<&str>) -> Result<Option<Vec<Stri
             _ => Ok(None),
         };
     };
-    let text = files::read_text(list, "a list of videos")?;
+    // What it lists goes into the digest as the videos themselves.
+    let text = files::read_text(list, "a list of videos", &mut InputDigest::default())?;
     let mut videos: Vec<String> = Vec::new();
     for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
         // DAVIS-2017 lists videos; DAVIS-2016 lists `/JPEGImages/480p/bear/00000.jpg /Annotations/…` frame by frame.
