@@ -27,6 +27,7 @@ mod mixing;
 mod process;
 mod reading;
 mod resuming;
+mod score;
 mod scores;
 mod settings;
 mod support;
