@@ -7,6 +7,8 @@
 pub struct ScoredFrame<'a> {
     /// Number of the frame.
     pub frame: usize,
+    /// The frame that the model saw for it: with an interval a frame's score stands for those up to the next, too.
+    pub looked_at: usize,
     /// ŷ^f
     pub object_logit: f32,
     /// `[S, S]` ŷ^p, row by row.

@@ -5,7 +5,7 @@ use super::pairing::PairedVideo;
 
 /// Frames of equal score.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Step {
+pub struct ScoreStep {
     /// Their score.
     pub score: f64,
     /// How many are labelled anomalous.
@@ -79,11 +79,11 @@ fn score_of(key: u64) -> f64 {
 }
 
 /// The steps of a ranking, highest score first.
-pub(super) fn steps(frames: &[RankedFrame]) -> Vec<Step> {
+pub(super) fn steps(frames: &[RankedFrame]) -> Vec<ScoreStep> {
     let ties = frames.chunk_by(|a, b| a.key == b.key);
     ties.map(|tied| {
         let n_anomalous = tied.iter().filter(|frame| frame.is_anomalous).count() as u64;
-        Step {
+        ScoreStep {
             score: score_of(tied[0].key),
             n_anomalous,
             n_normal: tied.len() as u64 - n_anomalous,
@@ -93,13 +93,13 @@ pub(super) fn steps(frames: &[RankedFrame]) -> Vec<Step> {
 }
 
 /// Adds the two artificial frames.
-pub fn pad(steps: &mut Vec<Step>) {
+pub fn pad(steps: &mut Vec<ScoreStep>) {
     for (score, is_anomalous) in PADDING {
         let at = steps.partition_point(|step| step.score > score);
         if steps.get(at).is_none_or(|step| step.score != score) {
             steps.insert(
                 at,
-                Step {
+                ScoreStep {
                     score,
                     n_anomalous: 0,
                     n_normal: 0,
@@ -112,7 +112,7 @@ pub fn pad(steps: &mut Vec<Step>) {
 }
 
 /// Area under the ROC curve; none unless both labels occur.
-pub fn auc(steps: &[Step]) -> Option<f64> {
+pub fn auc(steps: &[ScoreStep]) -> Option<f64> {
     let (mut anomalous, mut normal, mut won_halves) = (0u64, 0u64, 0u128);
     for step in steps {
         won_halves += u128::from(step.n_normal) * u128::from(2 * anomalous + step.n_anomalous);
@@ -143,7 +143,7 @@ pub struct PrecisionRecall {
 }
 
 /// Figures of the precision-recall curve; none without an anomalous frame.
-pub fn precision_recall(steps: &[Step], threshold: f64) -> Option<PrecisionRecall> {
+pub fn precision_recall(steps: &[ScoreStep], threshold: f64) -> Option<PrecisionRecall> {
     let n_anomalous: u64 = steps.iter().map(|step| step.n_anomalous).sum();
     if n_anomalous == 0 {
         return None;
