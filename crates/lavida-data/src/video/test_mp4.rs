@@ -123,7 +123,7 @@ impl Mp4 {
         .concat();
         let tkhd = [
             &[7, 0, 0, 1, 0, duration, 0, 0, 0, 0],
-            &[turn[0], turn[1], 0, turn[2], turn[3], 0, 0, 0, 0x4000_0000],
+            &[turn[0], turn[1], 0, turn[2], turn[3], 0, 0, 0, 0x4000_0000][..],
             &[width << 16, height << 16],
         ]
         .concat();
