@@ -210,7 +210,7 @@ impl<R: Read + Seek> Walk<'_, R> {
                 Some((kind, 16, n_bytes))
             }
             // The last box of a file may reach to its end.
-            0 if depth == 0 => Some((kind, 8, end - at)),
+            0 if depth == 0 && kind != [0; 4] => Some((kind, 8, end - at)),
             n_bytes => Some((kind, 8, n_bytes)),
         })
     }
