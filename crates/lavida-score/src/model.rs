@@ -7,7 +7,13 @@ use lavida_checkpoint::{
     Checkpoint,
     contents::{CARRIED, CLIP_TOKENIZER, TOKENIZER, WEIGHTS},
 };
-use lavida_data::{Error, Result, batch::Batcher, exposure::Exposure, tokenizer::Tokenizers};
+use lavida_data::{
+    Error, Result,
+    batch::{Batcher, HostSample},
+    exposure::Exposure,
+    frame::RgbFrame,
+    tokenizer::Tokenizers,
+};
 use lavida_model::weights::{TensorFiles, Tensors, read_carried};
 use lavida_train::{assembly::Phase, settings::Settings};
 
@@ -15,7 +21,7 @@ use crate::{
     exported::{Exported, weight_error},
     frames::FrameSource,
     scored::ScoredFrame,
-    scorer::{Scorer, uninitialised},
+    scorer::{ScoredBatch, Scorer, uninitialised},
     windows::Windowing,
 };
 
@@ -91,7 +97,37 @@ impl ModelSource {
     }
 }
 
+/// A window of a video as the model reads it; `name` stands for the video in messages.
+///
+/// # Errors
+///
+/// [`Error::Invalid`] for a category that no prompt can name, and for frames of several sizes.
+pub fn window_sample(
+    batcher: &Batcher,
+    name: &str,
+    frames: &[RgbFrame],
+    categories: &[String],
+) -> Result<HostSample> {
+    let exposure = Exposure::unlabelled(frames.len(), categories);
+    batcher.unlabelled(name, true, frames, &exposure)
+}
+
 impl ScoringModel {
+    /// What turns windows into samples; cheap to clone.
+    pub fn batcher(&self) -> &Batcher {
+        &self.batcher
+    }
+
+    /// Scores samples in one pass. Those beside it move a sample's scores in their last bits, for sums are taken in an order
+    /// that depends on the sizes of products; a sample alone in its pass always scores the same.
+    ///
+    /// # Errors
+    ///
+    /// As [`Batcher::collate`] and [`Scorer::score`].
+    pub fn pass(&self, samples: Vec<HostSample>) -> Result<ScoredBatch> {
+        self.scorer.score(&self.batcher.collate(samples)?)
+    }
+
     fn new(
         settings: Settings,
         scorer: Scorer,
@@ -127,8 +163,9 @@ impl ScoringModel {
         }
     }
 
-    /// Scores a video for `categories`; `sink` is told of every frame once, in no promised order. Runs on a runtime of several
-    /// threads: while the model computes, others serve its tasks.
+    /// Scores a video for `categories`; `sink` is told of every frame once, in no promised order. Each window is a pass of its
+    /// own, so that what it scores depends on nothing else ([`Self::pass`]). Runs on a runtime of several threads: while the
+    /// model computes, others serve its tasks.
     ///
     /// # Errors
     ///
@@ -141,26 +178,15 @@ impl ScoringModel {
         mut sink: impl FnMut(ScoredFrame<'_>),
     ) -> Result<()> {
         self.tokenizers.check_categories(categories)?;
-        let windows = windowing.windows(video.n_frames());
-        let per_pass = self.settings.train.microbatch;
         let mut n_truncated = 0;
-        for group in windows.chunks(per_pass) {
-            let mut samples = Vec::with_capacity(group.len());
-            for window in group {
-                let frames = video.frames(window).await?;
-                let exposure = Exposure::unlabelled(frames.len(), categories);
-                samples.push(
-                    self.batcher
-                        .unlabelled(video.name(), true, &frames, &exposure)?,
-                );
-            }
-            let batch = self.batcher.collate(samples)?;
-            n_truncated = n_truncated.max(batch.n_truncated_categories / group.len());
-            let scored = tokio::task::block_in_place(|| self.scorer.score(&batch))?;
+        for window in windowing.windows(video.n_frames()) {
+            let frames = video.frames(&window).await?;
+            let sample = window_sample(&self.batcher, video.name(), &frames, categories)?;
+            n_truncated = n_truncated.max(sample.n_truncated_categories);
+            let scored = tokio::task::block_in_place(|| self.pass(vec![sample]))?;
             let frames = scored.object_logits.iter().zip(&scored.mask_logits);
-            let ranges = group.iter().flat_map(|window| &window.scored);
-            for ((object_logit, mask_logits), range) in frames.zip(ranges) {
-                for frame in range.clone() {
+            for ((object_logit, mask_logits), range) in frames.zip(window.scored) {
+                for frame in range {
                     sink(ScoredFrame {
                         frame,
                         object_logit: *object_logit,

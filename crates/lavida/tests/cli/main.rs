@@ -28,6 +28,8 @@ mod process;
 mod reading;
 mod resuming;
 mod scores;
+#[cfg(unix)]
+mod serving;
 mod settings;
 mod support;
 mod terminal;
