@@ -37,6 +37,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "lavida-store",
         ],
     ),
+    ("lavida-serve", &["lavida-score", "lavida-data"]),
     (
         "lavida-dataflow",
         &[
@@ -80,6 +81,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "lavida-checkpoint",
             "lavida-train",
             "lavida-score",
+            "lavida-serve",
             "lavida-dataflow",
             "lavida-dataset-builder",
             "lavida-control",
@@ -116,7 +118,11 @@ const ROOMS: &[(&str, &[&str])] = &[
             "lavida-dataflow",
         ],
     ),
-    ("ractor", &["lavida-dataflow", "lavida-cluster"]),
+    (
+        "ractor",
+        &["lavida-dataflow", "lavida-serve", "lavida-cluster"],
+    ),
+    ("axum", &["lavida-serve"]),
     ("clap", &["lavida", "lavida-dataset-builder"]),
     ("object_store", &["lavida-store"]),
 ];

@@ -58,14 +58,20 @@ impl FrameSource {
     ///
     /// As [`VideoReader::open`].
     pub fn file(path: &Path) -> Result<Self> {
-        Ok(Self::File(VideoFile {
-            reader: VideoReader::open(path)?,
-            name: path.display().to_string(),
+        let reader = VideoReader::open(path)?;
+        Ok(Self::opened(path.display().to_string(), reader))
+    }
+
+    /// A video that is open and of which nothing was read yet; `name` stands for it in messages.
+    pub fn opened(name: String, reader: VideoReader) -> Self {
+        Self::File(VideoFile {
+            reader,
+            name,
             wanted: BTreeMap::new(),
             held: BTreeMap::new(),
             times: Vec::new(),
             n_windows_given: 0,
-        }))
+        })
     }
 
     /// What it is called in messages.

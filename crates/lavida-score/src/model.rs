@@ -7,7 +7,13 @@ use lavida_checkpoint::{
     Checkpoint,
     contents::{CARRIED, CLIP_TOKENIZER, TOKENIZER},
 };
-use lavida_data::{Error, Result, batch::Batcher, exposure::Exposure, tokenizer::Tokenizers};
+use lavida_data::{
+    Error, Result,
+    batch::{Batcher, HostSample},
+    exposure::Exposure,
+    frame::RgbFrame,
+    tokenizer::Tokenizers,
+};
 use lavida_model::{
     policy::TrainPolicies,
     precision::Precision,
@@ -19,7 +25,7 @@ use crate::{
     exported::{Exported, weight_error},
     frames::FrameSource,
     scored::ScoredFrame,
-    scorer::{Scorer, unfit, uninitialised},
+    scorer::{ScoredBatch, Scorer, unfit, uninitialised},
     windows::{EvalWindow, Windowing},
 };
 
@@ -218,7 +224,37 @@ impl OpenedModel {
     }
 }
 
+/// A window of a video as the model reads it; `name` stands for the video in messages.
+///
+/// # Errors
+///
+/// [`Error::Invalid`] for a category that no prompt can name, and for frames of several sizes.
+pub fn window_sample(
+    batcher: &Batcher,
+    name: &str,
+    frames: &[RgbFrame],
+    categories: &[String],
+) -> Result<HostSample> {
+    let exposure = Exposure::unlabelled(frames.len(), categories);
+    batcher.unlabelled(name, true, frames, &exposure)
+}
+
 impl ScoringModel {
+    /// What turns windows into samples; cheap to clone.
+    pub fn batcher(&self) -> &Batcher {
+        &self.batcher
+    }
+
+    /// Scores samples in one pass. Those beside it move a sample's scores in their last bits, for sums are taken in an order
+    /// that depends on the sizes of products; a sample alone in its pass always scores the same.
+    ///
+    /// # Errors
+    ///
+    /// As [`Batcher::collate`] and [`Scorer::score`].
+    pub fn pass(&self, samples: Vec<HostSample>) -> Result<ScoredBatch> {
+        self.scorer.score(&self.batcher.collate(samples)?)
+    }
+
     /// What it is beside its weights.
     pub fn about(&self) -> ModelInfo {
         ModelInfo {
@@ -228,8 +264,9 @@ impl ScoringModel {
         }
     }
 
-    /// Scores a video for `categories`; `sink` is told of every frame once, in no promised order. Runs on a runtime of several
-    /// threads: while the model computes, others serve its tasks.
+    /// Scores a video for `categories`; `sink` is told of every frame once, in no promised order. Each window is a pass of its
+    /// own, so that what it scores depends on nothing else ([`Self::pass`]). Runs on a runtime of several threads: while the
+    /// model computes, others serve its tasks.
     ///
     /// # Errors
     ///
@@ -261,26 +298,15 @@ impl ScoringModel {
     ) -> Result<()> {
         self.tokenizers.check_categories(categories)?;
         video.plan(windows);
-        let per_pass = self.settings.train.microbatch;
         let mut n_truncated = 0;
-        for group in windows.chunks(per_pass) {
-            let mut samples = Vec::with_capacity(group.len());
-            for window in group {
-                let frames = video.frames(window).await?;
-                let exposure = Exposure::unlabelled(frames.len(), categories);
-                samples.push(
-                    self.batcher
-                        .unlabelled(video.name(), true, &frames, &exposure)?,
-                );
-            }
+        for window in windows {
+            let frames = video.frames(window).await?;
+            let sample = window_sample(&self.batcher, video.name(), &frames, categories)?;
             tokio::task::yield_now().await; // whoever gives this up need not wait for the next pass
-            let batch = self.batcher.collate(samples)?;
-            n_truncated = n_truncated.max(batch.n_truncated_categories / group.len());
-            let scored = tokio::task::block_in_place(|| self.scorer.score(&batch))?;
+            n_truncated = n_truncated.max(sample.n_truncated_categories);
+            let scored = tokio::task::block_in_place(|| self.pass(vec![sample]))?;
             let frames = scored.object_logits.iter().zip(&scored.mask_logits);
-            let looked_at = group
-                .iter()
-                .flat_map(|window| window.frames.iter().zip(&window.scored));
+            let looked_at = window.frames.iter().zip(&window.scored);
             for ((object_logit, mask_logits), (looked_at, range)) in frames.zip(looked_at) {
                 for frame in range.clone() {
                     sink(ScoredFrame {

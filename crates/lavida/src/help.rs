@@ -99,6 +99,14 @@ lavida export --checkpoint runs/first --out export-bf16 --dtype bf16 \\
 # Whole?
 (cd export && sha256sum -c SHA256SUMS)";
 
+const SERVE: &str = "\
+# To this machine, without a token
+lavida serve --checkpoint runs/first --listen 127.0.0.1:8080
+# Two models, to others
+lavida serve --checkpoint street=export --checkpoint hall=runs/hall \\
+    --listen 0.0.0.0:8443 --tls-cert server.pem --tls-key server-key.pem \\
+    --token-file token";
+
 const CHECK: &str = "\
 # Settings, sizes and memory
 lavida check --config embedded:tiny
@@ -134,6 +142,10 @@ pub fn import() -> String {
 
 pub fn export() -> String {
     help::examples(EXPORT)
+}
+
+pub fn serve() -> String {
+    help::examples(SERVE)
 }
 
 pub fn check() -> String {
@@ -187,7 +199,7 @@ mod tests {
 
     #[test]
     fn every_example_of_the_help_is_a_command_that_the_program_takes() {
-        for examples in [PROGRAM, TRAIN, EVAL, PREDICT, IMPORT, EXPORT, CHECK] {
+        for examples in [PROGRAM, TRAIN, EVAL, PREDICT, IMPORT, EXPORT, SERVE, CHECK] {
             let commands = commands(examples);
             assert!(!commands.is_empty());
             for words in commands {
@@ -207,6 +219,7 @@ mod tests {
             predict(),
             import(),
             export(),
+            serve(),
             check(),
         ] {
             for line in text.lines() {

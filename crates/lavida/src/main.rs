@@ -114,6 +114,7 @@ async fn execute(command: Command) -> anyhow::Result<()> {
         Command::Score(args) => Box::pin(commands::score::run(args)).await,
         Command::Import(args) => Box::pin(commands::import::run(args)).await,
         Command::Export(args) => Box::pin(commands::export::run(args)).await,
+        Command::Serve(args) => Box::pin(commands::serve::run(args)).await,
         Command::Inspect(args) => Box::pin(commands::inspect::run(args)).await,
         Command::Check(args) => Box::pin(commands::check::run(args)).await,
         Command::Devices(args) => Box::pin(commands::devices::run(args)).await,

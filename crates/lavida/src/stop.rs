@@ -63,11 +63,21 @@ impl Drop for Waiting {
 /// Resolves at the first Ctrl-C (or SIGTERM), saying what is done about it. From now on and until the future goes, the
 /// command is not given up.
 pub fn interrupted(what: &'static str) -> impl Future<Output = ()> + Send {
+    interrupted_in("train", what)
+}
+
+/// [`interrupted`] for a command of this name.
+pub fn interrupted_in(
+    command: &'static str,
+    what: &'static str,
+) -> impl Future<Output = ()> + Send {
     let mut waiting = Waiting::new();
     async move {
         until(Signal::Taken).await;
         waiting.obey(); // by a method: the future holds all of it, not a copy of the flag
-        screen::line(&format!("train: {what}; interrupt again to quit at once"));
+        screen::line(&format!(
+            "{command}: {what}; interrupt again to quit at once"
+        ));
     }
 }
 

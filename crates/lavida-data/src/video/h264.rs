@@ -18,6 +18,7 @@ use crate::caught::caught;
 use crate::clips::frame::RgbFrame;
 use crate::{Error, Result};
 
+use crate::video::Media;
 use crate::video::boxes;
 use crate::video::colour::{Colours, Orientation};
 use crate::video::info::{VideoInfo, unreadable};
@@ -34,7 +35,7 @@ const TRACK_ENABLED: u32 = 1;
 
 pub(super) struct H264Source {
     path: PathBuf,
-    file: BufReader<File>,
+    file: BufReader<Box<dyn Media>>,
     info: VideoInfo,
     /// Size of a decoded frame, before it is turned.
     size: (u32, u32),
@@ -67,7 +68,12 @@ impl H264Source {
             .metadata()
             .map_err(|error| unreadable(path, &error))?
             .len();
-        let mut file = BufReader::new(file);
+        Self::read(path, Box::new(file), n_bytes)
+    }
+
+    /// The mp4 file of `n_bytes` that `media` gives; `path` names it in messages.
+    pub(super) fn read(path: &Path, media: Box<dyn Media>, n_bytes: u64) -> Result<Self> {
+        let mut file = BufReader::new(media);
         refuse_other_files(path, &mut file)?;
         let mp4 = parse(path, &mut file, n_bytes)?;
         let Track {
@@ -315,7 +321,7 @@ fn damaged(path: &Path, sample_idx: usize, error: &openh264::Error) -> Error {
 }
 
 /// Says what a file is that is no mp4, from its first bytes.
-fn refuse_other_files(path: &Path, file: &mut BufReader<File>) -> Result<()> {
+fn refuse_other_files(path: &Path, file: &mut BufReader<Box<dyn Media>>) -> Result<()> {
     let mut head = Vec::new();
     file.by_ref()
         .take(12)
@@ -341,7 +347,7 @@ fn refuse_other_files(path: &Path, file: &mut BufReader<File>) -> Result<()> {
     ))
 }
 
-fn parse(path: &Path, file: &mut BufReader<File>, n_bytes: u64) -> Result<Mp4> {
+fn parse(path: &Path, file: &mut BufReader<Box<dyn Media>>, n_bytes: u64) -> Result<Mp4> {
     let damaged = |reason: String| Error::corrupt(path.display(), "a whole mp4 file", reason);
     let layout = boxes::check(file, n_bytes).map_err(|error| damaged(error.to_string()))?;
     if layout.n_trailing > 0 {

@@ -16,6 +16,7 @@ mod sps;
 #[cfg(test)]
 mod test_mp4;
 
+use std::io::{Read, Seek};
 use std::path::Path;
 
 use crate::Result;
@@ -33,6 +34,11 @@ pub struct VideoFrame {
     /// Its pixels.
     pub image: RgbFrame,
 }
+
+/// Bytes of a video that need not be a file, such as an upload that has not arrived whole: a read may wait for them.
+pub trait Media: Read + Seek + Send {}
+
+impl<T: Read + Seek + Send> Media for T {}
 
 /// An open video; iterating decodes it.
 ///
@@ -68,6 +74,23 @@ impl VideoReader {
         Ok(Self {
             info,
             source: Some(source),
+            next_index: 0,
+        })
+    }
+
+    /// Opens an mp4 with H.264 video of `n_bytes` that is no file; `name` stands for it in messages.
+    ///
+    /// An mp4 whose description (`moov`) comes first is opened as soon as that is there, and each frame is decoded as soon as
+    /// its bytes are.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::open`].
+    pub fn of_media(name: &str, media: Box<dyn Media>, n_bytes: u64) -> Result<Self> {
+        let source = h264::H264Source::read(Path::new(name), media, n_bytes)?;
+        Ok(Self {
+            info: source.info(),
+            source: Some(Source::H264(Box::new(source))),
             next_index: 0,
         })
     }

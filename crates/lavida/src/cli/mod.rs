@@ -10,7 +10,8 @@ use crate::{
     commands::{
         bench::BenchArgs, check::CheckArgs, cluster::ClusterArgs, demo::DemoArgs,
         devices::DevicesArgs, eval::EvalArgs, export::ExportArgs, import::ImportArgs,
-        inspect::InspectArgs, predict::PredictArgs, score::ScoreArgs, settings::SettingsArgs,
+        inspect::InspectArgs, predict::PredictArgs, score::ScoreArgs, serve::ServeArgs,
+        settings::SettingsArgs,
         train::TrainArgs,
     },
     help,
@@ -67,6 +68,13 @@ pub enum Command {
     /// checkpoint of it again.
     #[command(after_help = help::export())]
     Export(ExportArgs),
+    /// Serve a model over HTTP: scores of uploaded videos, the Open Inference Protocol, a page to try it
+    ///
+    /// POST /v1/score takes a video and answers while it arrives; /v2 is the Open Inference Protocol over REST, so clients
+    /// written for Triton or KServe work unchanged. Scores are those of `lavida predict`, bit for bit. docs/serving.md has
+    /// the requests, the answers and the limits.
+    #[command(after_help = help::serve())]
+    Serve(ServeArgs),
     /// Say what is inside a dataset, a checkpoint or an export; replay one draw of the sampler as a picture
     Inspect(InspectArgs),
     /// Check before training: sizes, what trains, memory, and what would stop the run

@@ -11,5 +11,6 @@ pub mod import;
 pub mod inspect;
 pub mod predict;
 pub mod score;
+pub mod serve;
 pub mod settings;
 pub mod train;

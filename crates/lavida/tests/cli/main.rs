@@ -37,6 +37,8 @@ mod reading;
 mod resuming;
 mod score;
 mod scores;
+#[cfg(unix)]
+mod serving;
 mod settings;
 mod support;
 mod terminal;

@@ -22,8 +22,10 @@ enum Edit {
 
 /// Stands for a port that is free on this machine.
 const PORT: &str = "{port}";
+/// Another one, for a service.
+const SERVE_PORT: &str = "{serve_port}";
 
-const SUBSTITUTIONS: [Substitution; 6] = [
+const SUBSTITUTIONS: [Substitution; 7] = [
     Substitution {
         lines_with: "10.0.0.1",
         edit: Edit::Replace("10.0.0.1", "127.0.0.1"),
@@ -32,6 +34,11 @@ const SUBSTITUTIONS: [Substitution; 6] = [
     Substitution {
         lines_with: ":7700",
         edit: Edit::Replace(":7700", ":{port}"),
+        because: "the port may be taken here, by another page too",
+    },
+    Substitution {
+        lines_with: ":8080",
+        edit: Edit::Replace(":8080", ":{serve_port}"),
         because: "the port may be taken here, by another page too",
     },
     Substitution {
@@ -118,8 +125,8 @@ impl Substitution {
     }
 }
 
-/// The line as it is run; `port` is free.
-pub fn apply(line: &str, port: u16) -> String {
+/// The line as it is run; both ports are free.
+pub fn apply(line: &str, [port, serve_port]: [u16; 2]) -> String {
     let mut changed = line.to_owned();
     for substitution in SUBSTITUTIONS.iter().filter(|s| s.applies(line)) {
         changed = match substitution.edit {
@@ -130,7 +137,8 @@ pub fn apply(line: &str, port: u16) -> String {
             },
         };
     }
-    changed.replace(PORT, &port.to_string())
+    let changed = changed.replace(PORT, &port.to_string());
+    changed.replace(SERVE_PORT, &serve_port.to_string())
 }
 
 /// An entry that changes no line goes.
