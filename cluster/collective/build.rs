@@ -1,9 +1,26 @@
-//! Compiles the Gloo shim when the feature `gloo` asks for it; otherwise nothing is needed and nothing is done.
+//! Compiles the Gloo shim when the feature `gloo` asks for it, and looks for a C compiler, with which the tests of NCCL build
+//! the library's stand-in; otherwise nothing is needed and nothing is done.
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rustc-check-cfg=cfg(c_compiler)");
+    #[cfg(feature = "cuda")]
+    c_compiler();
     #[cfg(feature = "gloo")]
     gloo();
+}
+
+/// `cfg(c_compiler)` where the tests will find one; where not they are ignored.
+#[cfg(feature = "cuda")]
+fn c_compiler() {
+    println!("cargo::rerun-if-env-changed=CC");
+    let compiler = std::env::var_os("CC").unwrap_or_else(|| "cc".into());
+    let asked = std::process::Command::new(compiler)
+        .arg("--version")
+        .output();
+    if asked.is_ok_and(|output| output.status.success()) && cfg!(target_os = "linux") {
+        println!("cargo::rustc-cfg=c_compiler");
+    }
 }
 
 #[cfg(feature = "gloo")]

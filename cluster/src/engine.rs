@@ -43,6 +43,8 @@ pub struct Connection {
     pub entries: Arc<dyn Entries>,
     /// After this long without an answer a peer is lost. Not less than a slow rank's lag behind the fastest.
     pub timeout: Duration,
+    /// Whether NCCL adds, where it carries gradients, and not we in the order of ranks.
+    pub nccl_adds: bool,
 }
 
 /// Connects a rank of a world of processes; blocks until every connection stands. A world of one needs no engine.
@@ -72,10 +74,7 @@ pub fn connect(engine: Engine, to: Connection) -> Result<Arc<dyn Collective>> {
                 let expected = "a rank that trains on a CUDA device";
                 CollectiveError::mismatch("engine nccl", expected, "one that does not")
             })?;
-            let settings = nccl::NcclSettings {
-                device,
-                timeout: to.timeout,
-            };
+            let settings = nccl_settings(device, to.timeout, to.nccl_adds);
             let nccl = nccl::Nccl::connect(to.rank, to.size, to.entries.as_ref(), &settings)?;
             Ok(Arc::new(nccl))
         }
@@ -83,6 +82,59 @@ pub fn connect(engine: Engine, to: Connection) -> Result<Arc<dyn Collective>> {
             let expected = format!("one rank with the engine {engine}");
             Err(CollectiveError::mismatch("world", expected, to.size))
         }
+    }
+}
+
+/// NCCL in a world of one on a GPU: that it loads, connects, and leaves a bucket of so many values as it is.
+///
+/// # Errors
+///
+/// [`CollectiveError::Unavailable`] when this build or machine lacks it; [`CollectiveError::Mismatch`] for a device that is not
+/// there, and for values that came out as others.
+pub fn try_alone(device: usize, nccl_adds: bool, n_values: usize) -> Result<()> {
+    let alone = nccl_alone(device, nccl_adds)?;
+    let values: Vec<f32> = (0..n_values).map(|i| i as f32 * 0.37 - 1.0).collect();
+    let mut bucket = values.clone();
+    alone.all_reduce(&mut bucket)?;
+    let mut own = vec![0.0; n_values];
+    alone.reduce_scatter(&bucket, &mut own)?;
+    alone.all_gather(&own, &mut bucket)?;
+    alone.broadcast(&mut bucket, 0)?;
+    alone.barrier()?;
+    match (0..n_values).find(|i| bucket[*i].to_bits() != values[*i].to_bits()) {
+        None => Ok(()),
+        Some(i) => {
+            let what = format!("value {i} of a sum over one rank");
+            Err(CollectiveError::mismatch(&what, values[i], bucket[i]))
+        }
+    }
+}
+
+#[cfg(feature = "cuda")]
+fn nccl_alone(device: usize, nccl_adds: bool) -> Result<Arc<dyn Collective>> {
+    require(Engine::Nccl)?;
+    let entries = lavida_collective::MemoryEntries::default();
+    let settings = nccl_settings(device, Duration::from_secs(60), nccl_adds);
+    Ok(Arc::new(nccl::Nccl::connect(0, 1, &entries, &settings)?))
+}
+
+#[cfg(not(feature = "cuda"))]
+fn nccl_alone(_device: usize, _nccl_adds: bool) -> Result<Arc<dyn Collective>> {
+    require(Engine::Nccl)?;
+    Ok(Arc::new(Local::world(1).remove(0)))
+}
+
+#[cfg(feature = "cuda")]
+fn nccl_settings(device: usize, timeout: Duration, nccl_adds: bool) -> nccl::NcclSettings {
+    nccl::NcclSettings {
+        device,
+        timeout,
+        sums: if nccl_adds {
+            nccl::Sums::Nccl
+        } else {
+            nccl::Sums::InOrder
+        },
+        slices_bytes: nccl::NcclSettings::SLICES_BYTES,
     }
 }
 

@@ -1,16 +1,15 @@
 //! CLIP's text tower against `ClipClassifier.encode_text`.
 
-use burn::tensor::Device;
 use lavida_model::config::ClipTextConfig;
 use lavida_model::weights;
 
-use crate::support::{Fixture, assert_close};
+use crate::support::{Fixture, assert_close, device};
 
 #[test]
 fn text_features_equal_the_reference() {
     let fixture = Fixture::open("clip_text");
     let (inputs, outputs) = (fixture.tensors("inputs"), fixture.tensors("outputs"));
-    let device = Device::flex();
+    let device = device();
     let tower = ClipTextConfig {
         hidden_size: fixture.size("/config/hidden_size"),
         intermediate_size: fixture.size("/config/intermediate_size"),

@@ -2,12 +2,12 @@
 
 use std::num::NonZeroUsize;
 
-use burn::tensor::{Device, Int, Tensor};
+use burn::tensor::{Int, Tensor};
 use lavida_kernels::compression::{
     CompressedTokens, CompressionConfig, Density, KeepRatio, compress, plain, reverse_attention,
 };
 
-use crate::support::{Fixture, assert_close, assert_close_values};
+use crate::support::{Fixture, assert_close, assert_close_values, device};
 
 /// Cases by name: those that have a size.
 fn cases(fixture: &Fixture) -> Vec<(String, CompressionConfig)> {
@@ -52,7 +52,7 @@ fn has_duplicates(fixture: &Fixture, case: &str) -> bool {
 fn reachability_equals_the_reference() {
     let fixture = Fixture::open("compression");
     let (inputs, outputs) = (fixture.tensors("inputs"), fixture.tensors("outputs"));
-    let device = Device::flex();
+    let device = device();
     for (case, config) in cases(&fixture) {
         if has_duplicates(&fixture, &case) {
             continue;
@@ -72,7 +72,7 @@ fn knn_equals_the_papers_equation() {
     let fixture = Fixture::open("compression");
     let inputs = fixture.tensors("inputs");
     let expected = fixture.tensors("paper_variant");
-    let device = Device::flex();
+    let device = device();
     for (case, config) in cases(&fixture) {
         if !expected.has(&format!("{case}.rho")) {
             continue;
@@ -96,7 +96,7 @@ fn knn_equals_the_papers_equation() {
 fn duplicate_centres_keep_themselves() {
     let fixture = Fixture::open("compression");
     let (inputs, outputs) = (fixture.tensors("inputs"), fixture.tensors("outputs"));
-    let device = Device::flex();
+    let device = device();
     for (case, config) in cases(&fixture) {
         if !has_duplicates(&fixture, &case) {
             continue;

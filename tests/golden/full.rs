@@ -2,7 +2,7 @@
 //! Against `LavidaForCausalLM.forward`.
 
 use burn::optim::GradientsParams;
-use burn::tensor::{Device, Tensor};
+use burn::tensor::Tensor;
 use lavida_model::lavida::ModelInput;
 use lavida_model::policy::{TrainPolicies, TrainPolicy};
 use lavida_model::projector::ClipLayout;
@@ -12,7 +12,9 @@ use lavida_model::weights::{self, Tensors};
 
 use crate::gradients::assert_gradients;
 use crate::loss::assert_scalar;
-use crate::support::{Fixture, FixtureTensors, TOLERANCE, assert_close, assert_close_values};
+use crate::support::{
+    Fixture, FixtureTensors, TOLERANCE, assert_close, assert_close_values, device,
+};
 use crate::whole_model::{
     Losses, adamw, adapters, batch, evaluation, lora_policies, losses, model, our_name, training,
 };
@@ -69,7 +71,7 @@ fn strided(masks: Tensor<4>, step: usize) -> Tensor<4> {
 /// Frame by frame: the masks of a frame without an object are all -1024, which would hide the others' differences.
 #[track_caller]
 fn assert_close_masks(expected: &FixtureTensors, name: &str, found: Tensor<4>) {
-    let expected = Tensor::<4>::from_data(expected.data(name).clone(), &Device::flex());
+    let expected = Tensor::<4>::from_data(expected.data(name).clone(), &device());
     for (frame, (expected, found)) in expected.iter_dim(0).zip(found.iter_dim(0)).enumerate() {
         assert_close(
             &format!("{name} of frame {frame}"),
@@ -82,10 +84,11 @@ fn assert_close_masks(expected: &FixtureTensors, name: &str, found: Tensor<4>) {
 #[test]
 fn a_training_step_equals_the_reference() {
     let fixture = Fixture::open("full");
-    let device = Device::flex().autodiff();
+    let untaped = device();
+    let device = untaped.clone().autodiff();
     let model = model(&fixture, &reference_policies(&[]), Tensors::new(), &device);
     let output = model
-        .forward(&batch(&fixture, &Device::flex()), training(&fixture))
+        .forward(&batch(&fixture, &untaped), training(&fixture))
         .unwrap();
 
     let outputs = fixture.tensors("outputs");
@@ -112,14 +115,15 @@ fn a_training_step_equals_the_reference() {
 
 /// Loss and gradients of the step, by name.
 fn step(fixture: &Fixture, recompute: Recompute, policies: &TrainPolicies) -> (f32, Tensors) {
-    let device = Device::flex().autodiff();
+    let untaped = device();
+    let device = untaped.clone().autodiff();
     let extra = match policies.of("model") {
         TrainPolicy::Lora { .. } => adapters(fixture, "lora"),
         _ => Tensors::new(),
     };
     let model = model(fixture, policies, extra, &device).with_recompute(recompute);
     let output = model
-        .forward(&batch(fixture, &Device::flex()), training(fixture))
+        .forward(&batch(fixture, &untaped), training(fixture))
         .unwrap();
     let total = losses(fixture, &output).total;
     let gradients = GradientsParams::from_grads(total.clone().backward(), &model);
@@ -202,10 +206,11 @@ fn assert_losses_of_step(fixture: &Fixture, step: usize, losses: &Losses) {
 #[test]
 fn adapters_get_the_references_gradients() {
     let fixture = Fixture::open("full");
-    let device = Device::flex().autodiff();
+    let untaped = device();
+    let device = untaped.clone().autodiff();
     let policies = lora_policies(&fixture, TrainPolicy::Full);
     let model = model(&fixture, &policies, adapters(&fixture, "lora"), &device);
-    let input = batch(&fixture, &Device::flex());
+    let input = batch(&fixture, &untaped);
     let losses = losses(
         &fixture,
         &model.forward(&input, training(&fixture)).unwrap(),
@@ -231,12 +236,13 @@ fn adapters_get_the_references_gradients() {
 #[test]
 fn three_steps_of_adamw_follow_the_reference() {
     let fixture = Fixture::open("full");
-    let device = Device::flex().autodiff();
+    let untaped = device();
+    let device = untaped.clone().autodiff();
     // The reference's embedding is trainable and never gets a gradient, so it stays as it is.
     let policies = lora_policies(&fixture, TrainPolicy::Frozen);
     let mut model = model(&fixture, &policies, adapters(&fixture, "lora"), &device);
     let mut optimizer = adamw(&fixture, &policies, &model);
-    let input = batch(&fixture, &Device::flex());
+    let input = batch(&fixture, &untaped);
     let n_steps = fixture.setting("/lora_steps").as_array().unwrap().len();
     for step in 0..n_steps {
         let losses = losses(
@@ -260,7 +266,7 @@ fn three_steps_of_adamw_follow_the_reference() {
 #[test]
 fn evaluation_of_a_video_equals_the_reference() {
     let fixture = Fixture::open("full");
-    let device = Device::flex();
+    let device = device();
     let model = model(&fixture, &TrainPolicies::default(), Tensors::new(), &device);
     let input = clip(&batch(&fixture, &device), 0);
     let output = model.forward(&input, evaluation(&fixture)).unwrap();

@@ -1,9 +1,9 @@
 //! The mask, IoU and object losses with their gradients, against `MultiStepMultiMasksAndIous`.
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::Tensor;
 use lavida_train::losses::{IouSupervision, LossWeights, MaskPrediction, segmentation_losses};
 
-use crate::support::{Fixture, FixtureTensors, assert_close_values};
+use crate::support::{Fixture, FixtureTensors, assert_close_values, device};
 
 #[test]
 fn every_loss_equals_the_reference() {
@@ -19,7 +19,7 @@ fn every_loss_equals_the_reference() {
         object: weight("loss_class"),
         ..LossWeights::default()
     };
-    let device = Device::flex().autodiff();
+    let device = device().autodiff();
     for (case, settings) in cases {
         let masks = inputs
             .floats::<4>(&format!("{case}.masks"), &device)

@@ -11,10 +11,12 @@ use lavida_model::compression::{Compression, Density, KeepRatio};
 use lavida_model::config::{LanguageConfig, Positions, VisionConfig};
 use lavida_model::qwen2_vl::rope::vision_angles;
 use lavida_model::qwen2_vl::sequence::SequenceLayout;
-use lavida_model::qwen2_vl::{MllmInput, MllmOutput, Qwen2Vl, SpecialTokens, attention_mask};
+use lavida_model::qwen2_vl::{MllmInput, MllmOutput, Qwen2Vl, SpecialTokens};
 use lavida_model::weights;
 
-use crate::support::{Fixture, FixtureTensors, assert_close, assert_close_values, assert_same};
+use crate::support::{
+    Fixture, FixtureTensors, assert_close, assert_close_values, assert_same, device,
+};
 
 fn model(fixture: &Fixture, positions: Positions, device: &Device) -> Qwen2Vl {
     let llm = |name: &str| fixture.size(&format!("/config/llm/{name}"));
@@ -160,7 +162,7 @@ fn assert_loss(expected: &FixtureTensors, name: &str, found: &MllmOutput) {
 fn the_vision_tower_equals_the_reference() {
     let fixture = Fixture::open("mllm");
     let (inputs, outputs) = (fixture.tensors("inputs"), fixture.tensors("outputs"));
-    let device = Device::flex();
+    let device = device();
     let model = model(&fixture, Positions::Counts, &device);
     let tower = &model.visual;
     let video = inputs.floats::<2>("pixel_values_videos", &device);
@@ -182,7 +184,7 @@ fn the_vision_tower_equals_the_reference() {
 fn compressed_training_equals_the_reference() {
     let fixture = Fixture::open("mllm");
     let (outputs, gradients) = (fixture.tensors("outputs"), fixture.tensors("grads"));
-    let device = Device::flex().autodiff();
+    let device = device().autodiff();
     let model = model(&fixture, Positions::Counts, &device);
     let input = training_input(&fixture, &device);
 
@@ -217,7 +219,7 @@ fn compressed_training_equals_the_reference() {
     let first_layer = model.model.layers[0].forward(
         reduced.embeds,
         &model.rotary(layout, &device),
-        attention_mask(layout, &device),
+        &layout.mask(),
     );
     assert_tail_close(&outputs, "train.hidden_1", first_layer, layout);
 
@@ -251,7 +253,7 @@ fn compressed_training_equals_the_reference() {
 fn uncompressed_training_equals_the_reference() {
     let fixture = Fixture::open("mllm");
     let (outputs, gradients) = (fixture.tensors("outputs"), fixture.tensors("grads"));
-    let device = Device::flex().autodiff();
+    let device = device().autodiff();
     let model = model(&fixture, Positions::Counts, &device);
     let compression = compression(&fixture, Some(KeepRatio::ALL), false);
     let found = model
@@ -272,7 +274,7 @@ fn uncompressed_training_equals_the_reference() {
 fn grid_positions_equal_stock_qwen2_vl() {
     let fixture = Fixture::open("mllm");
     let outputs = fixture.tensors("outputs");
-    let device = Device::flex();
+    let device = device();
     let model = model(&fixture, Positions::Grid, &device);
     let compression = compression(&fixture, Some(KeepRatio::ALL), false);
     let found = model
@@ -299,7 +301,7 @@ fn grid_positions_equal_stock_qwen2_vl() {
 fn inference_without_static_patches_equals_the_reference() {
     let fixture = Fixture::open("mllm");
     let (inputs, outputs) = (fixture.tensors("inputs"), fixture.tensors("outputs"));
-    let device = Device::flex();
+    let device = device();
     let model = model(&fixture, Positions::Counts, &device);
     let grid = grid(&inputs, "video_grid_thw");
     let patches = inputs.floats::<2>("infer_pixel_values_videos", &device);

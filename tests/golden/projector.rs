@@ -7,7 +7,7 @@ use lavida_model::projector::{ClipLayout, ProjectorInput, ProjectorWidths, Seman
 use lavida_model::weights;
 
 use crate::gradients::assert_gradients;
-use crate::support::{Fixture, assert_close_values};
+use crate::support::{Fixture, assert_close_values, device};
 
 fn model(fixture: &Fixture, device: &Device) -> SemanticProjector {
     let size = |name: &str| fixture.size(&format!("/config/{name}"));
@@ -36,7 +36,7 @@ fn model(fixture: &Fixture, device: &Device) -> SemanticProjector {
 #[test]
 fn the_projector_equals_the_reference() {
     let fixture = Fixture::open("projector");
-    let device = Device::flex().autodiff();
+    let device = device().autodiff();
     let projector = model(&fixture, &device);
     let inputs = fixture.tensors("inputs");
     let semantic = inputs.floats::<2>("seg_embedding", &device).require_grad();

@@ -14,7 +14,9 @@ use lavida_model::sam2::{
 };
 use lavida_model::weights;
 
-use crate::support::{Fixture, FixtureTensors, TOLERANCE, assert_close, assert_close_values};
+use crate::support::{
+    Fixture, FixtureTensors, TOLERANCE, assert_close, assert_close_values, device,
+};
 
 /// Parts of SAM2 that LAVIDA runs; the fixture's other weights are its memory's and the projector's.
 const PARTS: [&str; 4] = [
@@ -79,7 +81,7 @@ fn prompts(inputs: &FixtureTensors, device: &Device) -> Tensor<2> {
 fn every_stage_of_the_encoder_equals_the_reference() {
     let fixture = Fixture::open("sam2");
     let (inputs, outputs) = (fixture.tensors("inputs"), fixture.tensors("outputs"));
-    let device = Device::flex();
+    let device = device();
     let sam2 = model(&fixture, &device);
     let images = inputs.floats::<4>("images", &device);
 
@@ -127,7 +129,7 @@ fn every_stage_of_the_encoder_equals_the_reference() {
 #[test]
 fn frozen_and_trained_encoders_agree() {
     let fixture = Fixture::open("sam2");
-    let device = Device::flex();
+    let device = device();
     let images = fixture.tensors("inputs").floats::<4>("images", &device);
     let frozen = model(&fixture, &device).encode(images.clone());
     let taped = model(&fixture, &device.clone().autodiff()).encode(images.autodiff());
@@ -139,7 +141,7 @@ fn frozen_and_trained_encoders_agree() {
 fn prompts_and_decoder_equal_the_reference() {
     let fixture = Fixture::open("sam2");
     let (inputs, outputs) = (fixture.tensors("inputs"), fixture.tensors("outputs"));
-    let device = Device::flex();
+    let device = device();
     let sam2 = model(&fixture, &device);
     let frames = sam2.encode(inputs.floats::<4>("images", &device));
     let prompts = prompts(&inputs, &device);
@@ -203,7 +205,7 @@ fn all_gradients_equal_the_reference() {
     let fixture = Fixture::open("sam2");
     let (inputs, outputs) = (fixture.tensors("inputs"), fixture.tensors("outputs"));
     let expected = fixture.tensors("grads");
-    let device = Device::flex().autodiff();
+    let device = device().autodiff();
     let sam2 = model(&fixture, &device);
     let prompts = Param::from_tensor(prompts(&inputs, &device));
 
@@ -347,9 +349,7 @@ fn check_entry(
 #[test]
 fn videos_equal_the_reference_in_training_and_evaluation() {
     let fixture = Fixture::open("sam2");
-    let images = fixture
-        .tensors("inputs")
-        .floats::<4>("images", &Device::flex());
+    let images = fixture.tensors("inputs").floats::<4>("images", &device());
     check_entry(
         "video_train",
         &fixture,
@@ -369,9 +369,7 @@ fn videos_equal_the_reference_in_training_and_evaluation() {
 #[test]
 fn images_equal_the_reference_in_training_and_evaluation() {
     let fixture = Fixture::open("sam2");
-    let images = fixture
-        .tensors("inputs")
-        .floats::<4>("images", &Device::flex());
+    let images = fixture.tensors("inputs").floats::<4>("images", &device());
     let image = images.narrow(0, fixture.size("/image_entry_uses_frame"), 1);
     check_entry(
         "image_train",

@@ -10,6 +10,14 @@ use serde_json::Value;
 /// Largest difference allowed, as a share of the largest value expected.
 pub const TOLERANCE: f64 = 1e-4;
 
+/// The device that the parts run on: what `LAVIDA_GOLDEN_DEVICE` names as settings do, or the processor.
+///
+/// A device that is not here fails the test.
+pub fn device() -> Device {
+    let name = std::env::var("LAVIDA_GOLDEN_DEVICE").unwrap_or_else(|_| "cpu".to_owned());
+    lavida_dataflow::device::named(&name).unwrap_or_else(|error| panic!("{error}"))
+}
+
 /// The folder of one component.
 pub struct Fixture {
     folder: PathBuf,

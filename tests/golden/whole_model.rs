@@ -22,7 +22,7 @@ use lavida_train::losses::{
 use lavida_train::optimizer::{AdamW, TrainableParameter};
 use lavida_train::settings::OptimizerSettings;
 
-use crate::support::Fixture;
+use crate::support::{Fixture, device};
 
 /// Heads of the categories' cross attention: the reference's constant.
 const CROSS_ATTN_HEADS: usize = 8;
@@ -270,5 +270,5 @@ pub fn adamw(fixture: &Fixture, policies: &TrainPolicies, model: &Lavida) -> Ada
         name: parameter.name,
         shape: parameter.shape,
     });
-    AdamW::new(settings, trainable.collect(), &Device::flex())
+    AdamW::new(settings, trainable.collect(), &device())
 }

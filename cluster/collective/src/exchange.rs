@@ -8,7 +8,9 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::{Collective, CollectiveError, Operation, Result, check_own, check_root, own_range};
+use super::{
+    Collective, Operation, Result, Word, check_agreement, check_own, check_root, own_range,
+};
 
 /// A part of a buffer for each rank: where it begins and how long it is, in values.
 pub type RankRanges = Vec<(usize, usize)>;
@@ -22,7 +24,7 @@ pub unsafe trait Plain: Copy {}
 // SAFETY: four bytes, of which all patterns are numbers or no numbers.
 unsafe impl Plain for f32 {}
 // SAFETY: 24 bytes, of which all patterns are numbers.
-unsafe impl Plain for [u64; 3] {}
+unsafe impl Plain for Word {}
 
 /// What carries bytes between ranks. One exchange is under way at a time.
 pub trait Exchange: Send + Sync {
@@ -68,13 +70,7 @@ impl<E: Exchange> ByExchange<E> {
     /// Tells the others what is asked for here, and compares.
     fn agree(&self, operation: Operation) -> Result<()> {
         let size = self.size();
-        let word = match operation {
-            Operation::AllReduce { len } => [1, len as u64, 0],
-            Operation::ReduceScatter { len } => [2, len as u64, 0],
-            Operation::AllGather { len } => [3, len as u64, 0],
-            Operation::Broadcast { len, root } => [4, len as u64, root as u64],
-            Operation::Barrier => [5, 0, 0],
-        };
+        let word = operation.word();
         let mut words = vec![word; size];
         self.engine.exchange(
             &[word],
@@ -82,14 +78,7 @@ impl<E: Exchange> ByExchange<E> {
             &mut words,
             &(0..size).map(|rank| (rank, 1)).collect(),
         )?;
-        match words.iter().position(|other| *other != word) {
-            None => Ok(()),
-            Some(rank) => {
-                let what = format!("operation of rank {rank}");
-                let (expected, found) = (format!("{word:?}"), format!("{:?}", words[rank]));
-                Err(CollectiveError::mismatch(&what, expected, found))
-            }
-        }
+        check_agreement(word, &words)
     }
 
     fn ranges(&self, len: usize) -> RankRanges {

@@ -11,7 +11,7 @@
 //! and together the bucket, and their lengths may differ by one.
 
 mod entries;
-#[cfg(any(feature = "gloo", feature = "cuda"))]
+#[cfg(feature = "gloo")]
 mod exchange;
 #[cfg(feature = "gloo")]
 pub mod gloo;
@@ -109,6 +109,59 @@ pub trait Collective: Send + Sync {
     /// Ends what this rank waits for, now and later, with [`CollectiveError::Aborted`]; its peers get
     /// [`CollectiveError::PeerLost`].
     fn abort(&self);
+
+    /// The same operations where buckets lie in the memory of this rank's device; none where the engine works on the host's.
+    fn on_device(&self) -> Option<&dyn OnDevice> {
+        None
+    }
+}
+
+/// Values in the memory of a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeviceValues {
+    /// Where the first lies, as the device's driver counts.
+    pub address: u64,
+    /// How many they are.
+    pub len: usize,
+}
+
+/// An engine that works on buckets where they are, in the memory of its rank's device: nothing goes through the host's.
+///
+/// One operation takes the place of the slices' of the same name in [`Collective`], and ranks may mix them: what they agree
+/// on is the operation and the length.
+///
+/// # Safety of all operations
+///
+/// The values are memory of the device that the engine was connected with, in its primary context. What was to write them has
+/// been done, and nobody reads or writes them until the operation returns; then nothing of it is under way.
+#[expect(
+    clippy::missing_safety_doc,
+    reason = "one condition, for all operations, above"
+)]
+pub trait OnDevice: Send + Sync {
+    /// Number of the device, as its driver counts those that this process may see.
+    fn device(&self) -> usize;
+
+    /// Replaces the bucket by the sum over all ranks.
+    ///
+    /// # Errors
+    ///
+    /// [`CollectiveError`]; the bucket's content is then unspecified.
+    unsafe fn all_reduce(&self, bucket: DeviceValues) -> Result<()>;
+
+    /// Replaces this rank's range of the bucket by its sum over all ranks; the rest of the bucket is then unspecified.
+    ///
+    /// # Errors
+    ///
+    /// [`CollectiveError`].
+    unsafe fn reduce_scatter(&self, bucket: DeviceValues) -> Result<()>;
+
+    /// Replaces every other rank's range of the bucket by what that rank has there.
+    ///
+    /// # Errors
+    ///
+    /// [`CollectiveError`].
+    unsafe fn all_gather(&self, bucket: DeviceValues) -> Result<()>;
 }
 
 /// The range of a bucket of `len` values that `rank` owns.
@@ -125,6 +178,34 @@ pub(crate) enum Operation {
     AllGather { len: usize },
     Broadcast { len: usize, root: usize },
     Barrier,
+}
+
+/// An operation as it is told to the other ranks.
+#[cfg(any(feature = "gloo", feature = "cuda"))]
+pub(crate) type Word = [u64; 3];
+
+#[cfg(any(feature = "gloo", feature = "cuda"))]
+impl Operation {
+    fn word(self) -> Word {
+        match self {
+            Self::AllReduce { len } => [1, len as u64, 0],
+            Self::ReduceScatter { len } => [2, len as u64, 0],
+            Self::AllGather { len } => [3, len as u64, 0],
+            Self::Broadcast { len, root } => [4, len as u64, root as u64],
+            Self::Barrier => [5, 0, 0],
+        }
+    }
+}
+
+/// Compares what all ranks ask for with what this one does.
+#[cfg(any(feature = "gloo", feature = "cuda"))]
+pub(crate) fn check_agreement(own: Word, words: &[Word]) -> Result<()> {
+    let Some(rank) = words.iter().position(|other| *other != own) else {
+        return Ok(());
+    };
+    let what = format!("operation of rank {rank}");
+    let (expected, found) = (format!("{own:?}"), format!("{:?}", words[rank]));
+    Err(CollectiveError::mismatch(&what, expected, found))
 }
 
 pub(crate) fn check_own(engine: &dyn Collective, own: usize, len: usize) -> Result<()> {

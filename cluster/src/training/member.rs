@@ -205,11 +205,12 @@ impl Work {
                 let here = world.peers.iter().filter(|peer| peer.node == *node);
                 let (resume_from, n_on_machine) = (world.resume_from, here.count());
                 let device = cuda_device(&run.settings.device);
+                let nccl_adds = run.settings.cluster.sums.is_nccl();
                 let mut aborts = ordered.clone();
                 let prepared = async {
                     let resume = load(&run.store, resume_from, generation, &notifier).await?;
                     let connecting = tokio::task::spawn_blocking(move || {
-                        connect_rank(&world, rank, device, entries, stall)
+                        connect_rank(&world, rank, (device, nccl_adds), entries, stall)
                     });
                     let connected = connecting
                         .await
@@ -364,11 +365,11 @@ pub(super) fn ended(generation: Generation) -> Error {
     }
 }
 
-/// Connects the engine of a rank; blocks its thread.
+/// Connects the engine of a rank, which may have a GPU, where NCCL adds or not; blocks its thread.
 fn connect_rank(
     world: &World,
     rank: usize,
-    device: Option<usize>,
+    (device, nccl_adds): (Option<usize>, bool),
     entries: Arc<RendezvousEntries>,
     timeout: Duration,
 ) -> Result<Arc<dyn Collective>> {
@@ -379,6 +380,7 @@ fn connect_rank(
         device,
         entries,
         timeout,
+        nccl_adds,
     };
     engine::connect(world.engine, connection).map_err(|error| match error {
         CollectiveError::Mismatch {

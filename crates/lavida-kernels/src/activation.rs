@@ -2,6 +2,8 @@
 //!
 //! Composed of Burn's operations each is several passes over the values and waits for the C library's exponential.
 
+use std::f32::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI};
+
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::autodiff::grads::Gradients;
@@ -83,7 +85,19 @@ fn composed_backward<B: Backend>(
     step: Step,
 ) -> FloatTensor<B> {
     match step {
-        Step::Normal => B::gelu_backward(x, gradient),
+        // Burn's own is the derivative of another function, the approximation by tanh: 3e-4 off.
+        Step::Normal => {
+            // Φ(x) + x·φ(x)
+            let scaled = B::float_mul_scalar(x.clone(), FRAC_1_SQRT_2.into());
+            let squared = B::float_mul(scaled.clone(), scaled.clone());
+            let density = B::float_exp(B::float_neg(squared));
+            let density =
+                B::float_mul_scalar(density, (0.5 * FRAC_2_SQRT_PI * FRAC_1_SQRT_2).into());
+            let doubled = B::float_add_scalar(B::float_erf(scaled), 1f32.into());
+            let distribution = B::float_mul_scalar(doubled, 0.5f32.into());
+            let slope = B::float_add(distribution, B::float_mul(x, density));
+            B::float_mul(gradient, slope)
+        }
         Step::Logistic { slope } => {
             // gate + slope·x·gate·(1 − gate)
             let gate = B::sigmoid(B::float_mul_scalar(x.clone(), slope.into()));

@@ -79,57 +79,6 @@ impl Vectors {
     }
 }
 
-/// What multiplies pairs of bf16, each in the bits of one f32: a pair's inner product is added to a sum in f32.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum PairVectors {
-    /// AVX512-BF16: a tile has 8 rows of three registers.
-    #[cfg(target_arch = "x86_64")]
-    Avx512,
-    /// As [`Vectors::Portable`]; no faster than f32.
-    Portable,
-}
-
-impl PairVectors {
-    /// All that this machine has, the best first.
-    pub(crate) fn available() -> impl Iterator<Item = Self> {
-        #[cfg(target_arch = "x86_64")]
-        let of_x86 = {
-            use std::arch::is_x86_feature_detected as has;
-            (has!("avx512f") && has!("avx512bf16")).then_some(Self::Avx512)
-        };
-        #[cfg(not(target_arch = "x86_64"))]
-        let of_x86 = None;
-        of_x86.into_iter().chain([Self::Portable])
-    }
-
-    /// Those of this machine, if they are faster than f32.
-    pub(crate) fn of_this_machine() -> Option<Self> {
-        Self::available().find(|vectors| *vectors != Self::Portable)
-    }
-
-    /// As [`Vectors::run`]; every value that the work reads is a pair.
-    ///
-    /// # Safety
-    ///
-    /// They are [available](Self::available).
-    #[inline]
-    pub(crate) unsafe fn run(self, work: impl Work) {
-        #[cfg(target_arch = "x86_64")]
-        {
-            #[target_feature(enable = "avx512f,avx512bf16")]
-            fn avx512(work: impl Work) {
-                work.run::<Pairs512, 16, 8, 3, 48>();
-            }
-
-            if self == Self::Avx512 {
-                // SAFETY: the machine has them, as the caller promises.
-                return unsafe { avx512(work) };
-            }
-        }
-        work.run::<Pairs, 8, 4, 1, 8>();
-    }
-}
-
 /// What is done by tiles of `ROWS` times `COLUMNS` = `VECTORS`·`LANES` sums.
 pub(crate) trait Work {
     /// To be inlined always, as must be all that it calls with a `V`: only then is the code made of such vectors.
@@ -200,74 +149,6 @@ impl<const LANES: usize> Vector<LANES> for [f32; LANES] {
     #[inline(always)]
     fn add_product(sum: Self, a: Self, b: Self) -> Self {
         std::array::from_fn(|lane| sum[lane] + a[lane] * b[lane])
-    }
-}
-
-/// The two bf16 of a pair.
-#[inline(always)]
-fn halves(pair: f32) -> [f32; 2] {
-    let bits = pair.to_bits();
-    [bits << 16, bits & 0xFFFF_0000].map(f32::from_bits)
-}
-
-/// Pairs, or sums of their products.
-#[derive(Clone, Copy)]
-struct Pairs([f32; 8]);
-
-impl Vector<8> for Pairs {
-    #[inline(always)]
-    fn of(values: [f32; 8]) -> Self {
-        Self(values)
-    }
-
-    #[inline(always)]
-    fn values(self) -> [f32; 8] {
-        self.0
-    }
-
-    #[inline(always)]
-    fn splat(value: f32) -> Self {
-        Self([value; 8])
-    }
-
-    #[inline(always)]
-    fn add_product(sum: Self, a: Self, b: Self) -> Self {
-        Self(std::array::from_fn(|lane| {
-            let ([a_low, a_high], [b_low, b_high]) = (halves(a.0[lane]), halves(b.0[lane]));
-            sum.0[lane] + a_low * b_low + a_high * b_high
-        }))
-    }
-}
-
-/// Pairs, or sums of their products, in a register of AVX-512.
-#[cfg(target_arch = "x86_64")]
-#[derive(Clone, Copy)]
-struct Pairs512(std::arch::x86_64::__m512);
-
-#[cfg(target_arch = "x86_64")]
-impl Vector<16> for Pairs512 {
-    #[inline(always)]
-    fn of(values: [f32; 16]) -> Self {
-        Self(Vector::of(values))
-    }
-
-    #[inline(always)]
-    fn values(self) -> [f32; 16] {
-        self.0.values()
-    }
-
-    #[inline(always)]
-    fn splat(value: f32) -> Self {
-        Self(Vector::splat(value))
-    }
-
-    #[inline(always)]
-    fn add_product(sum: Self, a: Self, b: Self) -> Self {
-        use std::arch::x86_64::{__m512, __m512bh, _mm512_dpbf16_ps};
-        // SAFETY: a register is a register, whatever it is taken for.
-        let pairs = |register: __m512| unsafe { std::mem::transmute::<__m512, __m512bh>(register) };
-        // SAFETY: only called where the machine has the feature.
-        Self(unsafe { _mm512_dpbf16_ps(sum.0, pairs(a.0), pairs(b.0)) })
     }
 }
 

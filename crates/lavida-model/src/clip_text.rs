@@ -11,7 +11,7 @@ use burn::nn::{Embedding, LayerNorm, LayerNormConfig, Linear};
 use burn::tensor::{Device, Int, IntDType, Tensor};
 use lavida_kernels::activation::QUICK_GELU;
 
-use crate::attention::{additive_mask, attention, causal_keep};
+use crate::attention::{AttentionMask, attention};
 use crate::config::ClipTextConfig;
 use crate::initial::{normal_embedding, normal_linear};
 use crate::linear::{linear_gated_of, linear_of};
@@ -177,9 +177,8 @@ impl ClipText {
         let [n_texts, n_positions] = input_ids.dims();
         let device = input_ids.device();
         let mut hidden = self.text_model.embeddings.forward(input_ids.clone()); // [C, L, W]
-        let mask = additive_mask(causal_keep(n_positions, &device));
         for layer in &self.text_model.encoder.layers {
-            hidden = layer.forward(hidden, mask.clone());
+            hidden = layer.forward(hidden);
         }
         let last_hidden_state = layer_norm_of(&self.text_model.final_layer_norm, hidden);
 
@@ -227,11 +226,10 @@ impl ClipTextEmbeddings {
 impl ClipEncoderLayer {
     /// # Shapes
     ///
-    /// - hidden: `[C, L, W]`; mask: additive, `[1, 1, L, L]`; output: `[C, L, W]`
-    pub fn forward(&self, hidden: Tensor<3>, mask: Tensor<4>) -> Tensor<3> {
-        let attended = self
-            .self_attn
-            .forward(layer_norm_of(&self.layer_norm1, hidden.clone()), mask);
+    /// - hidden: `[C, L, W]`; output: `[C, L, W]`
+    pub fn forward(&self, hidden: Tensor<3>) -> Tensor<3> {
+        let normed = layer_norm_of(&self.layer_norm1, hidden.clone());
+        let attended = self.self_attn.forward(normed);
         let hidden = hidden + attended;
         hidden.clone() + self.mlp.forward(layer_norm_of(&self.layer_norm2, hidden))
     }
@@ -240,8 +238,8 @@ impl ClipEncoderLayer {
 impl ClipAttention {
     /// # Shapes
     ///
-    /// - hidden: `[C, L, W]`; mask: additive, `[1, 1, L, L]`; output: `[C, L, W]`
-    pub fn forward(&self, hidden: Tensor<3>, mask: Tensor<4>) -> Tensor<3> {
+    /// - hidden: `[C, L, W]`; output: `[C, L, W]`
+    pub fn forward(&self, hidden: Tensor<3>) -> Tensor<3> {
         let [n_texts, n_positions, width] = hidden.dims();
         let d_head = width / self.n_heads;
         let heads = |projected: Tensor<3>| {
@@ -253,8 +251,7 @@ impl ClipAttention {
             heads(linear_of(&self.q_proj, hidden.clone())),
             heads(linear_of(&self.k_proj, hidden.clone())),
             heads(linear_of(&self.v_proj, hidden)),
-            Some(mask),
-            (d_head as f64).powf(-0.5),
+            &AttentionMask::causal(),
         ); // [C, N, L, d]
         let attended = attended.swap_dims(1, 2);
         linear_of(

@@ -25,6 +25,7 @@ use std::{process::ExitCode, time::Duration};
 
 use clap::CommandFactory;
 use cli::{Cli, Command};
+use lavida_dataflow::device::failure;
 use lavida_terminal::{log, screen};
 use tokio::sync::oneshot;
 
@@ -91,7 +92,10 @@ fn run(command: Command) -> anyhow::Result<()> {
         }
         // It ended without a word: its panic is ours.
         Some(Err(_)) => match thread.join() {
-            Err(panic) => std::panic::resume_unwind(panic),
+            Err(panic) => match failure::of_panic(&*panic) {
+                Some(error) => Err(error.into()),
+                None => std::panic::resume_unwind(panic),
+            },
             Ok(()) => anyhow::bail!("the command's thread ended without a result"),
         },
         None => {

@@ -20,6 +20,10 @@ pub const SUCCESS: c_int = 0;
 pub const IN_PROGRESS: c_int = 7;
 /// `ncclUint8`
 pub const BYTES: c_int = 1;
+/// `ncclFloat32`
+pub const FLOATS: c_int = 7;
+/// `ncclSum`
+pub const SUM: c_int = 0;
 
 /// `ncclComm_t`
 pub type RawComm = *mut c_void;
@@ -61,6 +65,25 @@ type CommAbort = unsafe extern "C" fn(RawComm) -> c_int;
 type Group = unsafe extern "C" fn() -> c_int;
 type Send = unsafe extern "C" fn(*const c_void, usize, c_int, c_int, RawComm, RawStream) -> c_int;
 type Receive = unsafe extern "C" fn(*mut c_void, usize, c_int, c_int, RawComm, RawStream) -> c_int;
+type Reduction = unsafe extern "C" fn(
+    *const c_void,
+    *mut c_void,
+    usize,
+    c_int,
+    c_int,
+    RawComm,
+    RawStream,
+) -> c_int;
+type ReductionTo = unsafe extern "C" fn(
+    *const c_void,
+    *mut c_void,
+    usize,
+    c_int,
+    c_int,
+    c_int,
+    RawComm,
+    RawStream,
+) -> c_int;
 type GetErrorString = unsafe extern "C" fn(c_int) -> *const c_char;
 type GetLastError = unsafe extern "C" fn(RawComm) -> *const c_char;
 
@@ -74,6 +97,9 @@ pub struct Library {
     pub group_end: Group,
     pub send: Send,
     pub receive: Receive,
+    pub all_reduce: Reduction,
+    pub reduce_scatter: Reduction,
+    pub reduce: ReductionTo,
     get_error_string: GetErrorString,
     get_last_error: GetLastError,
     _library: libloading::Library,
@@ -137,6 +163,9 @@ impl Library {
                 group_end: function(&library, "ncclGroupEnd")?,
                 send: function(&library, "ncclSend")?,
                 receive: function(&library, "ncclRecv")?,
+                all_reduce: function(&library, "ncclAllReduce")?,
+                reduce_scatter: function(&library, "ncclReduceScatter")?,
+                reduce: function(&library, "ncclReduce")?,
                 get_error_string: function(&library, "ncclGetErrorString")?,
                 get_last_error: function(&library, "ncclGetLastError")?,
                 _library: library,
@@ -149,8 +178,11 @@ impl Library {
         if found >= OLDEST {
             Ok(loaded)
         } else {
+            // Before 2.9 a version was written 2402, since then 20900.
+            let per_major = if found < 10_000 { 1_000 } else { 10_000 };
+            let (major, minor) = (found / per_major, found % per_major / 100);
             Err(format!(
-                "NCCL is of version {found}: install 2.14 ({OLDEST}) or newer"
+                "NCCL here is of version {major}.{minor}: install 2.14 or newer"
             ))
         }
     }

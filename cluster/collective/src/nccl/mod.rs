@@ -1,40 +1,46 @@
-//! NCCL (NVIDIA's library, the one under PyTorch's GPU backend): bytes between the GPUs of a world, over NVLink, PCIe or the
-//! network.
+//! NCCL (NVIDIA's library, the one under PyTorch's GPU backend): gradients between the GPUs of a world, over NVLink, PCIe or
+//! the network, where they lie in the GPUs' memory.
 //!
 //! Rank 0 mints an id, which the coordinator's rendezvous carries to the others. Communicators do not block: every call
 //! returns at once, and this rank asks what became of it, so that an abort, an error of a peer and the timeout all end the
-//! wait. Of NCCL's operations only send and receive are used: its reductions sum in an order that depends on topology and
-//! version, while [`ByExchange`] sums in that of ranks, so a run has the same bits here as over Gloo.
+//! wait.
 //!
-//! Buckets are in the host's memory and go through a buffer on the device. A peer's death is noticed where its connections
+//! Sums are taken in one of two ways ([`Sums`]), with one contract. In the order of ranks each rank gets its range of
+//! everybody's bucket by NCCL's send and receive, a kernel (`sum.ptx`) adds them, and the sums are gathered: the bits of a run
+//! over Gloo or on threads, and the bytes of a ring. NCCL's own reductions add in an order that depends on topology and
+//! version: all ranks have the same bits, which another engine, or the same on other machines, may not have.
+//!
+//! Buckets in the host's memory go through a buffer on the device. A peer's death is noticed where its connections
 //! are sockets; over NVLink or shared memory it is silence, which the coordinator's abort ends, or the timeout.
 //!
 //! NCCL's connections are neither encrypted nor authenticated: they belong on a network that is the cluster's own.
 //! `NCCL_SOCKET_IFNAME` says which that is, if a machine has several.
 
+mod driver;
+mod gpu;
 mod library;
 
 use std::{
-    ffi::{c_int, c_void},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use cudarc::driver::{CudaContext, CudaSlice, CudaStream, DevicePtr, DevicePtrMut, DriverError};
-use tokio::time::Instant;
+use cudarc::driver::CudaSlice;
 
-use self::library::{BYTES, Config, IN_PROGRESS, Library, RawComm, SUCCESS, UniqueId};
-use super::{
-    CollectiveError, Entries, Result,
-    exchange::{ByExchange, Exchange, Plain, RankRanges},
+use self::{
+    gpu::{Gpu, Part, Reduction},
+    library::{Library, UniqueId},
+};
+use crate::{
+    Collective, CollectiveError, DeviceValues, Entries, OnDevice, Operation, Result, Word,
+    check_agreement, check_own, check_root, own_range,
 };
 
 /// Key of the id.
 const ID: &str = "nccl/id";
-/// Between two questions about what is under way: less than the least that an exchange takes between machines.
-const PAUSE: Duration = Duration::from_micros(50);
-/// Ranks of a world come together within this.
-const CONNECTING: Duration = Duration::from_secs(120);
+
+/// The kernel that adds in the order of ranks.
+const SUM_IN_ORDER: &str = include_str!("sum.ptx");
 
 /// Settings of a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,38 +49,46 @@ pub struct NcclSettings {
     pub device: usize,
     /// After this long without an answer a peer is lost. Not less than a slow rank's lag behind the fastest.
     pub timeout: Duration,
+    /// Who adds; the same on all ranks.
+    pub sums: Sums,
+    /// Bytes on the device for other ranks' slices while they are added; the same on all ranks. With fewer a large bucket takes
+    /// more rounds.
+    pub slices_bytes: usize,
+}
+
+impl NcclSettings {
+    /// Room for the slices of two and a half buckets of the usual size.
+    pub const SLICES_BYTES: usize = 64 << 20;
+}
+
+/// In which order gradients are summed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Sums {
+    /// In that of ranks: the bits of every other engine.
+    #[default]
+    InOrder,
+    /// In whatever order NCCL takes.
+    Nccl,
 }
 
 /// One rank of a world connected by NCCL.
-pub type Nccl = ByExchange<Gpu>;
-
-/// A GPU and its connections to those of the other ranks.
-pub struct Gpu {
-    rank: usize,
-    size: usize,
-    timeout: Duration,
-    nccl: &'static Library,
-    stream: Arc<CudaStream>,
-    /// Held for a moment at a time.
-    link: Mutex<Link>,
+pub struct Nccl {
+    gpu: Gpu,
+    sums: Sums,
+    /// Values of a slice that fit `slices_bytes`.
+    slice_len: usize,
+    /// Held for an operation: their order is what the ranks agree on.
     buffers: Mutex<Buffers>,
 }
 
-/// The way to the peers.
-enum Link {
-    Up(RawComm),
-    /// Why it is no more.
-    Down(CollectiveError),
-}
-
-// SAFETY: NCCL allows any thread to use a communicator, one at a time: the one that holds the lock.
-unsafe impl Send for Link {}
-
-/// Memory of the device, which grows to the largest bucket.
+/// Memory of the device, which grows to what was needed most.
 #[derive(Default)]
 struct Buffers {
-    sent: Option<CudaSlice<u8>>,
-    received: Option<CudaSlice<u8>>,
+    words: Option<CudaSlice<u8>>,
+    /// Slices of the other ranks.
+    slices: Option<CudaSlice<u8>>,
+    /// A bucket of the host's.
+    bucket: Option<CudaSlice<u8>>,
 }
 
 /// Says what is missing, if NCCL cannot be used on this machine.
@@ -91,22 +105,9 @@ pub fn require() -> Result<()> {
 ///
 /// # Errors
 ///
-/// [`CollectiveError::Unavailable`]: no driver, or no device.
+/// [`CollectiveError::Unavailable`]: no driver, one that is too old, or no device.
 pub fn n_devices() -> Result<usize> {
-    let unavailable = |reason: String| {
-        let remedy = "install NVIDIA's driver, and in a container give it the GPUs (--gpus all)";
-        CollectiveError::Unavailable(format!("{reason}: {remedy}"))
-    };
-    // SAFETY: looks whether the driver's library can be loaded; its initialisers have no conditions.
-    if !unsafe { cudarc::driver::sys::is_culib_present() } {
-        let reason = "CUDA's driver (libcuda.so.1) is not on this machine";
-        return Err(unavailable(reason.to_owned()));
-    }
-    let count = CudaContext::device_count();
-    match count.map_err(|e| unavailable(format!("CUDA's driver does not start ({})", words(e))))? {
-        1.. => Ok(count.map_or(0, |n| n as usize)),
-        _ => Err(unavailable("no CUDA device can be seen".to_owned())),
-    }
+    driver::n_devices().map_err(CollectiveError::Unavailable)
 }
 
 impl Nccl {
@@ -127,302 +128,306 @@ impl Nccl {
             return Err(CollectiveError::mismatch("rank", expected, rank));
         }
         let nccl = Library::get().map_err(CollectiveError::Unavailable)?;
-        let n_devices = n_devices()?;
-        if settings.device >= n_devices {
+        let (device, n_devices) = (settings.device, n_devices()?);
+        if device >= n_devices {
             let expected = format!("a number below {n_devices}, the CUDA devices that can be seen");
-            return Err(CollectiveError::mismatch(
-                "device",
-                expected,
-                settings.device,
-            ));
+            return Err(CollectiveError::mismatch("device", expected, device));
         }
         let failed = |reason: String| {
-            let device = settings.device;
             let what = format!("nccl: rank {rank} of {size} on device {device}: {reason}");
             CollectiveError::Unavailable(what)
         };
-        let id = match rank {
-            0 => {
-                let id = nccl.unique_id().map_err(failed)?;
-                entries.set(ID, &id.0).map_err(failed)?;
-                id
-            }
-            _ => {
-                let id = entries.get(ID).map_err(failed)?;
-                let id = id.as_slice().try_into();
-                UniqueId(id.map_err(|_| failed("the id is not 128 bytes long".to_owned()))?)
-            }
+        let id = if rank == 0 {
+            let id = nccl.unique_id().map_err(failed)?;
+            entries.set(ID, &id.0).map_err(failed)?;
+            id
+        } else {
+            let id = entries.get(ID).map_err(failed)?;
+            let id = id.as_slice().try_into();
+            UniqueId(id.map_err(|_| failed("the id is not 128 bytes long".to_owned()))?)
         };
-        let context = CudaContext::new(settings.device).map_err(|e| failed(words(e)))?;
-        let stream = context.new_stream().map_err(|e| failed(words(e)))?;
-        let mut comm: RawComm = std::ptr::null_mut();
-        // SAFETY: `comm` is written, the configuration read, before the call returns; the context is this thread's.
-        let begun = unsafe {
-            let mut config = Config::non_blocking();
-            (nccl.comm_init_rank_config)(&mut comm, size as c_int, id, rank as c_int, &mut config)
-        };
-        if !matches!(begun, SUCCESS | IN_PROGRESS) {
-            nccl.check_in_detail(begun).map_err(failed)?;
-        }
-        let mut gpu = Gpu {
-            rank,
-            size,
-            timeout: CONNECTING.min(settings.timeout),
-            nccl,
-            stream,
-            link: Mutex::new(Link::Up(comm)),
+        let gpu = Gpu::connect((rank, size), device, id, settings.timeout, nccl);
+        Ok(Self {
+            gpu: gpu.map_err(failed)?,
+            sums: settings.sums,
+            slice_len: (settings.slices_bytes / size_of::<f32>() / size).max(1),
             buffers: Mutex::default(),
+        })
+    }
+
+    fn buffers(&self) -> MutexGuard<'_, Buffers> {
+        self.buffers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells the others what is asked for here, and compares.
+    fn agree(&self, operation: Operation, buffers: &mut Buffers) -> Result<()> {
+        const BYTES: usize = size_of::<Word>();
+        let (rank, size) = (self.rank(), self.size());
+        let mut word = operation.word();
+        word[2] |= (self.sums as u64) << 32;
+        let mut told = word.map(u64::to_le_bytes).concat().repeat(size);
+        let words = self.gpu.fit(&mut buffers.words, BYTES * size)?;
+        self.gpu.upload(&told, words, 0)?;
+        let at = self.gpu.address(words);
+        let of = |rank: usize| Part {
+            address: at + (BYTES * rank) as u64,
+            n_bytes: BYTES,
         };
-        gpu.wait(|| Ok(true)).map_err(|e| failed(e.to_string()))?;
-        gpu.timeout = settings.timeout;
-        Ok(Self::new(gpu))
-    }
-}
-
-impl Gpu {
-    fn link(&self) -> MutexGuard<'_, Link> {
-        self.link.lock().unwrap_or_else(PoisonError::into_inner)
+        // SAFETY: the buffer has a word for each rank, and stays until `finish`.
+        unsafe { self.gpu.messages(|_| of(rank), of)? };
+        self.gpu.finish()?;
+        self.gpu.download(words, 0, &mut told)?;
+        let words = told.as_chunks::<8>().0.iter().copied();
+        let words: Vec<u64> = words.map(u64::from_le_bytes).collect();
+        check_agreement(word, words.as_chunks::<3>().0)
     }
 
-    /// Takes the link down, if it is up; what waits on the device ends.
-    fn end(&self, why: CollectiveError) -> CollectiveError {
-        let mut link = self.link();
-        match &*link {
-            Link::Down(earlier) => earlier.clone(),
-            Link::Up(comm) => {
-                // SAFETY: nobody uses it after this. What fails here was to be ended anyway.
-                let _ = unsafe { (self.nccl.comm_abort)(*comm) };
-                *link = Link::Down(why.clone());
-                why
-            }
-        }
+    /// The range of a rank.
+    fn range(&self, bucket: DeviceValues, rank: usize) -> DeviceValues {
+        let range = own_range(bucket.len, rank, self.size());
+        part(bucket, range.start, range.len())
     }
 
-    /// Waits until NCCL has nothing in progress and `is_done`.
-    fn wait(&self, is_done: impl Fn() -> Result<bool, DriverError>) -> Result<()> {
-        let since = Instant::now();
-        loop {
-            let mut state = SUCCESS;
-            let asked = match &*self.link() {
-                Link::Down(why) => return Err(why.clone()),
-                // SAFETY: the communicator is not aborted while the lock is held.
-                Link::Up(comm) => unsafe { (self.nccl.comm_get_async_error)(*comm, &mut state) },
-            };
-            let fault = match (asked, state) {
-                (SUCCESS, SUCCESS) => match is_done() {
-                    Ok(true) => return Ok(()),
-                    Ok(false) => None,
-                    Err(error) => Some(words(error)),
-                },
-                (SUCCESS, IN_PROGRESS) => None,
-                (SUCCESS, error) | (error, _) => self.nccl.check_in_detail(error).err(),
-            };
-            let silence = || {
-                let seconds = self.timeout.as_secs_f64();
-                (since.elapsed() >= self.timeout).then(|| format!("no answer for {seconds} s"))
-            };
-            if let Some(fault) = fault.or_else(silence) {
-                return Err(self.end(CollectiveError::PeerLost(fault)));
-            }
-            std::thread::sleep(PAUSE);
-        }
-    }
-
-    /// Sends and receives between the buffers, as far as they are there.
-    fn launch(&self, sent: u64, to: &RankRanges, received: u64, from: &RankRanges) -> Result<()> {
-        let link = self.link();
-        let comm = match &*link {
-            Link::Up(comm) => *comm,
-            Link::Down(why) => return Err(why.clone()),
-        };
-        let (nccl, stream) = (self.nccl, self.stream.cu_stream().cast());
-        let check = |result: c_int| match result {
-            SUCCESS | IN_PROGRESS => Ok(()),
-            error => nccl
-                .check_in_detail(error)
-                .map_err(CollectiveError::PeerLost),
-        };
-        let peers = || (0..self.size).filter(|peer| *peer != self.rank);
-        // SAFETY: the parts lie within the buffers (checked by the caller), which stay until the stream is done with them;
-        // a group that was begun is ended.
+    /// Puts on the stream: this rank's range becomes the sum.
+    ///
+    /// # Safety
+    ///
+    /// As [`OnDevice`]; the caller finishes.
+    unsafe fn sum_own(&self, bucket: DeviceValues, buffers: &mut Buffers) -> Result<()> {
+        let (rank, size) = (self.rank(), self.size());
+        // SAFETY: the caller's promise.
         unsafe {
-            check((nccl.group_start)())?;
-            let parts = || -> Result<()> {
-                for peer in peers() {
-                    let ((at, len), (from_at, from_len)) = (to[peer], from[peer]);
-                    if len > 0 {
-                        let at = (sent + at as u64) as *const c_void;
-                        check((nccl.send)(at, len, BYTES, peer as c_int, comm, stream))?;
-                    }
-                    if from_len > 0 {
-                        let at = (received + from_at as u64) as *mut c_void;
-                        check((nccl.receive)(
-                            at,
-                            from_len,
-                            BYTES,
-                            peer as c_int,
-                            comm,
-                            stream,
-                        ))?;
-                    }
+            match self.sums {
+                Sums::Nccl if bucket.len.is_multiple_of(size) => {
+                    self.gpu.reduce(Reduction::Scatter, bucket)
                 }
-                Ok(())
-            };
-            let parts = parts();
-            check((nccl.group_end)())?;
-            parts
+                Sums::Nccl => self.gpu.reduce_each(|rank| self.range(bucket, rank)),
+                Sums::InOrder => {
+                    let longest = bucket.len.div_ceil(size);
+                    let slice_len = self.slice_len.min(longest.max(1));
+                    let slices = self.gpu.fit(&mut buffers.slices, 4 * slice_len * size)?;
+                    let slices = self.gpu.address(slices);
+                    for start in (0..longest).step_by(slice_len) {
+                        let slice = |rank: usize| {
+                            let range = self.range(bucket, rank);
+                            let start = start.min(range.len);
+                            part(range, start, slice_len.min(range.len - start))
+                        };
+                        let own = slice(rank);
+                        let received = |peer: usize| Part {
+                            address: slices + (4 * own.len * peer) as u64,
+                            n_bytes: 4 * own.len,
+                        };
+                        self.gpu.messages(|peer| bytes(slice(peer)), received)?;
+                        self.gpu.add_in_order(slices, own)?;
+                    }
+                    Ok(())
+                }
+            }
         }
     }
 
-    /// A buffer of at least so many bytes.
-    fn fit<'a>(
-        &self,
-        buffer: &'a mut Option<CudaSlice<u8>>,
-        n_bytes: usize,
-    ) -> Result<&'a mut CudaSlice<u8>, DriverError> {
-        if buffer.as_ref().is_none_or(|buffer| buffer.len() < n_bytes) {
-            *buffer = None; // before the larger one, not beside it
-            *buffer = Some(self.stream.alloc_zeros(n_bytes.max(1))?);
+    /// Puts on the stream: every rank's range goes to all.
+    ///
+    /// # Safety
+    ///
+    /// As [`OnDevice`]; the caller finishes.
+    unsafe fn gather(&self, bucket: DeviceValues) -> Result<()> {
+        let own = bytes(self.range(bucket, self.rank()));
+        // SAFETY: the caller's promise.
+        unsafe {
+            self.gpu
+                .messages(|_| own, |peer| bytes(self.range(bucket, peer)))
         }
-        Ok(buffer.as_mut().expect("one was just made"))
+    }
+
+    /// # Safety
+    ///
+    /// As [`OnDevice`].
+    unsafe fn all_reduce_in_turn(&self, bucket: DeviceValues, buffers: &mut Buffers) -> Result<()> {
+        self.agree(Operation::AllReduce { len: bucket.len }, buffers)?;
+        // SAFETY: the caller's promise.
+        unsafe {
+            match self.sums {
+                Sums::Nccl => self.gpu.reduce(Reduction::All, bucket)?,
+                Sums::InOrder => {
+                    self.sum_own(bucket, buffers)?;
+                    self.gather(bucket)?;
+                }
+            }
+        }
+        self.gpu.finish()
+    }
+
+    /// # Safety
+    ///
+    /// As [`OnDevice`].
+    unsafe fn reduce_scatter_in_turn(
+        &self,
+        bucket: DeviceValues,
+        buffers: &mut Buffers,
+    ) -> Result<()> {
+        self.agree(Operation::ReduceScatter { len: bucket.len }, buffers)?;
+        // SAFETY: the caller's promise.
+        unsafe { self.sum_own(bucket, buffers)? };
+        self.gpu.finish()
+    }
+
+    /// # Safety
+    ///
+    /// As [`OnDevice`].
+    unsafe fn all_gather_in_turn(&self, bucket: DeviceValues, buffers: &mut Buffers) -> Result<()> {
+        self.agree(Operation::AllGather { len: bucket.len }, buffers)?;
+        // SAFETY: the caller's promise.
+        unsafe { self.gather(bucket)? };
+        self.gpu.finish()
+    }
+
+    /// Begins an operation on a bucket of the host's: room for it on the device, with what is given of it from `at` on.
+    fn begin(&self, len: usize, at: usize, given: &[f32]) -> Result<Turn<'_>> {
+        let mut buffers = self.buffers();
+        self.gpu.fit(&mut buffers.bucket, 4 * len)?;
+        let mut on_device = buffers.bucket.take().expect("one was just made");
+        self.gpu.upload(as_bytes(given), &mut on_device, 4 * at)?;
+        let address = self.gpu.address(&mut on_device);
+        Ok(Turn {
+            buffers,
+            on_device,
+            bucket: DeviceValues { address, len },
+        })
+    }
+
+    /// Ends it: what is on the device from `at` on goes to the host.
+    fn complete(&self, mut turn: Turn<'_>, at: usize, result: &mut [f32]) -> Result<()> {
+        let result = as_bytes_mut(result);
+        self.gpu.download(&turn.on_device, 4 * at, result)?;
+        turn.buffers.bucket = Some(turn.on_device);
+        Ok(())
     }
 }
 
-impl Exchange for Gpu {
+/// An operation on a bucket of the host's memory. All that is done with it is on one stream, one after the other.
+struct Turn<'a> {
+    buffers: MutexGuard<'a, Buffers>,
+    on_device: CudaSlice<u8>,
+    bucket: DeviceValues,
+}
+
+impl Collective for Nccl {
     fn rank(&self) -> usize {
-        self.rank
+        self.gpu.rank
     }
 
     fn size(&self) -> usize {
-        self.size
+        self.gpu.size
     }
 
-    fn exchange<T: Plain>(
-        &self,
-        input: &[T],
-        to: &RankRanges,
-        output: &mut [T],
-        from: &RankRanges,
-    ) -> Result<()> {
-        let in_bytes = |ranges: &RankRanges| -> RankRanges {
-            let size = size_of::<T>();
-            ranges
-                .iter()
-                .map(|(at, len)| (at * size, len * size))
-                .collect()
+    fn all_reduce(&self, bucket: &mut [f32]) -> Result<()> {
+        let mut turn = self.begin(bucket.len(), 0, bucket)?;
+        // SAFETY: the bucket on the device is this turn's own.
+        unsafe { self.all_reduce_in_turn(turn.bucket, &mut turn.buffers)? };
+        self.complete(turn, 0, bucket)
+    }
+
+    fn reduce_scatter(&self, bucket: &[f32], own: &mut [f32]) -> Result<()> {
+        check_own(self, own.len(), bucket.len())?;
+        let at = own_range(bucket.len(), self.rank(), self.size()).start;
+        let mut turn = self.begin(bucket.len(), 0, bucket)?;
+        // SAFETY: the bucket on the device is this turn's own.
+        unsafe { self.reduce_scatter_in_turn(turn.bucket, &mut turn.buffers)? };
+        self.complete(turn, at, own)
+    }
+
+    fn all_gather(&self, own: &[f32], bucket: &mut [f32]) -> Result<()> {
+        check_own(self, own.len(), bucket.len())?;
+        let at = own_range(bucket.len(), self.rank(), self.size()).start;
+        let mut turn = self.begin(bucket.len(), at, own)?;
+        // SAFETY: the bucket on the device is this turn's own.
+        unsafe { self.all_gather_in_turn(turn.bucket, &mut turn.buffers)? };
+        self.complete(turn, 0, bucket)
+    }
+
+    fn broadcast(&self, bucket: &mut [f32], root: usize) -> Result<()> {
+        check_root(self, root)?;
+        let (rank, len) = (self.rank(), bucket.len());
+        let given: &[f32] = if rank == root { bucket } else { &[] };
+        let mut turn = self.begin(len, 0, given)?;
+        self.agree(Operation::Broadcast { len, root }, &mut turn.buffers)?;
+        let whole = bytes(turn.bucket);
+        let if_root = |is_root: bool| Part {
+            n_bytes: if is_root { whole.n_bytes } else { 0 },
+            ..whole
         };
-        let (to, from) = (in_bytes(to), in_bytes(from));
-        let (input, output) = (as_bytes(input), as_bytes_mut(output));
-        assert!(to.iter().all(|(at, len)| at + len <= input.len()));
-        assert!(from.iter().all(|(at, len)| at + len <= output.len()));
-        let broken = |e: DriverError| CollectiveError::Unavailable(format!("nccl: {}", words(e)));
-        let buffers = self.buffers.lock();
-        let mut buffers = buffers.unwrap_or_else(PoisonError::into_inner);
-        let Buffers { sent, received } = &mut *buffers;
-        let sent = self.fit(sent, input.len()).map_err(broken)?;
-        let received = self.fit(received, output.len()).map_err(broken)?;
-        if !input.is_empty() {
-            self.stream.memcpy_htod(input, sent).map_err(broken)?;
+        // SAFETY: the bucket on the device is this turn's own; a rank that sends it receives nothing.
+        unsafe {
+            self.gpu
+                .messages(|_| if_root(rank == root), |peer| if_root(peer == root))?;
         }
-        {
-            let (sent, _sending) = sent.device_ptr(&self.stream);
-            let (received, _receiving) = received.device_ptr_mut(&self.stream);
-            let launched = self.launch(sent, &to, received, &from);
-            launched.map_err(|why| self.end(why))?;
-        }
-        self.wait(|| Ok(true))?; // only now all of it is on the stream
-        let done = self.stream.record_event(None).map_err(broken)?;
-        self.wait(|| done.try_is_complete())?;
-        for (peer, (at, len)) in from.into_iter().enumerate() {
-            if peer != self.rank && len > 0 {
-                let part = received.slice(at..at + len);
-                let copied = self.stream.memcpy_dtoh(&part, &mut output[at..at + len]);
-                copied.map_err(broken)?;
-            }
-        }
-        self.stream.synchronize().map_err(broken)
+        self.gpu.finish()?;
+        self.complete(turn, 0, bucket)
+    }
+
+    fn barrier(&self) -> Result<()> {
+        self.agree(Operation::Barrier, &mut self.buffers())
     }
 
     fn abort(&self) {
-        self.end(CollectiveError::Aborted);
+        self.gpu.end(CollectiveError::Aborted);
+    }
+
+    fn on_device(&self) -> Option<&dyn OnDevice> {
+        Some(self)
     }
 }
 
-impl Drop for Gpu {
-    fn drop(&mut self) {
-        self.abort();
+impl OnDevice for Nccl {
+    fn device(&self) -> usize {
+        self.gpu.device
+    }
+
+    unsafe fn all_reduce(&self, bucket: DeviceValues) -> Result<()> {
+        // SAFETY: the caller's promise.
+        let reduced = unsafe { self.all_reduce_in_turn(bucket, &mut self.buffers()) };
+        self.gpu.settled(reduced)
+    }
+
+    unsafe fn reduce_scatter(&self, bucket: DeviceValues) -> Result<()> {
+        // SAFETY: the caller's promise.
+        let reduced = unsafe { self.reduce_scatter_in_turn(bucket, &mut self.buffers()) };
+        self.gpu.settled(reduced)
+    }
+
+    unsafe fn all_gather(&self, bucket: DeviceValues) -> Result<()> {
+        // SAFETY: the caller's promise.
+        let gathered = unsafe { self.all_gather_in_turn(bucket, &mut self.buffers()) };
+        self.gpu.settled(gathered)
+    }
+}
+
+/// So many values of a bucket from one on.
+fn part(values: DeviceValues, start: usize, len: usize) -> DeviceValues {
+    DeviceValues {
+        address: values.address + 4 * start as u64,
+        len,
+    }
+}
+
+/// As NCCL sends them.
+fn bytes(values: DeviceValues) -> Part {
+    Part {
+        address: values.address,
+        n_bytes: 4 * values.len,
     }
 }
 
 /// The bytes of values.
-fn as_bytes<T: Plain>(values: &[T]) -> &[u8] {
+fn as_bytes(values: &[f32]) -> &[u8] {
     // SAFETY: as long as the values, which have no padding; a byte has no alignment.
     unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)) }
 }
 
 /// The bytes of values, to be written.
-fn as_bytes_mut<T: Plain>(values: &mut [T]) -> &mut [u8] {
-    // SAFETY: as in `as_bytes`; whatever is written is a value.
+fn as_bytes_mut(values: &mut [f32]) -> &mut [u8] {
+    // SAFETY: as in `as_bytes`; any four bytes are a number or none.
     unsafe { std::slice::from_raw_parts_mut(values.as_mut_ptr().cast(), size_of_val(values)) }
-}
-
-/// CUDA's words.
-fn words(error: DriverError) -> String {
-    let name = error
-        .error_name()
-        .map(|name| name.to_string_lossy().into_owned());
-    let text = error
-        .error_string()
-        .map(|text| text.to_string_lossy().into_owned());
-    match (name, text) {
-        (Ok(name), Ok(text)) => format!("{name}, {text}"),
-        _ => format!("{error:?}"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::MemoryEntries;
-
-    fn connect_alone() -> Result<Nccl> {
-        let settings = NcclSettings {
-            device: 0,
-            timeout: Duration::from_secs(10),
-        };
-        Nccl::connect(0, 1, &MemoryEntries::default(), &settings)
-    }
-
-    #[test]
-    fn what_is_missing_is_named_with_what_to_install() {
-        match require() {
-            Ok(()) => println!("this machine has NCCL, a driver and a device: nothing is missing"),
-            Err(error) => {
-                let text = error.to_string();
-                assert!(text.contains("install"), "{text}");
-                // Nothing panics or hangs on the way to the same answer.
-                assert_eq!(connect_alone().err(), Some(error));
-            }
-        }
-    }
-
-    #[test]
-    fn an_id_is_minted_without_a_device() {
-        match Library::get() {
-            Err(reason) => println!("skipped: {reason}"),
-            Ok(nccl) => {
-                let [one, other] = [0, 1].map(|_| nccl.unique_id().unwrap().0);
-                assert_ne!(one, other);
-            }
-        }
-    }
-
-    #[test]
-    fn a_world_of_one_comes_and_goes() {
-        if let Err(reason) = require() {
-            println!("skipped: {reason}");
-            return;
-        }
-        drop(connect_alone().unwrap());
-    }
 }

@@ -69,20 +69,56 @@ pub fn sums_are_taken_in_the_order_of_ranks(connect: Connect, seed: u64, n: usiz
     }
 }
 
+#[cfg(feature = "cuda")]
+/// The error of a sum in whatever order, by the worst case of rounding.
+fn allowed(seed: u64, n: usize, len: usize) -> Vec<f32> {
+    let mut sum = vec![0.0; len];
+    for rank in 0..n {
+        for (sum, value) in sum.iter_mut().zip(values(seed, rank, len)) {
+            *sum += value.abs();
+        }
+    }
+    let scale = 2.0 * n as f32 * f32::EPSILON;
+    sum.into_iter().map(|sum| scale * sum).collect()
+}
+
+/// What an engine promises whose order of summation is its own.
+#[cfg(feature = "cuda")]
+pub fn all_ranks_have_the_same_sums(connect: Connect, seed: u64, n: usize, len: usize) {
+    let Some(ranks) = connect(n) else {
+        return;
+    };
+    let sums = on_every_rank(&ranks, |engine| {
+        let mut bucket = values(seed, engine.rank(), len);
+        engine.all_reduce(&mut bucket).unwrap();
+        bucket
+    });
+    for sum in &sums {
+        assert_eq!(bits(sum), bits(&sums[0]));
+    }
+    let expected = sum_in_order(seed, n, len);
+    for ((sum, expected), allowed) in sums[0].iter().zip(expected).zip(allowed(seed, n, len)) {
+        assert!(
+            (sum - expected).abs() <= allowed,
+            "{sum}, expected {expected}"
+        );
+    }
+}
+
 pub fn scattered_and_gathered_is_all_reduced(connect: Connect, seed: u64, n: usize, len: usize) {
     let Some(ranks) = connect(n) else {
         return;
     };
-    let expected = sum_in_order(seed, n, len);
-    for sum in on_every_rank(&ranks, |engine| {
-        let bucket = values(seed, engine.rank(), len);
+    for (all, reduced) in on_every_rank(&ranks, |engine| {
+        let mut bucket = values(seed, engine.rank(), len);
         let mut own = vec![0.0; own_range(len, engine.rank(), n).len()];
         engine.reduce_scatter(&bucket, &mut own).unwrap();
         let mut all = vec![0.0; len];
         engine.all_gather(&own, &mut all).unwrap();
-        all
+        engine.all_reduce(&mut bucket).unwrap();
+        (all, bucket)
     }) {
-        assert_eq!(bits(&sum), bits(&expected));
+        assert_eq!(bits(&all), bits(&reduced));
     }
 }
 

@@ -82,10 +82,12 @@ async fn check(settings: &Settings, accumulation: usize, n_on_machine: usize) ->
     }
     let memory = &plan.memory;
     let expected = format!(
-        "at least {:.2} GiB free on {name} for weights, gradients and optimizer ({:.2} GiB) and half of what activations are estimated at \
-         (`lavida check` lists them)",
+        "at least {:.2} GiB free on {name} for weights, gradients and optimizer ({:.2} GiB) and half of the {:.2} GiB that activations are \
+         estimated at (`lavida check` lists them); a smaller train.microbatch, train.recompute and more policies of \"frozen\" or \"lora\" \
+         need less",
         gib(need.least),
         gib(memory.weights + memory.gradients + memory.optimizer),
+        gib(memory.activations.saturating_mul(need.n_side_by_side)),
     );
     Err(Error::invalid(
         "memory",

@@ -3,6 +3,8 @@
 //! Asking for a device that is not here makes CubeCL panic in a thread of its own, so whoever needs one asks [`named`],
 //! which looks first and says what is here instead.
 
+mod driver;
+pub mod failure;
 pub mod memory;
 
 use std::fmt;
@@ -95,13 +97,22 @@ impl DeviceKind {
     }
 
     /// Why a machine has none, where this build would use it.
-    fn why_none(self) -> &'static str {
-        match self {
-            Self::Cuda => "no driver of NVIDIA (libcuda) here, or none of its GPUs is visible",
+    fn why_none(self) -> String {
+        let why = match self {
+            Self::Cuda => return driver::Nvidia::here().why_none(),
             Self::Wgpu => {
                 "no driver of Vulkan, Metal or DirectX here (in software: Mesa's mesa-vulkan-drivers)"
             }
             Self::Cpu | Self::CubeclCpu => "none here",
+        };
+        why.to_owned()
+    }
+
+    /// Why none of the devices that the machine has can be used.
+    fn why_unusable(self) -> Option<String> {
+        match self {
+            Self::Cuda => driver::Nvidia::here().too_old(),
+            Self::Cpu | Self::Wgpu | Self::CubeclCpu => None,
         }
     }
 }
@@ -165,9 +176,12 @@ pub fn find(name: &str) -> Result<Presence> {
         )));
     }
     let devices = kind.devices();
+    if let (false, Some(why)) = (devices.is_empty(), kind.why_unusable()) {
+        return Ok(Presence::Absent(why));
+    }
     Ok(match devices.get(index) {
         Some(device) => Presence::Here(device.clone()),
-        None if devices.is_empty() => Presence::Absent(kind.why_none().to_owned()),
+        None if devices.is_empty() => Presence::Absent(kind.why_none()),
         None => {
             let (word, last) = (kind.word(), devices.len() - 1);
             Presence::Absent(format!("the last one here is {word}:{last}"))
@@ -227,11 +241,15 @@ pub fn list() -> Vec<Listed> {
                 name: kind.pattern().to_owned(),
                 kind,
                 what: kind.what().to_owned(),
-                unusable: Some(kind.why_none().to_owned()),
+                unusable: Some(kind.why_none()),
             }];
         }
         let listed = |(index, device)| {
-            let (what, unusable) = match opened(kind, &device) {
+            let what = match kind.why_unusable() {
+                Some(why) => Err(why),
+                None => opened(kind, &device),
+            };
+            let (what, unusable) = match what {
                 Ok(what) => (what, None),
                 Err(why) => (kind.what().to_owned(), Some(why)),
             };

@@ -16,6 +16,7 @@ use std::{
 use lavida_data::{Error, Result};
 use ractor::Message;
 
+use crate::device::failure;
 use crate::parts::SampleBuilder;
 
 // A stage's messages never leave the process. ractor takes that for granted until its feature `cluster` is on, which it
@@ -32,8 +33,11 @@ fn guarded<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| Err(panicked(&*panic)))
 }
 
-/// The error a panic becomes, with its words.
+/// The error a panic becomes, with its words; what a device fails with is no bug.
 fn panicked(panic: &(dyn Any + Send)) -> Error {
+    if let Some(error) = failure::of_panic(panic) {
+        return error;
+    }
     let text = panic.downcast_ref::<String>().map(String::as_str);
     let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
     Error::Internal(format!(

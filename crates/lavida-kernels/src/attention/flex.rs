@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use burn::backend::flex::FlexTensor;
 use rayon::prelude::*;
 
+use super::{AttentionMask, MASKED_SCORE, scale};
 use crate::matrix::{Right, View, multiply, multiply_into, positive, tensor};
 use crate::softmax::{backward_in_place, exponentials_in_place, softmax_in_place};
 
@@ -47,24 +48,27 @@ impl<'a> Heads<'a> {
     }
 }
 
-/// Adds the mask's rows from `first` on; a mask of one row serves all.
-fn add_mask(mask: View, first: usize, n_keys: usize, scores: &mut [f32]) {
-    let [n_rows, n_columns] = mask.shape;
-    let [row_stride, column_stride] = mask.strides;
-    if n_columns != n_keys {
-        return; // the scalar that stands for no mask
+/// Scores of keys that a query may not read are made so small that they weigh nothing; `rows` are of the queries of a
+/// batch entry from `first` on.
+fn hide(mask: &AttentionMask, entry: usize, first: usize, n_keys: usize, rows: &mut [f32]) {
+    if mask.reads_all() {
+        return;
     }
-    for (i, row) in scores.chunks_exact_mut(n_keys).enumerate() {
-        let mask_row = if n_rows == 1 { 0 } else { first + i };
-        let mask = &mask.values[mask_row * row_stride..];
-        if column_stride == 1 {
-            for (score, mask) in row.iter_mut().zip(mask) {
-                *score += mask;
-            }
-        } else {
-            for (column, score) in row.iter_mut().enumerate() {
-                *score += mask[column * column_stride];
-            }
+    for (i, row) in rows.chunks_exact_mut(n_keys).enumerate() {
+        let readable = mask.readable(entry, first + i, n_keys);
+        row[..readable.start].fill(MASKED_SCORE);
+        row[readable.end..].fill(MASKED_SCORE);
+    }
+}
+
+/// A query that may read no key gives weight to none.
+fn erase(mask: &AttentionMask, entry: usize, first: usize, n_keys: usize, rows: &mut [f32]) {
+    if mask.reads_all() {
+        return;
+    }
+    for (i, row) in rows.chunks_exact_mut(n_keys).enumerate() {
+        if mask.readable(entry, first + i, n_keys).is_empty() {
+            row.fill(0.0);
         }
     }
 }
@@ -74,7 +78,8 @@ fn add_mask(mask: View, first: usize, n_keys: usize, scores: &mut [f32]) {
 struct Head<'a> {
     query: View<'a>,
     key: View<'a>,
-    mask: View<'a>,
+    mask: &'a AttentionMask,
+    entry: usize,
     scale: f32,
 }
 
@@ -84,8 +89,9 @@ impl<'a> Head<'a> {
         let n_keys = self.key.shape[0];
         let query = self.query.rows(first, n_queries);
         multiply(query, self.key.transposed(), self.scale, false, rows);
-        add_mask(self.mask, first, n_keys, rows);
+        hide(self.mask, self.entry, first, n_keys, rows);
         softmax_in_place(rows, n_keys);
+        erase(self.mask, self.entry, first, n_keys, rows);
         query
     }
 }
@@ -114,31 +120,34 @@ fn pieces_per_task(work: usize) -> usize {
     WORTH_A_THREAD.div_ceil(work.max(1))
 }
 
-/// `softmax(scale·q·kᵀ + mask)·v`; every tensor has values. Heads of one position lie side by side in the result, as the
+/// `softmax(q·kᵀ/√d)·v`; every tensor has values. Heads of one position lie side by side in the result, as the
 /// projection that follows reads them.
 pub(super) fn attend(
     query: FlexTensor,
     key: FlexTensor,
     value: FlexTensor,
-    mask: FlexTensor,
-    scale: f32,
+    mask: &AttentionMask,
 ) -> FlexTensor {
-    let tensors = [query, key, value, mask].map(positive);
-    let [query, key, value, mask] = std::array::from_fn(|i| Heads::of(&tensors[i]));
+    let tensors = [query, key, value].map(positive);
+    let [query, key, value] = std::array::from_fn(|i| Heads::of(&tensors[i]));
     let [batch, n_heads, n_queries, d_head] = query.shape;
-    let [_, _, n_keys, d_value] = value.shape;
+    let [_, n_kv_heads, n_keys, d_value] = value.shape;
+    let n_sharing = n_heads / n_kv_heads;
+    let scale = scale(d_head);
     let (work_of_query, width) = (n_heads * n_keys * (d_head + d_value), n_heads * d_value);
     let block = query_block(n_queries, n_keys);
     let mut out = vec![0f32; batch * n_queries * width];
-    let attend_block = |index: usize, sides: &[Right; 2], first: usize, out: &mut [f32]| {
-        let (query, mask) = (query.head(index, n_heads), mask.head(index, n_heads));
+    let attend_block = |place: [usize; 2], sides: &[Right; 2], first: usize, out: &mut [f32]| {
+        let [entry, head] = place;
+        let query = query.head(entry * n_heads + head, n_heads);
         let n_rows = out.len().div_ceil(width);
         with_scratch(n_rows * n_keys, |weights, totals| {
             let totals = &mut totals[..n_rows];
             let query = query.rows(first, n_rows);
             multiply_into(query, &sides[0], scale, false, weights, n_keys);
-            add_mask(mask, first, n_keys, weights);
+            hide(mask, entry, first, n_keys, weights);
             exponentials_in_place(weights, n_keys, totals);
+            erase(mask, entry, first, n_keys, weights);
             let weights = View::of_rows(weights, n_keys);
             multiply_into(weights, &sides[1], 1.0, false, out, width);
             for (row, total) in out.chunks_mut(width).zip(totals) {
@@ -151,16 +160,16 @@ pub(super) fn attend(
         .with_min_len(pieces_per_task(n_queries * work_of_query))
         .enumerate()
         .for_each(|(entry, out)| {
-            // Keys and values of a head are packed once for all its queries.
-            let sides_of = |head: usize| {
-                let index = entry * n_heads + head;
+            // Keys and values of a head are packed once for all queries that read them.
+            let sides_of = |kv_head: usize| {
+                let index = entry * n_kv_heads + kv_head;
                 let sides = [
-                    key.head(index, n_heads).transposed(),
-                    value.head(index, n_heads),
+                    key.head(index, n_kv_heads).transposed(),
+                    value.head(index, n_kv_heads),
                 ];
                 sides.map(|side| Right::for_rows(side, block))
             };
-            let sides: Vec<_> = (0..n_heads)
+            let sides: Vec<_> = (0..n_kv_heads)
                 .into_par_iter()
                 .with_min_len(pieces_per_task(PACKING * n_keys * (d_head + d_value)))
                 .map(sides_of)
@@ -169,9 +178,9 @@ pub(super) fn attend(
                 .with_min_len(pieces_per_task(block * work_of_query))
                 .enumerate()
                 .for_each(|(i, out)| {
-                    for (head, sides) in sides.iter().enumerate() {
-                        let (index, out) = (entry * n_heads + head, &mut out[head * d_value..]);
-                        attend_block(index, sides, i * block, out);
+                    for head in 0..n_heads {
+                        let (sides, out) = (&sides[head / n_sharing], &mut out[head * d_value..]);
+                        attend_block([entry, head], sides, i * block, out);
                     }
                 });
         });
@@ -191,25 +200,30 @@ pub(super) fn attend_backward(
     query: FlexTensor,
     key: FlexTensor,
     value: FlexTensor,
-    mask: FlexTensor,
     gradient: FlexTensor,
-    scale: f32,
+    mask: &AttentionMask,
 ) -> (FlexTensor, FlexTensor, FlexTensor) {
-    let tensors = [query, key, value, mask, gradient].map(positive);
-    let [query, key, value, mask, gradient] = std::array::from_fn(|i| Heads::of(&tensors[i]));
-    let [_, n_heads, n_queries, d_head] = query.shape;
-    let [_, _, n_keys, d_value] = value.shape;
-    let shapes = [query.shape, key.shape, value.shape];
+    let tensors = [query, key, value, gradient].map(positive);
+    let [query, key, value, gradient] = std::array::from_fn(|i| Heads::of(&tensors[i]));
+    let [batch, n_heads, n_queries, d_head] = query.shape;
+    let [_, n_kv_heads, n_keys, d_value] = value.shape;
+    let n_sharing = n_heads / n_kv_heads;
+    let scale = scale(d_head);
+    // Of keys and values for each query head, so that a head is one thread's work.
+    let sizes = [n_queries * d_head, n_keys * d_head, n_keys * d_value];
     let [mut of_query, mut of_key, mut of_value] =
-        shapes.map(|shape| vec![0f32; shape.iter().product()]);
+        sizes.map(|size| vec![0f32; batch * n_heads * size]);
     let backward_head =
         |index: usize, of_query: &mut [f32], of_key: &mut [f32], of_value: &mut [f32]| {
-            let (key, value) = (key.head(index, n_heads), value.head(index, n_heads));
+            let of_kv_head = index / n_sharing; // key heads divide query heads
+            let key = key.head(of_kv_head, n_kv_heads);
+            let value = value.head(of_kv_head, n_kv_heads);
             let gradient = gradient.head(index, n_heads);
             let head = Head {
                 query: query.head(index, n_heads),
                 key,
-                mask: mask.head(index, n_heads),
+                mask,
+                entry: index / n_heads,
                 scale,
             };
             for (i, of_query) in of_query.chunks_mut(QUERY_BLOCK * d_head).enumerate() {
@@ -236,10 +250,28 @@ pub(super) fn attend_backward(
         .for_each(|(index, ((of_query, of_key), of_value))| {
             backward_head(index, of_query, of_key, of_value);
         });
-    let [query, key, value] = shapes;
+    let of_key = summed(of_key, n_sharing, n_keys * d_head);
+    let of_value = summed(of_value, n_sharing, n_keys * d_value);
     (
-        tensor(of_query, query),
-        tensor(of_key, key),
-        tensor(of_value, value),
+        tensor(of_query, [batch, n_heads, n_queries, d_head]),
+        tensor(of_key, [batch, n_kv_heads, n_keys, d_head]),
+        tensor(of_value, [batch, n_kv_heads, n_keys, d_value]),
     )
+}
+
+/// The gradients of the query heads that share a key head become one, summed in their order.
+fn summed(of_heads: Vec<f32>, n_sharing: usize, n_values: usize) -> Vec<f32> {
+    if n_sharing == 1 {
+        return of_heads;
+    }
+    let mut of_kv_heads = Vec::with_capacity(of_heads.len() / n_sharing);
+    for heads in of_heads.chunks_exact(n_sharing * n_values) {
+        let start = of_kv_heads.len();
+        of_kv_heads.extend_from_slice(&heads[..n_values]);
+        for head in heads[n_values..].chunks_exact(n_values) {
+            let sums = of_kv_heads[start..].iter_mut();
+            sums.zip(head).for_each(|(sum, value)| *sum += value);
+        }
+    }
+    of_kv_heads
 }

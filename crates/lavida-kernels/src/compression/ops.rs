@@ -149,7 +149,8 @@ impl CompressionOps for burn_cubecl::CubeBackend {
         config: CompressionConfig,
     ) -> BackgroundTokens<Self> {
         let layout = cube::Layout::of(&tokens);
-        let choice = cube::choose(tokens, &samples, &config, layout);
+        let tiling = cube::tiling_of(&tokens);
+        let choice = cube::choose(tokens, &samples, &config, layout, tiling);
         BackgroundTokens {
             kept: choice.kept,
             assignment: choice.assignment,

@@ -5,7 +5,7 @@
 //!
 //! Shapes: `B` clips · `N` frames of all clips · `C` categories of all clips · `K` most categories of a clip.
 
-use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
+use burn::tensor::{Device, Int, Tensor, TensorData};
 
 /// How many frames and categories each clip of a batch has.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,23 +40,21 @@ impl ClipLayout {
     pub(super) fn categories_of_frame(&self, device: &Device) -> CategoriesOfFrame {
         let width = self.max_categories();
         let mut rows = Vec::new();
-        let mut valid = Vec::new();
+        let mut n_valid = Vec::new();
         let mut start = 0;
         for (&n_frames, &n_categories) in self.n_frames.iter().zip(&self.n_categories) {
             for _ in 0..n_frames {
                 rows.extend(
                     (0..width).map(|k| (start + if k < n_categories { k } else { 0 }) as i64),
                 );
-                valid.extend((0..width).map(|k| k < n_categories));
+                n_valid.push(n_categories);
             }
             start += n_categories;
         }
         let n_frames: usize = self.n_frames.iter().sum();
-        let is_padded = valid.contains(&false);
         CategoriesOfFrame {
             rows: Tensor::from_data(TensorData::new(rows, [n_frames * width]), device),
-            valid: is_padded
-                .then(|| Tensor::from_data(TensorData::new(valid, [n_frames, width]), device)),
+            n_valid,
         }
     }
 }
@@ -65,6 +63,6 @@ impl ClipLayout {
 pub(super) struct CategoriesOfFrame {
     /// `[N·K]` rows among the `C` categories.
     pub(super) rows: Tensor<1, Int>,
-    /// `[N, K]` false on padding; none where nothing is padded.
-    pub(super) valid: Option<Tensor<2, Bool>>,
+    /// `[N]` categories of each frame; what stands behind them is padding.
+    pub(super) n_valid: Vec<usize>,
 }

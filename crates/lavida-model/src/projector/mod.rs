@@ -21,12 +21,13 @@ use layout::CategoriesOfFrame;
 
 use burn::module::{Module, Param, ParamId};
 use burn::nn::{self, LayerNorm, LayerNormConfig};
-use burn::tensor::{Bool, Device, Tensor, assert_shape};
+use burn::tensor::{Device, Tensor, assert_shape};
 
+use crate::attention::AttentionMask;
 use crate::config::ProjectorConfig;
 use crate::linear::{Linear, LinearConfig};
 use crate::norm::layer_norm_of;
-use crate::two_way::{Attention, AttentionConfig, TwoWayTokens, padding_mask};
+use crate::two_way::{Attention, AttentionConfig, TwoWayTokens};
 
 /// Narrowing of every cross attention: their heads together are `A / 2` wide.
 const CROSS_DOWNSAMPLE_RATE: usize = 2;
@@ -149,13 +150,13 @@ impl SemanticProjector {
     /// - output: `[N, E]`
     pub fn forward(&self, input: ProjectorInput) -> Tensor<2> {
         let fused = self.fuse(input);
-        self.text_fc.forward(fused.keys, fused.key_mask)
+        self.text_fc.forward(fused.keys, &fused.key_mask)
     }
 
     /// As [`forward`](Self::forward), with every intermediate result.
     pub fn trace(&self, input: ProjectorInput) -> ProjectorTrace {
         let fused = self.fuse(input);
-        let (prompt_embedding, blocks) = self.text_fc.trace(fused.keys, fused.key_mask);
+        let (prompt_embedding, blocks) = self.text_fc.trace(fused.keys, &fused.key_mask);
         let keys = blocks
             .last()
             .map(|tokens| tokens.keys.clone())
@@ -191,7 +192,7 @@ impl SemanticProjector {
         let categories = layout.categories_of_frame(&device);
         let text = self.project_text(category_features, &categories, layout);
         self.cross_attn_over_cells()
-            .weights(text, frame_features + cell_positions, None)
+            .weights(text, frame_features + cell_positions)
             .mean_dim(1)
             .squeeze_dim(1)
     }
@@ -212,9 +213,9 @@ impl SemanticProjector {
         let categories = input.layout.categories_of_frame(&device);
         let text = self.project_text(input.category_features, &categories, input.layout); // [N, K, A]
         let cells = input.frame_features + input.cell_positions; // [N, P, D_v]
-        let attended =
-            self.cross_attn_over_cells()
-                .forward(text.clone(), cells.clone(), cells, None); // [N, K, A]
+        let all = AttentionMask::default();
+        let cross_attn = self.cross_attn_over_cells();
+        let attended = cross_attn.forward(text.clone(), cells.clone(), cells, &all); // [N, K, A]
         let fused = self
             .output_proj
             .forward(layer_norm_of(&self.output_norm, text + attended.clone()));
@@ -223,10 +224,8 @@ impl SemanticProjector {
         let answer = answer
             .select(0, input.layout.clip_of_frame(&device))
             .unsqueeze_dim::<3>(1); // [N, 1, A]
-        let key_mask = categories.valid.map(|valid| {
-            let answer_is_valid = Tensor::<2, Bool>::full([n_frames, 1], true, &device);
-            padding_mask(Tensor::cat(vec![answer_is_valid, valid], 1))
-        });
+        let n_keys = categories.n_valid.iter().map(|n| 1 + n); // the answer stands before them
+        let key_mask = AttentionMask::default().with_keys(n_keys.map(|n| 0..n));
         Fused {
             keys: Tensor::cat(vec![answer, fused.clone()], 1), // [N, 1 + K, A]
             key_mask,
@@ -271,7 +270,7 @@ impl SemanticProjector {
 struct Fused {
     /// `[N, 1 + K, A]` the clip's answer, then the categories.
     keys: Tensor<3>,
-    key_mask: Option<Tensor<4>>,
+    key_mask: AttentionMask,
     attended_categories: Tensor<3>,
     frame_category_features: Tensor<3>,
 }

@@ -11,6 +11,7 @@ use burn::nn::Initializer;
 use burn::tensor::{Device, Tensor};
 
 use super::CROSS_DOWNSAMPLE_RATE;
+use crate::attention::AttentionMask;
 use crate::config::ProjectorConfig;
 use crate::recompute::Recompute;
 use crate::two_way::{
@@ -57,17 +58,17 @@ impl TwoWayQFormer {
 
     /// # Shapes
     ///
-    /// - keys: `[N, S, A]`; key_mask: `[N, 1, 1, S]`, see [`padding_mask`]
+    /// - keys: `[N, S, A]`
     /// - output: `[N, E]`
-    pub fn forward(&self, keys: Tensor<3>, key_mask: Option<Tensor<4>>) -> Tensor<2> {
-        let key_mask = key_mask.map(Tensor::without_autodiff);
+    pub fn forward(&self, keys: Tensor<3>, key_mask: &AttentionMask) -> Tensor<2> {
+        let key_mask = key_mask.clone();
         let [prompt] = self.recompute.block(self, [keys], move |qformer, [keys]| {
-            [qformer.read(keys, key_mask.clone()).unsqueeze_dim(1)]
+            [qformer.read(keys, &key_mask).unsqueeze_dim(1)]
         });
         prompt.squeeze_dim(1)
     }
 
-    fn read(&self, keys: Tensor<3>, key_mask: Option<Tensor<4>>) -> Tensor<2> {
+    fn read(&self, keys: Tensor<3>, key_mask: &AttentionMask) -> Tensor<2> {
         let [n_frames, _, _] = keys.dims();
         let query_pe = self.queries(n_frames);
         let key_pe = keys.clone();
@@ -85,7 +86,7 @@ impl TwoWayQFormer {
                 tokens.keys,
                 query_pe.clone(),
                 key_pe.clone(),
-                key_mask.clone(),
+                key_mask,
             );
         }
         // Nobody reads the last block's keys.
@@ -96,7 +97,7 @@ impl TwoWayQFormer {
     pub(super) fn trace(
         &self,
         keys: Tensor<3>,
-        key_mask: Option<Tensor<4>>,
+        key_mask: &AttentionMask,
     ) -> (Tensor<2>, Vec<TwoWayTokens>) {
         let [n_frames, _, _] = keys.dims();
         let query_pe = self.queries(n_frames);
@@ -112,7 +113,7 @@ impl TwoWayQFormer {
                 tokens.keys,
                 query_pe.clone(),
                 key_pe.clone(),
-                key_mask.clone(),
+                key_mask,
             );
             blocks.push(tokens.clone());
         }

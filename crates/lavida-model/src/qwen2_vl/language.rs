@@ -11,7 +11,7 @@ use lavida_kernels::activation::silu;
 use lavida_kernels::watch::gated;
 
 use super::rope::Rotary;
-use crate::attention::{attention, repeat_heads};
+use crate::attention::{AttentionMask, attention};
 use crate::config::LanguageConfig;
 use crate::initial::{normal_embedding, normal_linear, normal_lora_linear};
 use crate::linear;
@@ -130,17 +130,16 @@ impl LanguageModel {
     ///
     /// - embeds: `[B, S, D]`
     /// - rotary: of angles `[B, 1, S, d/2]`
-    /// - mask: additive, `[B, 1, S, S]`
     /// - output: `[B, S, D]`, after the final norm
-    pub fn forward(&self, embeds: Tensor<3>, rotary: &Rotary, mask: Tensor<4>) -> Tensor<3> {
-        let (rotary, mask) = (rotary.clone().without_autodiff(), mask.without_autodiff());
+    pub fn forward(&self, embeds: Tensor<3>, rotary: &Rotary, mask: &AttentionMask) -> Tensor<3> {
+        let rotary = rotary.clone().without_autodiff();
         let mut hidden = embeds;
         for layer in &self.layers {
             let (rotary, mask) = (rotary.clone(), mask.clone());
             [hidden] = self
                 .recompute
                 .block(layer, [hidden], move |layer, [hidden]| {
-                    [layer.forward(hidden, &rotary, mask.clone())]
+                    [layer.forward(hidden, &rotary, &mask)]
                 });
         }
         rms_norm_of(&gated(&self.norm, &hidden), hidden)
@@ -151,7 +150,7 @@ impl DecoderLayer {
     /// # Shapes
     ///
     /// As [`LanguageModel::forward`], without the final norm.
-    pub fn forward(&self, hidden: Tensor<3>, rotary: &Rotary, mask: Tensor<4>) -> Tensor<3> {
+    pub fn forward(&self, hidden: Tensor<3>, rotary: &Rotary, mask: &AttentionMask) -> Tensor<3> {
         let attended = self.self_attn.forward(
             rms_norm_of(&self.input_layernorm, hidden.clone()),
             rotary,
@@ -164,7 +163,7 @@ impl DecoderLayer {
 }
 
 impl SelfAttention {
-    fn forward(&self, hidden: Tensor<3>, rotary: &Rotary, mask: Tensor<4>) -> Tensor<3> {
+    fn forward(&self, hidden: Tensor<3>, rotary: &Rotary, mask: &AttentionMask) -> Tensor<3> {
         let [n_samples, n_positions, _] = hidden.dims();
         let heads = |projected: Tensor<3>, n_heads: usize| {
             let [_, _, width] = projected.dims();
@@ -176,14 +175,7 @@ impl SelfAttention {
         let key = heads(self.k_proj.forward(hidden.clone()), self.n_kv_heads);
         let value = heads(self.v_proj.forward(hidden), self.n_kv_heads);
         let [_, _, _, d_head] = query.dims();
-        let n_repeats = self.n_heads / self.n_kv_heads;
-        let attended = attention(
-            rotary.turn(query),
-            repeat_heads(rotary.turn(key), n_repeats),
-            repeat_heads(value, n_repeats),
-            Some(mask),
-            (d_head as f64).powf(-0.5),
-        );
+        let attended = attention(rotary.turn(query), rotary.turn(key), value, mask);
         self.o_proj.forward(attended.swap_dims(1, 2).reshape([
             n_samples,
             n_positions,

@@ -21,7 +21,6 @@ use burn::tensor::{Device, FloatDType, Int, Tensor, TensorData};
 use lavida_kernels::compression::{CompressionError, compress_samples};
 use lavida_kernels::watch::gated;
 
-use crate::attention::{MASKED_SCORE, additive_mask, causal_keep};
 use crate::compression::{Compression, CompressionConfig, KeepRatio};
 use crate::config::{LanguageConfig, Positions, VisionConfig};
 use crate::error::{Error, Result};
@@ -160,8 +159,8 @@ impl Qwen2Vl {
     fn read(&self, sequences: EmbeddedSequences) -> MllmOutput {
         let EmbeddedSequences { embeds, layout } = sequences;
         let rotary = self.rotary(&layout, &embeds.device());
-        let mask = attention_mask(&layout, &embeds.device());
-        let hidden_last = self.model.forward(embeds, &rotary, mask);
+        let mask = layout.mask();
+        let hidden_last = self.model.forward(embeds, &rotary, &mask);
         let rows = hidden_last.clone().flatten::<2>(0, 1); // [B·S, D]
         let semantic_feature = select_rows(rows.clone(), &layout.seg_rows);
         let answer = (!layout.answer_rows.is_empty()).then(|| AnswerPrediction {
@@ -266,30 +265,6 @@ impl AnswerPrediction {
             .mean()
             .neg()
     }
-}
-
-/// Additive mask of a batch: a position sees tokens up to itself, and no padding.
-///
-/// # Shapes
-///
-/// - output: `[B, 1, S, S]`
-pub fn attention_mask(layout: &SequenceLayout, device: &Device) -> Tensor<4> {
-    let (n_samples, n_positions) = (layout.n_samples(), layout.n_positions());
-    let causal = additive_mask(causal_keep(n_positions, device)); // [1, 1, S, S]
-    let padding: Vec<f32> = layout
-        .attention_mask
-        .iter()
-        .flatten()
-        .map(|valid| {
-            if *valid == 0 {
-                MASKED_SCORE as f32
-            } else {
-                0.0
-            }
-        })
-        .collect();
-    let padding = TensorData::new(padding, [n_samples, 1, 1, n_positions]);
-    causal + Tensor::from_data(padding, device)
 }
 
 /// Token compression of each sample, all its frames together; the prompts lose the tokens that are merged away.

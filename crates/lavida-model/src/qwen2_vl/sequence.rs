@@ -10,6 +10,7 @@ use std::ops::Range;
 
 use super::rope::grid_positions;
 use super::{MllmInput, SpecialTokens};
+use crate::attention::AttentionMask;
 use crate::config::Positions;
 use crate::error::{Error, Result};
 
@@ -192,6 +193,14 @@ impl SequenceLayout {
     pub fn n_positions(&self) -> usize {
         self.input_ids.first().map_or(0, Vec::len)
     }
+
+    /// A position reads tokens up to itself, and no padding.
+    pub fn mask(&self) -> AttentionMask {
+        let n_positions = self.n_positions();
+        let n_padding = |row: &Vec<i64>| row.iter().take_while(|valid| **valid == 0).count();
+        let ranges = self.attention_mask.iter();
+        AttentionMask::causal().with_keys(ranges.map(|row| n_padding(row)..n_positions))
+    }
 }
 
 fn seg_position(prompt: &Prompt, sample: usize, special: &SpecialTokens) -> Result<usize> {
@@ -251,6 +260,8 @@ mod tests {
         assert_eq!(layout.labels, input.labels);
         assert_eq!(layout.source_rows, [0, 10, 11, 3, 4, 5, 6, 12, 13, 9]);
         assert_eq!(layout.seg_rows, [3, 9]);
+        let expected = AttentionMask::causal().with_keys([0..5, 2..5]);
+        assert_eq!(layout.mask(), expected);
         assert_eq!(
             (layout.answer_rows, layout.answer_ids),
             (vec![2, 3], vec![90, 2])

@@ -9,7 +9,7 @@ use lavida_kernels::activation::QUICK_GELU;
 
 use super::rope::Rotary;
 use super::vision::{INITIAL_STD, LAYER_NORM_EPSILON};
-use crate::attention::attention;
+use crate::attention::{AttentionMask, attention};
 use crate::config::VisionConfig;
 use crate::initial::normal_linear;
 use crate::linear::{linear_gated_of, linear_of};
@@ -136,8 +136,7 @@ impl VisionAttention {
                 heads(turned.clone(), 0),
                 heads(turned.clone(), 1),
                 heads(values.clone(), 0),
-                None,
-                (d_head as f64).powf(-0.5),
+                &AttentionMask::default(),
             );
             attended.push(of_run.swap_dims(1, 2).reshape([n_run, width]));
             start += n_run;

@@ -15,7 +15,7 @@ use burn::tensor::Tensor;
 use lavida_kernels::linear::linear;
 
 use super::windows::WindowedMap;
-use crate::attention::attention;
+use crate::attention::{AttentionMask, attention};
 use crate::linear::linear_of;
 use crate::norm::{LayerNorm, LayerNormConfig};
 use crate::two_way::{Activation, Mlp, MlpConfig, merge_heads, split_heads};
@@ -196,13 +196,11 @@ impl MultiScaleAttention {
         let heads = |tokens: Tensor<3>, n_tokens: usize| {
             split_heads(tokens.reshape([groups, n_tokens, width]), self.num_heads)
         };
-        let d_head = width / self.num_heads;
         let attended = attention(
             heads(queries.tokens.clone(), n_queries),
             heads(part(1), n_keys),
             heads(part(2), n_keys),
-            None,
-            (d_head as f64).powf(-0.5),
+            &AttentionMask::default(),
         ); // [groups, K, n_queries, d]
         let merged = merge_heads(attended).reshape([n_windows, cells, width]);
         queries.with_tokens(linear_of(&self.proj, merged))

@@ -8,22 +8,11 @@
 use burn::config::Config;
 use burn::module::Module;
 use burn::nn::{Linear, LinearConfig};
-use burn::tensor::{Bool, Device, FloatDType, Tensor};
+use burn::tensor::{Device, FloatDType, Tensor};
 use lavida_kernels::softmax::softmax;
 
-use crate::attention::{additive_mask, attention};
+use crate::attention::{AttentionMask, attention};
 use crate::linear::linear_of;
-
-/// Additive attention mask of padded keys.
-///
-/// # Shapes
-///
-/// - valid: `[B, L]`, true where the key counts; every row has at least one
-/// - output: `[B, 1, 1, L]`, 0 for a valid key, a huge negative number for a padded one
-pub fn padding_mask(valid: Tensor<2, Bool>) -> Tensor<4> {
-    let [batch, n_keys] = valid.dims();
-    additive_mask(valid.reshape([batch, 1, 1, n_keys]))
-}
 
 /// Sizes of an [`Attention`].
 #[derive(Config, Debug)]
@@ -86,39 +75,32 @@ impl Attention {
     /// # Shapes
     ///
     /// - query: `[B, S, C]`, key and value: `[B, L, C]`
-    /// - mask: additive, broadcast to `[B, N, S, L]` (see [`padding_mask`])
     /// - output: `[B, S, C]`
     pub fn forward(
         &self,
         query: Tensor<3>,
         key: Tensor<3>,
         value: Tensor<3>,
-        mask: Option<Tensor<4>>,
+        mask: &AttentionMask,
     ) -> Tensor<3> {
         let query = self.heads(linear_of(&self.q_proj, query));
         let key = self.heads(linear_of(&self.k_proj, key));
         let value = self.heads(linear_of(&self.v_proj, value));
-        let scale = self.scale();
-        let attended = attention(query, key, value, mask, scale); // [B, N, S, c]
+        let attended = attention(query, key, value, mask); // [B, N, S, c]
         linear_of(&self.out_proj, merge_heads(attended))
     }
 
-    /// The weights [`Attention::forward`] gives each key, per head.
+    /// The weights [`Attention::forward`] gives each key without a mask, per head.
     ///
     /// # Shapes
     ///
     /// - query: `[B, S, C]`, key: `[B, L, C]`
-    /// - mask: additive, broadcast to `[B, N, S, L]`
     /// - output: `[B, N, S, L]` in f32, rows sum to one
-    pub fn weights(&self, query: Tensor<3>, key: Tensor<3>, mask: Option<Tensor<4>>) -> Tensor<4> {
+    pub fn weights(&self, query: Tensor<3>, key: Tensor<3>) -> Tensor<4> {
         let query = self.heads(linear_of(&self.q_proj, query)) * self.scale();
         let key = self.heads(linear_of(&self.k_proj, key));
         let scores = query.matmul(key.swap_dims(2, 3));
-        let mut scores = scores.cast(FloatDType::F32);
-        if let Some(mask) = mask {
-            scores = scores + mask;
-        }
-        softmax(scores)
+        softmax(scores.cast(FloatDType::F32))
     }
 
     /// Factor on the scores: one over the square root of a head's width.
@@ -172,12 +154,12 @@ mod tests {
             .with_downsample_rate(2)
             .init(&device);
         let (query, key) = (random([2, 3, 8], &device), random([2, 5, 8], &device));
-        let weights = attention.weights(query.clone(), key.clone(), None);
+        let weights = attention.weights(query.clone(), key.clone());
         let value = attention.heads(attention.v_proj.forward(key.clone()));
         let expected = attention
             .out_proj
             .forward(merge_heads(weights.matmul(value)));
-        let found = attention.forward(query, key.clone(), key, None);
+        let found = attention.forward(query, key.clone(), key, &AttentionMask::default());
         found
             .into_data()
             .assert_approx_eq::<f32>(&expected.into_data(), Tolerance::absolute(1e-5));

@@ -15,9 +15,10 @@ use burn::config::Config;
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, assert_shape};
 
+use crate::attention::AttentionMask;
 use crate::norm::{LayerNorm, LayerNormConfig};
 use crate::recompute::{Recompute, fork};
-pub use attention::{Attention, AttentionConfig, padding_mask};
+pub use attention::{Attention, AttentionConfig};
 pub(crate) use attention::{merge_heads, split_heads};
 pub use mlp::{Activation, Mlp, MlpConfig};
 
@@ -98,15 +99,15 @@ impl TwoWayAttentionBlock {
     ///
     /// - queries, query_pe: `[B, S, C]`
     /// - keys: `[B, L, C]`; key_pe: `[B, L, C]` or `[1, L, C]`
-    /// - key_mask: additive over padded keys, `[B, 1, 1, L]` (see [`padding_mask`]); a padded key
-    ///   influences nobody, and what becomes of it is meaningless
+    ///
+    /// A key that the mask leaves out influences nobody, and what becomes of it is meaningless.
     pub fn forward(
         &self,
         queries: Tensor<3>,
         keys: Tensor<3>,
         query_pe: Tensor<3>,
         key_pe: Tensor<3>,
-        key_mask: Option<Tensor<4>>,
+        key_mask: &AttentionMask,
     ) -> TwoWayTokens {
         let keys_with_pe = keys.clone() + key_pe;
         let queries = self.read_keys(
@@ -122,7 +123,7 @@ impl TwoWayAttentionBlock {
             keys_with_pe,
             queries_with_pe,
             read_queries,
-            None,
+            &AttentionMask::default(),
         );
         let keys = self.norm4.forward(keys + read);
         TwoWayTokens { queries, keys }
@@ -136,7 +137,7 @@ impl TwoWayAttentionBlock {
         keys: Tensor<3>,
         query_pe: Tensor<3>,
         key_pe: Tensor<3>,
-        key_mask: Option<Tensor<4>>,
+        key_mask: &AttentionMask,
     ) -> Tensor<3> {
         let keys_with_pe = keys.clone() + key_pe;
         self.read_keys(queries, keys, keys_with_pe, query_pe, key_mask)
@@ -148,16 +149,17 @@ impl TwoWayAttentionBlock {
         keys: Tensor<3>,
         keys_with_pe: Tensor<3>,
         query_pe: Tensor<3>,
-        key_mask: Option<Tensor<4>>,
+        key_mask: &AttentionMask,
     ) -> Tensor<3> {
+        let all = &AttentionMask::default();
         let queries = if self.skip_first_layer_pe {
             self.self_attn
-                .forward(queries.clone(), queries.clone(), queries, None)
+                .forward(queries.clone(), queries.clone(), queries, all)
         } else {
             let with_pe = queries.clone() + query_pe.clone();
             let attended = self
                 .self_attn
-                .forward(with_pe.clone(), with_pe, queries.clone(), None);
+                .forward(with_pe.clone(), with_pe, queries.clone(), all);
             queries + attended
         };
         let queries = self.norm1.forward(queries);
@@ -248,7 +250,8 @@ impl TwoWayTransformer {
                 layer,
                 [queries, keys, pe, image_pe.clone()],
                 |layer, [queries, keys, query_pe, key_pe]| {
-                    let now = layer.forward(queries, keys, query_pe, key_pe, None);
+                    let now =
+                        layer.forward(queries, keys, query_pe, key_pe, &AttentionMask::default());
                     [now.queries, now.keys]
                 },
             );
@@ -263,7 +266,8 @@ impl TwoWayTransformer {
             [queries, read_keys, token_pe, image_pe],
             |(attention, norm), [queries, keys, query_pe, key_pe]| {
                 let query = queries.clone() + query_pe;
-                let read = attention.forward(query, keys.clone() + key_pe, keys, None);
+                let all = AttentionMask::default();
+                let read = attention.forward(query, keys.clone() + key_pe, keys, &all);
                 [norm.forward(queries + read)]
             },
         );
@@ -274,7 +278,7 @@ impl TwoWayTransformer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use burn::tensor::{Bool, Distribution, Tolerance};
+    use burn::tensor::{Distribution, Tolerance};
 
     fn random(shape: [usize; 3], device: &Device) -> Tensor<3> {
         Tensor::random(shape, Distribution::Normal(0.0, 1.0), device)
@@ -292,15 +296,9 @@ mod tests {
         let device = Device::flex();
         let block = TwoWayAttentionBlockConfig::new(8, 2, 12).init(&device);
         let (queries, keys) = (random([2, 3, 8], &device), random([2, 4, 8], &device));
-        let valid = Tensor::<2, Bool>::from_data(
-            [[true, true, true, false], [true, true, false, false]],
-            &device,
-        );
-        let run = |keys: Tensor<3>, valid: Tensor<2, Bool>| {
-            let mask = Some(padding_mask(valid));
-            block.forward(queries.clone(), keys.clone(), queries.clone(), keys, mask)
-        };
-        let found = run(keys.clone(), valid);
+        let mask = AttentionMask::default().with_keys([0..3, 0..2]);
+        let (q, k) = (queries.clone(), keys.clone());
+        let found = block.forward(q.clone(), k.clone(), q, k, &mask);
         // The second problem by itself, without its padding.
         let short = keys.narrow(0, 1, 1).narrow(1, 0, 2);
         let alone = block.forward(
@@ -308,7 +306,7 @@ mod tests {
             short.clone(),
             queries.clone().narrow(0, 1, 1),
             short,
-            None,
+            &AttentionMask::default(),
         );
         assert_close(found.queries.narrow(0, 1, 1), alone.queries);
         assert_close(found.keys.narrow(0, 1, 1).narrow(1, 0, 2), alone.keys);
@@ -322,11 +320,12 @@ mod tests {
             let block = config.clone().with_skip_first_layer_pe(skip).init(&device);
             let (queries, keys) = (random([2, 3, 8], &device), random([2, 4, 8], &device));
             let pe = random([1, 4, 8], &device);
+            let all = AttentionMask::default();
             let args = (queries.clone(), keys, queries, pe);
             let (q, k, q_pe, k_pe) = args.clone();
-            let whole = block.forward(q, k, q_pe, k_pe, None);
+            let whole = block.forward(q, k, q_pe, k_pe, &all);
             let (q, k, q_pe, k_pe) = args;
-            assert_close(block.forward_queries(q, k, q_pe, k_pe, None), whole.queries);
+            assert_close(block.forward_queries(q, k, q_pe, k_pe, &all), whole.queries);
         }
     }
 }

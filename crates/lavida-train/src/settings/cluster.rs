@@ -3,7 +3,27 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// `[cluster]`: how a run on several workers is led. Nothing here changes what is learned.
+/// Who adds the gradients of several workers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum SumOrder {
+    /// We, in the order of workers, whatever carries them: a run has the same bits on any machines.
+    #[default]
+    Ranks,
+    /// NCCL, where it carries them, in an order that depends on its version and on how GPUs are connected. Where it does not,
+    /// as `ranks`.
+    Nccl,
+}
+
+impl SumOrder {
+    /// Whether NCCL adds what it carries.
+    pub fn is_nccl(self) -> bool {
+        self == Self::Nccl
+    }
+}
+
+/// `[cluster]`: how a run on several workers is led. Nothing here changes what is learned, but for the last bits with
+/// `sums = "nccl"`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ClusterSettings {
@@ -26,6 +46,8 @@ pub struct ClusterSettings {
     /// Saves 8 bytes a trained value (12 in bf16) but for an n-th of them, and moves as many bytes a step; but half of
     /// these only when backward is over, where sums of whole gradients overlap it, and a checkpoint gathers the moments.
     pub shard_optimizer: bool,
+    /// Who adds gradients: `ranks` repeats a run to the bit, `nccl` may be faster where GPUs are connected by more than NVLink.
+    pub sums: SumOrder,
 }
 
 impl Default for ClusterSettings {
@@ -37,6 +59,7 @@ impl Default for ClusterSettings {
             stall_s: 1800,
             max_restarts: 10,
             shard_optimizer: false,
+            sums: SumOrder::Ranks,
         }
     }
 }

@@ -28,7 +28,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
 pub use cache::CacheSettings;
 pub use checkpoint::CheckpointSettings;
-pub use cluster::ClusterSettings;
+pub use cluster::{ClusterSettings, SumOrder};
 pub use embedded::{EMBEDDED, EMBEDDED_PREFIX, embedded};
 pub use model::ModelSettings;
 pub use optimizer::OptimizerSettings;

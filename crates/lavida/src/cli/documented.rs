@@ -135,6 +135,7 @@ fn every_command_of_the_pages_and_scripts_parses() {
         ("cluster/deploy/README.md", 6),
         ("cluster/deploy/slurm.sbatch", 3),
         ("cluster/deploy/jobset.yaml", 1),
+        ("cluster/deploy/jobset-gpu.yaml", 1),
     ] {
         let text = read(path);
         let shown: Vec<&str> = if path.ends_with(".md") {
@@ -151,8 +152,14 @@ fn every_command_of_the_pages_and_scripts_parses() {
 }
 
 #[test]
-fn every_container_of_the_manifest_runs_a_command_that_parses() {
-    let manifest: Value = serde_saphyr::from_str(&read("cluster/deploy/jobset.yaml")).unwrap();
+fn every_container_of_the_manifests_runs_a_command_that_parses() {
+    check_manifest("cluster/deploy/jobset.yaml", None);
+    check_manifest("cluster/deploy/jobset-gpu.yaml", Some(1));
+}
+
+/// `gpus` are what every pod has.
+fn check_manifest(path: &str, gpus: Option<u64>) {
+    let manifest: Value = serde_saphyr::from_str(&read(path)).unwrap();
     assert_eq!(manifest["kind"], "JobSet");
     let jobs = manifest["spec"]["replicatedJobs"].as_array().unwrap();
     assert!(!jobs.is_empty());
@@ -164,7 +171,13 @@ fn every_container_of_the_manifest_runs_a_command_that_parses() {
         let args = container["args"].as_array().unwrap().iter();
         let args = args.map(|arg| arg.as_str().unwrap().to_owned());
         let words: Vec<String> = std::iter::once("lavida".to_owned()).chain(args).collect();
-        check_parses(&words, "cluster/deploy/jobset.yaml");
+        check_parses(&words, path);
+        assert_eq!(
+            container["resources"]["limits"]["nvidia.com/gpu"].as_u64(),
+            gpus
+        );
+        let device = words.iter().any(|word| word == "--set=device=\"cuda:0\"");
+        assert_eq!(device, gpus.is_some(), "a pod with a GPU trains on it");
         let workers = format!("--set=cluster.workers={}", job["completions"]);
         assert!(words.contains(&workers), "{words:?} lacks {workers}");
         // What tells a pod where pod 0 is.
@@ -176,6 +189,80 @@ fn every_container_of_the_manifest_runs_a_command_that_parses() {
         let mount = container["volumeMounts"][0]["name"].as_str().unwrap();
         assert!(named(&pod["volumes"], mount));
     }
+}
+
+#[test]
+fn the_image_of_the_pods_with_a_gpu_is_that_of_its_container_file() {
+    let container = read("cluster/deploy/Containerfile.cuda");
+    assert!(container.contains("cargo build --release --locked --features cuda\n"));
+    assert!(container.contains("libnccl.so.2 /usr/local/lib/"));
+    assert!(container.contains("-t lavida-cuda ."));
+    assert!(read("cluster/deploy/jobset-gpu.yaml").contains("image: lavida-cuda\n"));
+}
+
+/// The batch script with Slurm's commands replaced by ones that say how they were called.
+#[cfg(target_os = "linux")]
+fn batch(gpus_per_task: Option<&str>) -> std::process::Output {
+    let folder = std::env::temp_dir().join(format!("lavida-batch-{}", std::process::id()));
+    let bin = folder.join(gpus_per_task.unwrap_or("none").replace(':', "-"));
+    std::fs::create_dir_all(&bin).unwrap();
+    for (name, does) in [
+        ("scontrol", "echo node1; echo node2"),
+        ("lavida", "exit 0"),
+        ("srun", "echo srun \"$@\""),
+    ] {
+        use std::os::unix::fs::PermissionsExt;
+        let path = bin.join(name);
+        std::fs::write(&path, format!("#!/bin/sh\n{does}\n")).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let script = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../cluster/deploy/slurm.sbatch"
+    );
+    let mut bash = std::process::Command::new("bash");
+    bash.args([script, "run.toml", "/runs/first", "/shards/coco"])
+        .env("PATH", format!("{}:/usr/bin:/bin", bin.display()))
+        .envs([("SLURM_JOB_ID", "7"), ("SLURM_JOB_NODELIST", "node[1-2]")])
+        .env("LAVIDA_CERTS", folder.join("certs"))
+        .env_remove("SLURM_GPUS_PER_TASK");
+    if let Some(gpus) = gpus_per_task {
+        bash.env("SLURM_GPUS_PER_TASK", gpus);
+    }
+    let output = bash.output().unwrap();
+    std::fs::remove_dir_all(bin).unwrap();
+    output
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_task_of_the_batch_script_has_one_gpu_or_none() {
+    let command = "lavida train --config run.toml --data /shards/coco --out /runs/first";
+    for (gpus, expected) in [
+        (None, format!("srun --kill-on-bad-exit=0 {command}")),
+        (
+            Some("1"),
+            format!("srun --kill-on-bad-exit=0 --gpus-per-task=1 {command}"),
+        ),
+        (
+            Some("h100:1"),
+            format!("srun --kill-on-bad-exit=0 --gpus-per-task=h100:1 {command}"),
+        ),
+    ] {
+        let output = batch(gpus);
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(
+            output.status.success() && said.starts_with(&expected),
+            "{said}"
+        );
+    }
+    let output = batch(Some("4"));
+    assert_eq!(output.status.code(), Some(2));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        said.contains("expected --gpus-per-task=1") && said.contains("found 4"),
+        "{said}"
+    );
 }
 
 #[cfg(unix)]

@@ -18,7 +18,7 @@ pub(super) const SIDE: usize = 4;
 pub(super) const NOWHERE: f32 = 3.4e38;
 
 /// The largest distance that is told from [`NOWHERE`].
-const FARTHEST: f32 = 3.0e38;
+pub(super) const FARTHEST: f32 = 3.0e38;
 
 /// After every token.
 pub(super) const NO_TOKEN: i32 = i32::MAX;
@@ -206,7 +206,7 @@ pub(super) fn nearest_tiles<F: Float>(
 
 /// Puts a token where it belongs in a list of `k`, nearest first and of equals the lower index, if it does.
 #[cube]
-fn insert(
+pub(super) fn insert(
     distances: &mut Tensor<f32>,
     indices: &mut Tensor<i32>,
     list: usize,

@@ -9,6 +9,7 @@ mod merge;
 mod nearest;
 mod product;
 mod tokens;
+mod words;
 
 use burn::backend::TensorMetadata;
 use burn::backend::flex::FlexTensor;

@@ -8,8 +8,8 @@
 //!
 //! Between different tokens of one tight cluster, closer to each other than the error (about `D·6e-8` of their
 //! squared length from the mean of all tokens), every pair is computed exactly: many such tokens take longer. Copies
-//! of one token do not. In bf16 the error is some `3e-3` of the squared length; where too many pairs would have to be
-//! computed exactly, f32 takes over.
+//! of one token do not. Where values are rounded the error is twice that, and if too many pairs would have to be computed exactly,
+//! f32 takes over.
 
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -78,13 +78,14 @@ impl Margin {
     /// sums a few roundings. What is too small for f32 adds the absolute part.
     ///
     /// Panels whose values are rounded, by vectors of at most `ρ·‖a‖` and `ρ·‖b‖`, change a product by at most
-    /// `(2·ρ + ρ²)·‖a‖·‖b‖` more; what they multiply with takes numbers below 2⁻¹²⁶ as zero.
+    /// `(2·ρ + ρ²)·‖a‖·‖b‖` more; what they multiply with takes numbers below 2⁻¹²⁶ as zero, and factors of two tokens,
+    /// multiplied, may be below what f32 has.
     fn new<T: Value>(tokens: &Tokens<T>) -> Self {
         let d_token = tokens.d_token() as f64;
         let summation = (1.25 * d_token + 128.0) * f64::exp2(-24.0);
         let rounding = tokens.relative_error() * (2.0 + tokens.relative_error());
         let smallest = f64::exp2(if tokens.arithmetic().rounds() {
-            -120.0
+            -110.0
         } else {
             -140.0
         });
@@ -556,8 +557,11 @@ impl<T: Value> Pairs<'_, T> {
         // A pair is near if ‖a‖² + ‖b‖² − 2·a·b, each length shrunk by the margin, is within the radius.
         let mut column_lengths = [f32::INFINITY; GROUP];
         let mut column_reach = [f32::INFINITY; GROUP];
+        let mut column_factors = [0.0; GROUP];
         for (at, column) in column_range.clone().enumerate() {
-            column_lengths[at] = shrunk(self.tokens.lengths[columns.tokens[column] as usize]);
+            let token = columns.tokens[column] as usize;
+            column_lengths[at] = shrunk(self.tokens.lengths[token]);
+            column_factors[at] = self.tokens.factors[token];
             if both_ways {
                 column_reach[at] = column_lengths[at] - self.search.radius(columns.first + column);
             }
@@ -569,6 +573,8 @@ impl<T: Value> Pairs<'_, T> {
             let reach = Reach {
                 row: (row_length, row_reach),
                 columns: (&column_lengths, &column_reach),
+                row_factor: 2.0 * self.tokens.factors[row_token as usize],
+                column_factors: &column_factors,
             };
             let near = near_pairs(products, reach);
             if near == [0; GROUP] {
@@ -580,11 +586,12 @@ impl<T: Value> Pairs<'_, T> {
                     continue;
                 }
                 let (near_row, near_column) = (near[at] & TO_ROW != 0, near[at] & TO_COLUMN != 0);
-                let doubled = 2.0 * products[at];
                 let lengths = f64::from(self.tokens.lengths[row_token as usize])
                     + f64::from(self.tokens.lengths[column_token as usize]);
-                let (distance, error) =
-                    (lengths - f64::from(doubled), lengths * relative + absolute);
+                let (distance, error) = (
+                    lengths - f64::from(reach.doubled(products, at)),
+                    lengths * relative + absolute,
+                );
                 let low = (distance - error).max(0.0);
                 let high = (distance + error).max(low);
                 let candidate = |token: u32| Candidate { low, high, token };
@@ -603,11 +610,22 @@ impl<T: Value> Pairs<'_, T> {
     }
 }
 
-/// Shrunk squared lengths, and the same less the radius: of a row, and of the columns of a block.
+/// Shrunk squared lengths, and the same less the radius, of a row and of the columns of a block; and their factors.
 #[derive(Clone, Copy)]
 struct Reach<'a> {
     row: (f32, f32),
     columns: (&'a [f32; GROUP], &'a [f32; GROUP]),
+    /// Twice the row's factor.
+    row_factor: f32,
+    column_factors: &'a [f32; GROUP],
+}
+
+impl Reach<'_> {
+    /// Twice the product of the scaled tokens; the factors are 1 where panels hold those.
+    #[inline(always)]
+    fn doubled(&self, products: &[f32; GROUP], at: usize) -> f32 {
+        products[at] * (self.row_factor * self.column_factors[at])
+    }
 }
 
 /// The column's token is near to the row's ..
@@ -625,7 +643,7 @@ fn near_pairs(products: &[f32; GROUP], reach: Reach) -> [u8; GROUP] {
         let (column_lengths, column_reach) = reach.columns;
         let mut near = [0; GROUP];
         for at in 0..GROUP {
-            let doubled = 2.0 * products[at];
+            let doubled = reach.doubled(products, at);
             near[at] = (u8::from(doubled >= column_lengths[at] + row_reach) * TO_ROW)
                 | (u8::from(doubled >= column_reach[at] + row_length) * TO_COLUMN);
         }

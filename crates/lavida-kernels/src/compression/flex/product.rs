@@ -1,16 +1,19 @@
 //! Products of panels of tokens, in the registers.
 //!
 //! A panel holds 48 tokens, value by value: its step `d` is value `d` of each of them, or values `2·d` and `2·d + 1` as
-//! bf16. The product of two panels is the 48 × 48 inner products of their tokens. One layout serves both sides: tokens
+//! whole numbers. The product of two panels is the 48 × 48 inner products of their tokens. One layout serves both sides: tokens
 //! are packed once.
 
-use crate::registers::{PairVectors, Vector, Vectors, Work, tile};
+#[cfg(test)]
+use super::words::word_pair;
+use super::words::{BLOCK, WordVectors};
+use crate::registers::{Vector, Vectors, Work, tile};
 
 /// Tokens of a panel: three of the widest vectors.
 pub(super) const GROUP: usize = 48;
 
 /// Steps of a panel multiplied at a time: those of both sides fit the first cache level.
-const DEPTH: usize = 128;
+const DEPTH: usize = BLOCK / 2;
 
 /// One value of each token of a panel, or two in the bits of one.
 #[derive(Clone, Copy)]
@@ -22,21 +25,6 @@ pub(super) struct Step(pub(super) [f32; GROUP]);
 #[repr(C, align(64))]
 pub(super) struct Block(pub(super) [[f32; GROUP]; GROUP]);
 
-/// A finite value as bf16, the nearest or, of two, the even one.
-#[inline(always)]
-pub(super) fn rounded_to_bf16(value: f32) -> f32 {
-    let bits = value.to_bits();
-    let rounded = bits + 0x7FFF + ((bits >> 16) & 1);
-    f32::from_bits(rounded & 0xFFFF_0000)
-}
-
-/// Two finite values as bf16 in the bits of one f32.
-#[inline(always)]
-pub(super) fn pair(low: f32, high: f32) -> f32 {
-    let [low, high] = [low, high].map(|value| rounded_to_bf16(value).to_bits());
-    f32::from_bits((low >> 16) | high)
-}
-
 impl Block {
     pub(super) const ZERO: Self = Self([[0.0; GROUP]; GROUP]);
 }
@@ -47,34 +35,35 @@ impl Block {
 pub(super) enum Arithmetic {
     /// f32.
     Single(Vectors),
-    /// bf16 summed up in f32: where the machine has it, half the work and half the memory.
-    Pairs(PairVectors),
+    /// Whole numbers of 16 bits, in units of each token's own: half the memory, and half the work where one instruction
+    /// multiplies and adds.
+    Words(WordVectors),
 }
 
 impl Arithmetic {
     /// The fastest of this machine.
     pub(super) fn of_this_machine() -> Self {
-        PairVectors::of_this_machine()
-            .map_or_else(|| Self::Single(Vectors::of_this_machine()), Self::Pairs)
+        WordVectors::of_this_machine()
+            .map_or_else(|| Self::Single(Vectors::of_this_machine()), Self::Words)
     }
 
     /// Steps of a panel of tokens of this width.
     pub(super) fn n_steps(self, d_token: usize) -> usize {
         match self {
             Self::Single(_) => d_token,
-            Self::Pairs(_) => d_token.div_ceil(2),
+            Self::Words(_) => d_token.div_ceil(2),
         }
     }
 
-    /// Whether values are rounded to bf16.
+    /// Whether panels hold less than the values.
     pub(super) fn rounds(self) -> bool {
-        matches!(self, Self::Pairs(_))
+        matches!(self, Self::Words(_))
     }
 
     #[cfg(test)]
     pub(super) fn available() -> impl Iterator<Item = Self> {
         let single = Vectors::available().map(Self::Single);
-        single.chain(PairVectors::available().map(Self::Pairs))
+        single.chain(WordVectors::available().map(Self::Words))
     }
 }
 
@@ -111,7 +100,7 @@ fn multiply_add(arithmetic: Arithmetic, a: &[Step], b: &[Step], block: &mut Bloc
     unsafe {
         match arithmetic {
             Arithmetic::Single(vectors) => vectors.run(tiles),
-            Arithmetic::Pairs(vectors) => vectors.run(tiles),
+            Arithmetic::Words(vectors) => vectors.run(tiles),
         }
     }
 }
@@ -156,9 +145,10 @@ impl Work for Tiles<'_> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::words::rounded_to_whole;
     use super::*;
 
-    /// Whole numbers, which bf16 holds too: every order of sums is exact.
+    /// Whole numbers: every order of sums is exact.
     fn value(seed: usize) -> f32 {
         (seed * 7919 % 31) as f32 - 15.0
     }
@@ -168,13 +158,14 @@ mod tests {
         const DEPTH: usize = 2 * (2 * super::DEPTH + 5);
         for arithmetic in Arithmetic::available() {
             let n_steps = arithmetic.n_steps(DEPTH);
-            let per_step = DEPTH / n_steps;
             let at = |seed: usize, d: usize, i: usize| value(seed + d * GROUP + i);
             let panel = |seed: usize| -> Vec<Step> {
                 let step = |step: usize| {
-                    Step(std::array::from_fn(|i| match per_step {
-                        1 => at(seed, step, i),
-                        _ => pair(at(seed, 2 * step, i), at(seed, 2 * step + 1, i)),
+                    Step(std::array::from_fn(|i| match arithmetic {
+                        Arithmetic::Single(_) => at(seed, step, i),
+                        Arithmetic::Words(_) => {
+                            word_pair(at(seed, 2 * step, i), at(seed, 2 * step + 1, i))
+                        }
                     }))
                 };
                 (0..n_steps).map(step).collect()
@@ -199,16 +190,19 @@ mod tests {
     }
 
     #[test]
-    fn pairs_are_rounded_to_the_nearest() {
-        for (value, rounded) in [
-            (1.0, 1.0),
-            (1.0 + f32::exp2(-8.0), 1.0), // a tie goes to the even one
-            (1.0 + 3.0 * f32::exp2(-8.0), 1.0 + f32::exp2(-6.0)),
-            (-1.004, -1.0078125),
-            (0.0, 0.0),
+    fn words_are_rounded_to_the_nearest() {
+        for (value, whole) in [
+            (0.0, 0i16),
+            (0.5, 0), // a tie goes to the even one
+            (1.5, 2),
+            (-2.4, -2),
+            (-2.6, -3),
+            (32_700.4, 32_700),
+            (-32_700.0, -32_700),
         ] {
-            assert_eq!(rounded_to_bf16(value), rounded, "{value}");
-            assert_eq!(rounded_to_bf16(value), half::bf16::from_f32(value).to_f32());
+            assert_eq!(rounded_to_whole(value), f32::from(whole), "{value}");
+            let bits = word_pair(value, -value).to_bits();
+            assert_eq!([bits as i16, (bits >> 16) as i16], [whole, -whole]);
         }
     }
 }

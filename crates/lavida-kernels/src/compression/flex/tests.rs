@@ -4,9 +4,12 @@ use std::num::NonZeroUsize;
 
 use proptest::prelude::*;
 
+use super::words::WordVectors;
 use super::*;
 use crate::compression::KeepRatio;
-use crate::registers::PairVectors;
+
+#[path = "../../../benches/measure/mod.rs"]
+mod measure;
 
 /// Clouds of several sizes at several places, with copies: distances from zero to far beyond what f32 tells apart.
 fn clouds(seed: u64, n_tokens: usize, d_token: usize) -> Vec<f32> {
@@ -171,25 +174,128 @@ fn half_precision_tokens_are_their_values() {
     assert_eq!(chosen(&values, 20, &config), chosen(&same, 20, &config));
 }
 
+/// Arithmetics whose panels hold less than the values.
+fn rounding() -> impl Iterator<Item = Arithmetic> {
+    Arithmetic::available().filter(|arithmetic| arithmetic.rounds())
+}
+
 #[test]
-fn tokens_too_close_for_bf16_are_told_apart_by_f32() {
-    // Two tight clusters: all tokens of one are as far from each other as bf16 rounds.
+fn tokens_too_close_for_rounded_products_are_told_apart_by_f32() {
+    // Two tight clusters: all tokens of one are closer to each other than any arithmetic here rounds.
     let (n_tokens, d_token) = (600, 40);
     let mut values = clouds(7, n_tokens, d_token);
     for (i, token) in values.chunks_mut(d_token).enumerate() {
         let side = if i % 2 == 0 { 1.0 } else { -1.0 };
         token
             .iter_mut()
-            .for_each(|value| *value = side + 1e-3 * *value);
+            .for_each(|value| *value = side + 1e-5 * *value);
     }
     let config = config(0.2, 8, false);
     let expected = expected(&values, d_token, &config);
-    for vectors in PairVectors::available() {
-        let arithmetic = Arithmetic::Pairs(vectors);
+    for arithmetic in rounding() {
         let mut tokens = Tokens::new(&values, d_token, arithmetic);
         neighborhoods(&mut tokens, 8, Blocking::new());
-        assert!(!tokens.arithmetic().rounds(), "{vectors:?}");
+        assert!(!tokens.arithmetic().rounds(), "{arithmetic:?}");
         let found = choose_one(&values, d_token, &config, arithmetic, Blocking::new());
-        assert_eq!(found, expected, "{vectors:?}");
+        assert_eq!(found, expected, "{arithmetic:?}");
+    }
+}
+
+/// Tokens that are hard on units and sums: one value that is all of a token, equal values, values that differ by forty
+/// orders of magnitude, tokens at the mean, and copies.
+fn extremes(n_tokens: usize, d_token: usize) -> Vec<f32> {
+    let mut values = clouds(11, n_tokens, d_token);
+    for (i, token) in values.chunks_mut(d_token).enumerate() {
+        match i % 7 {
+            0 => token.fill(0.0),
+            1 => {
+                token.fill(0.0);
+                token[i % d_token] = 1e4;
+            }
+            2 => token.fill(if i % 2 == 0 { 3.0 } else { -3.0 }),
+            3 => token.iter_mut().for_each(|value| *value *= 1e-20),
+            4 => token[i % d_token] = -1e18,
+            5 => token.iter_mut().for_each(|value| *value *= 1e-3),
+            _ => {}
+        }
+    }
+    values
+}
+
+#[test]
+fn tokens_of_any_shape_are_told_apart_by_every_arithmetic() {
+    for d_token in [1, 2, 15, 255, 256, 257, 700] {
+        let values = extremes(120, d_token);
+        for k in [1, 8] {
+            let config = config(0.2, k, false);
+            let expected = expected(&values, d_token, &config);
+            for arithmetic in Arithmetic::available() {
+                let found = choose_one(&values, d_token, &config, arithmetic, Blocking::new());
+                assert_eq!(found, expected, "{arithmetic:?}, width {d_token}, k {k}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_longest_tokens_fit_the_sums_of_words() {
+    // Equal values, one value, alternating signs: the largest sums of products that a block can have.
+    let d_token = 1024;
+    let mut values = vec![0f32; 8 * d_token];
+    for (i, token) in values.chunks_mut(d_token).enumerate() {
+        let sign = if i % 2 == 0 { 1.0 } else { -1.0 };
+        match i / 2 {
+            0 => token.fill(sign),
+            1 => token[0] = 3.0 * sign,
+            2 => token[..256].fill(sign),
+            _ => token[255..258].fill(sign * 7.0),
+        }
+    }
+    for vectors in WordVectors::available() {
+        let mut tokens = Tokens::new(&values, d_token, Arithmetic::Words(vectors));
+        let around = neighborhoods(&mut tokens, 7, Blocking::new());
+        for (at, neighbor) in around.nearest.iter().enumerate() {
+            let exact = tokens.squared_distance((at / 7) as u32, neighbor.token);
+            assert_eq!(neighbor.squared_distance, exact, "{vectors:?}");
+        }
+        let rho = tokens.relative_error();
+        assert!(rho < 1e-3, "{vectors:?}: rounded by {rho}");
+    }
+}
+
+/// CPU seconds of compression by every arithmetic of this machine, one thread, of the tokens of `benches/compression.sh`: what machines
+/// that lack some of them take, as far as this one can tell.
+#[test]
+#[ignore = "a measure: cargo test -p lavida-kernels --lib every_arithmetic_takes -- --ignored --nocapture"]
+fn every_arithmetic_takes_its_time() {
+    const D_TOKEN: usize = 3584;
+    let config = config(0.2, 8, false);
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(1)
+        .build()
+        .unwrap();
+    for n_tokens in [1564, 1920, 4096] {
+        let values = measure::tokens(n_tokens, D_TOKEN, true);
+        for arithmetic in Arithmetic::available() {
+            if format!("{arithmetic:?}").contains("Portable") {
+                continue;
+            }
+            let run = || {
+                squared_lengths(&values, D_TOKEN);
+                let chosen = choose_one(&values, D_TOKEN, &config, arithmetic, Blocking::new());
+                Clusters::new(&values, D_TOKEN, chosen.kept, chosen.assignment).merge()
+            };
+            let seconds: Vec<f64> = (0..6)
+                .map(|_| {
+                    let before = measure::cpu_seconds();
+                    std::hint::black_box(pool.install(run));
+                    measure::cpu_seconds() - before
+                })
+                .skip(1)
+                .collect();
+            let median = measure::median(&seconds);
+            let least = seconds.iter().copied().fold(f64::INFINITY, f64::min);
+            eprintln!("{n_tokens} {arithmetic:?}: median {median:.3}, least {least:.3}");
+        }
     }
 }

@@ -2,11 +2,13 @@
 //!
 //! Which tokens are close is decided on [`Tokens::squared_distance`], computed in f64 from the stored values. The
 //! panels only find out which pairs need that: products of tokens less their mean, which keeps the digits that
-//! `‖a‖² + ‖b‖² − 2·a·b` would lose, and scaled by a power of two, so that nothing leaves the range of f32.
+//! `‖a‖² + ‖b‖² − 2·a·b` would lose, and scaled by a power of two, so that nothing leaves the range of f32. Panels of whole
+//! numbers have a unit a token, and products a factor for each of theirs.
 
 use rayon::prelude::*;
 
-use super::product::{Arithmetic, GROUP, Step, pair, rounded_to_bf16};
+use super::product::{Arithmetic, GROUP, Step};
+use super::words::{BLOCK, LARGEST_VALUE, LONGEST_BLOCK, rounded_to_whole, word_pair};
 use crate::registers::Vectors;
 
 /// A value as tokens store it.
@@ -117,41 +119,80 @@ vectorized! {
 }
 
 vectorized! {
-    /// `Σ_d f(a_d − m_d)²` for each of two functions: all of it, and what rounding it to bf16 changes.
-    fn from_mean<T>(a: &[T], mean: &[f32], rounds: bool) -> FromMean {
-        let (a_chunks, a_rest) = a.as_chunks::<LANES>();
-        let (mean_chunks, mean_rest) = mean.as_chunks::<LANES>();
+    /// `Σ_d (a_d − m_d)²`
+    fn from_mean<T>(a: &[T], mean: &[f32]) -> FromMean {
         let mut sums = [0f64; LANES];
-        let mut errors = [0f64; LANES];
-        let mut add = |lane: usize, a: T, mean: f32| {
-            let difference = a.to_f32() - mean;
+        by_lanes(a, mean, |lane, difference| {
             let wide = f64::from(difference);
             sums[lane] += wide * wide;
-            if rounds {
-                let error = f64::from(difference - rounded_to_bf16(difference));
-                errors[lane] += error * error;
-            }
-        };
-        for (a, mean) in a_chunks.iter().zip(mean_chunks) {
-            for lane in 0..LANES {
-                add(lane, a[lane], mean[lane]);
-            }
-        }
-        for (lane, (a, mean)) in a_rest.iter().zip(mean_rest).enumerate() {
-            add(lane, *a, *mean);
-        }
+        });
         FromMean {
             squared_length: sums.iter().sum(),
-            squared_error: errors.iter().sum(),
+            squared_error: 0.0,
+            units: 1.0,
         }
+    }
+}
+
+vectorized! {
+    /// The same, and of what is lost where values become whole numbers of the smallest units whose sums of products fit.
+    fn whole_from_mean<T>(a: &[T], mean: &[f32]) -> FromMean {
+        let mut squared_length = 0f64;
+        let (mut longest, mut largest) = (0f64, 0f32);
+        for (a, mean) in a.chunks(BLOCK).zip(mean.chunks(BLOCK)) {
+            let mut sums = [0f64; LANES];
+            let mut largest_of = [0f32; LANES];
+            by_lanes(a, mean, |lane, difference| {
+                let wide = f64::from(difference);
+                sums[lane] += wide * wide;
+                let size = difference.abs();
+                largest_of[lane] = if size > largest_of[lane] { size } else { largest_of[lane] };
+            });
+            let of_block: f64 = sums.iter().sum();
+            squared_length += of_block;
+            longest = longest.max(of_block);
+            largest = largest_of.into_iter().fold(largest, f32::max);
+        }
+        let most = (LONGEST_BLOCK / longest.sqrt()).min(LARGEST_VALUE / f64::from(largest));
+        // A token at the mean has no units, and one almost there more than f32 has room for.
+        let units = most.clamp(f64::exp2(-100.0), f64::exp2(100.0)) as f32;
+        let by = 1.0 / f64::from(units);
+        let mut errors = [0f64; LANES];
+        by_lanes(a, mean, |lane, difference| {
+            let whole = rounded_to_whole(difference * units);
+            let error = f64::from(difference) - f64::from(whole) * by;
+            errors[lane] += error * error;
+        });
+        FromMean {
+            squared_length,
+            squared_error: errors.iter().sum(),
+            units,
+        }
+    }
+}
+
+/// Calls a function with each value's difference from the mean; value `d` is of lane `d mod LANES`.
+#[inline(always)]
+fn by_lanes<T: Value>(a: &[T], mean: &[f32], mut f: impl FnMut(usize, f32)) {
+    let (a_chunks, a_rest) = a.as_chunks::<LANES>();
+    let (mean_chunks, mean_rest) = mean.as_chunks::<LANES>();
+    for (a, mean) in a_chunks.iter().zip(mean_chunks) {
+        for lane in 0..LANES {
+            f(lane, a[lane].to_f32() - mean[lane]);
+        }
+    }
+    for (lane, (a, mean)) in a_rest.iter().zip(mean_rest).enumerate() {
+        f(lane, a.to_f32() - mean);
     }
 }
 
 /// A token seen from the mean.
 struct FromMean {
     squared_length: f64,
-    /// Of rounding it to bf16.
+    /// Of rounding it.
     squared_error: f64,
+    /// How many of the units that it is rounded to make 1.
+    units: f32,
 }
 
 impl FromMean {
@@ -172,9 +213,8 @@ const PIECE: usize = 128;
 const SIDE: usize = 8;
 
 vectorized! {
-    /// The tokens listed, at most a group of them, as a panel: `(a_d − m_d)·scale`, zeros where there is no token.
+    /// The tokens listed, at most a group of them, as a panel: `a_d − m_d`, scaled or in units, zeros where there is no token.
     fn pack<T>(tokens: &Tokens<T>, listed: &[u32], panel: &mut [Step]) -> () {
-        let rounds = tokens.arithmetic.rounds();
         let mut rows = [[0f32; PIECE]; SIDE];
         for (at, steps) in panel.chunks_mut(tokens.arithmetic.n_steps(PIECE)).enumerate() {
             let values = at * PIECE..((at + 1) * PIECE).min(tokens.d_token);
@@ -183,13 +223,13 @@ vectorized! {
                 for (i, row) in rows.iter_mut().enumerate() {
                     match listed.get(first + i) {
                         Some(token) => {
+                            let scale = tokens.panel_scale(*token);
                             let token = &tokens.row(*token)[values.clone()];
                             for (value, (token, mean)) in row.iter_mut().zip(token.iter().zip(mean)) {
-                                *value = (token.to_f32() - mean) * tokens.scale;
+                                *value = (token.to_f32() - mean) * scale;
                             }
-                            if rounds {
-                                row[mean.len()..].fill(0.0);
-                                narrow(row);
+                            if tokens.arithmetic.rounds() {
+                                narrow(row, mean.len());
                             }
                         }
                         None => row.fill(0.0),
@@ -201,12 +241,13 @@ vectorized! {
     }
 }
 
-/// Each two values become a pair, one pair after the other.
+/// Each two of the first values become a pair, one pair after the other.
 #[inline(always)]
-fn narrow(row: &mut [f32; PIECE]) {
+fn narrow(row: &mut [f32; PIECE], n_values: usize) {
+    row[n_values..].fill(0.0);
     let mut pairs = [0f32; PIECE / 2];
     for (to, from) in pairs.iter_mut().zip(row.as_chunks::<2>().0) {
-        *to = pair(from[0], from[1]);
+        *to = word_pair(from[0], from[1]);
     }
     row[..PIECE / 2].copy_from_slice(&pairs);
 }
@@ -253,6 +294,10 @@ pub(super) struct Tokens<'a, T> {
     arithmetic: Arithmetic,
     /// The length of what a panel rounds off, by that of the token, is at most this.
     relative_error: f64,
+    /// For panels of whole numbers, what each token's values are multiplied by.
+    units: Vec<f32>,
+    /// A product of panels, times the factor of each of its tokens, is that of the scaled values.
+    pub(super) factors: Vec<f32>,
 }
 
 impl<'a, T: Value> Tokens<'a, T> {
@@ -272,7 +317,10 @@ impl<'a, T: Value> Tokens<'a, T> {
 
         let seen: Vec<FromMean> = values
             .par_chunks(d_token)
-            .map(|row| from_mean(row, &mean, arithmetic.rounds()))
+            .map(|row| match arithmetic {
+                Arithmetic::Words(_) => whole_from_mean(row, &mean),
+                Arithmetic::Single(_) => from_mean(row, &mean),
+            })
             .collect();
         let largest = |of: fn(&FromMean) -> f64| seen.iter().map(of).fold(0f64, f64::max);
         let longest = largest(|token| token.squared_length);
@@ -281,10 +329,20 @@ impl<'a, T: Value> Tokens<'a, T> {
         } else {
             1.0
         };
+        let (units, factors) = match arithmetic {
+            Arithmetic::Words(_) => {
+                let factor = |token: &FromMean| (scale / f64::from(token.units)) as f32;
+                let units = seen.iter().map(|token| token.units).collect();
+                (units, seen.iter().map(factor).collect())
+            }
+            Arithmetic::Single(_) => (Vec::new(), vec![1.0; n_tokens]),
+        };
         Self {
             values,
             d_token,
             mean,
+            units,
+            factors,
             scale: scale as f32,
             lengths: seen
                 .iter()
@@ -299,6 +357,17 @@ impl<'a, T: Value> Tokens<'a, T> {
     pub(super) fn stop_rounding(&mut self) {
         self.arithmetic = Arithmetic::Single(Vectors::of_this_machine());
         self.relative_error = 0.0;
+        self.units = Vec::new();
+        self.factors.fill(1.0);
+    }
+
+    /// What a token's values are multiplied by in a panel.
+    #[inline(always)]
+    fn panel_scale(&self, token: u32) -> f32 {
+        self.units
+            .get(token as usize)
+            .copied()
+            .unwrap_or(self.scale)
     }
 
     pub(super) fn n_tokens(&self) -> usize {

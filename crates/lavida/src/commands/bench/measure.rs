@@ -39,16 +39,21 @@ pub fn point(args: &PointArgs) -> anyhow::Result<Point> {
     let changes: &[&str] = match args.model {
         BenchModel::Tiny => &[],
         BenchModel::Medium => &MEDIUM,
+        BenchModel::Paper => &[],
     };
     let changes: Vec<String> = changes.iter().map(|change| (*change).to_owned()).collect();
-    let settings = config::load("embedded:tiny", &changes)?.settings;
+    let from = match args.model {
+        BenchModel::Tiny | BenchModel::Medium => "embedded:tiny",
+        BenchModel::Paper => "embedded:paper",
+    };
+    let settings = config::load(from, &changes)?.settings;
     let model = settings.model.config();
     let merging = CompressionConfig {
         keep_ratio,
         ..settings.compression.merging()
     };
 
-    let device = device::named("cpu")?;
+    let device = device::named(&args.device)?;
     let step = LanguageStep::new(
         &model.vision,
         &model.language,

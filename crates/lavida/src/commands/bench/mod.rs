@@ -9,6 +9,8 @@ use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand, ValueEnum};
+use lavida_data::Error;
+use lavida_dataflow::clock::{Clock, SystemClock};
 use lavida_report::plot::{LinePlot, Series};
 use lavida_store::local_path;
 use lavida_terminal::screen;
@@ -89,9 +91,11 @@ pub struct BenchArgs {
 pub enum BenchWhat {
     /// Step time and peak memory of the language model against the keep ratio (the shape of the paper's Fig. 7b)
     ///
-    /// A step is compression, forward, loss and all gradients of the language model on one made-up clip, on the CPU. Each
-    /// point runs in a process of its own; its peak is that process's most resident memory.
+    /// A step is compression, forward, loss and all gradients of the language model on one made-up clip. Each
+    /// point runs in a process of its own; its peak is that process's most resident memory, which says nothing of a GPU's.
     Compression(CompressionArgs),
+    /// NCCL in a world of one: that it loads, connects a GPU and keeps what a bucket holds, by both ways to sum
+    Nccl(NcclArgs),
     /// One point, for `bench compression`
     #[command(hide = true)]
     CompressionPoint(PointArgs),
@@ -122,13 +126,28 @@ pub struct CompressionArgs {
     /// Steps to measure after the first; their median counts
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = at_least(1))]
     pub steps: usize,
+    /// Where to compute, as settings name it
+    #[arg(long, value_name = "NAME", default_value = "cpu")]
+    pub device: String,
     /// Print one JSON document on standard output
     #[arg(long)]
     pub json: bool,
 }
 
 #[derive(Debug, Args)]
+pub struct NcclArgs {
+    /// The GPU, as settings name it
+    #[arg(long, value_name = "NAME", default_value = "cuda:0")]
+    pub device: String,
+    /// Values of a bucket
+    #[arg(long, value_name = "N", default_value_t = 6_250_000, value_parser = at_least(1))]
+    pub values: usize,
+}
+
+#[derive(Debug, Args)]
 pub struct PointArgs {
+    #[arg(long)]
+    pub device: String,
     #[arg(long, value_enum)]
     pub model: BenchModel,
     #[arg(long)]
@@ -148,6 +167,8 @@ pub enum BenchModel {
     Tiny,
     /// Width 768, 8 layers
     Medium,
+    /// That of paper.toml, Qwen2-VL-7B's, with random weights in f32: 30 GB, and gradients of all of them
+    Paper,
 }
 
 impl BenchModel {
@@ -156,6 +177,7 @@ impl BenchModel {
         match self {
             Self::Tiny => "tiny",
             Self::Medium => "medium",
+            Self::Paper => "paper",
         }
     }
 }
@@ -169,10 +191,33 @@ impl std::fmt::Display for BenchModel {
 pub async fn run(args: &BenchArgs) -> anyhow::Result<()> {
     match &args.what {
         BenchWhat::Compression(args) => compression(args).await,
+        BenchWhat::Nccl(args) => nccl(args).await,
         BenchWhat::CompressionPoint(args) => {
             print_text(&measure::point(args)?.document().to_string())
         }
     }
+}
+
+/// What it found, a name and a value a line.
+async fn nccl(args: &NcclArgs) -> anyhow::Result<()> {
+    let device = lavida_cluster::training::cuda_device(&args.device)
+        .ok_or_else(|| Error::invalid("--device", "cuda:N", &args.device))?;
+    let n_values = args.values;
+    let clock = SystemClock::default();
+    for nccl_adds in [false, true] {
+        let start = clock.monotonic();
+        let tried = tokio::task::spawn_blocking(move || {
+            lavida_cluster::engine::try_alone(device, nccl_adds, n_values)
+        });
+        tried.await?.map_err(|error| Error::Unavailable {
+            what: format!("NCCL on {}", args.device),
+            reason: error.to_string(),
+        })?;
+        let seconds = (clock.monotonic() - start).as_secs_f64();
+        let who = if nccl_adds { "nccl" } else { "ranks" };
+        print_text(&format!("seconds_with_sums_{who} {seconds:.3}"))?;
+    }
+    Ok(())
 }
 
 async fn compression(args: &CompressionArgs) -> anyhow::Result<()> {
@@ -231,6 +276,7 @@ async fn in_its_own_process(
         .args(["--keep-ratio", &keep_ratio.to_string()])
         .args(["--visual-tokens", &args.visual_tokens.to_string()])
         .args(["--text-tokens", &args.text_tokens.to_string()])
+        .args(["--device", &args.device])
         .args(["--steps", &args.steps.to_string()])
         .kill_on_drop(true)
         .output()
