@@ -8,14 +8,24 @@ use std::sync::Arc;
 
 use futures::StreamExt;
 use lavida_data::clip::Clip;
-use lavida_data::manifest::{DatasetHeader, MANIFEST_KEY};
+use lavida_data::errors_file::encode_errors;
+use lavida_data::manifest::{
+    CategorySource, DatasetHeader, EARLIER_MANIFEST_KEY, ERRORS_KEY, MANIFEST_KEY, Purpose,
+};
 use lavida_data::shard::{DatasetWriter, Resumed, WriterSettings, remove_unfinished};
 use lavida_store::{Error, Removed, Result, Store};
 use serde::Serialize;
 
+use crate::card::{Counts, card, put_card};
 use crate::read::rows::SourceUnit;
 use crate::skip::{Reason, Skip, SkipLog};
 use crate::sources::{Source, SourceSpec};
+
+/// The share of images or videos with a fault from which on a build fails that was not told of another.
+pub const MAX_BAD_FRACTION: f64 = 0.01;
+
+/// So many images or videos with a fault are no share: of each kind the first are shown, so nothing is lost quietly.
+const FEW: u64 = SkipLog::N_SHOWN;
 
 /// What to build, where to, and how.
 #[derive(Clone)]
@@ -32,6 +42,9 @@ pub struct BuildRequest {
     pub dry_run: bool,
     /// Keep the shards that an interrupted build of the same input has finished.
     pub resume: bool,
+    /// Most images or videos, of all, in which a fault may leave something out; `None` for [`MAX_BAD_FRACTION`], which a few are
+    /// always within.
+    pub max_bad_fraction: Option<f64>,
     /// Units read at the same time.
     pub jobs: usize,
     /// How rows are grouped into row groups and shards.
@@ -48,6 +61,7 @@ impl BuildRequest {
             strict: false,
             dry_run: false,
             resume: false,
+            max_bad_fraction: None,
             jobs: std::thread::available_parallelism().map_or(1, usize::from),
             writer: WriterSettings::default(),
         }
@@ -66,6 +80,8 @@ pub enum BuildEvent<'a> {
         /// Images or videos to read.
         n_units: usize,
     },
+    /// What people should know of the source as a whole.
+    Notice(&'a str),
     /// A unit has been written (or found to yield nothing).
     Unit(BuildProgress),
     /// One of the first faults of its reason.
@@ -119,9 +135,11 @@ pub async fn build(
     request: &BuildRequest,
     on_event: &(dyn Fn(BuildEvent<'_>) + Sync),
 ) -> Result<BuildSummary> {
-    if request.out.size(MANIFEST_KEY).await?.is_some() {
-        let what = format!("dataset {}", request.out.full(MANIFEST_KEY));
-        return Err(Error::Exists { what });
+    for key in [MANIFEST_KEY, EARLIER_MANIFEST_KEY] {
+        if request.out.size(key).await?.is_some() {
+            let what = format!("dataset {}", request.out.full(key));
+            return Err(Error::Exists { what });
+        }
     }
     if !request.dry_run {
         let removed = remove_unfinished(&request.out).await?;
@@ -143,10 +161,13 @@ pub async fn build(
         output: Output::open(request, header).await?,
         progress: BuildProgress::default(),
         n_objects: 0,
+        n_bad: 0,
+        n_alone: 0,
         on_event,
     };
     for skip in source.planned_skips() {
         build.note(skip)?;
+        build.n_bad += u64::from(skip.reason.is_fault());
     }
     let resumed = build.output.resumed().cloned().unwrap_or_default();
     let first_unit = usize::try_from(resumed.cursor)
@@ -154,33 +175,43 @@ pub async fn build(
         .min(n_units);
     build.progress.n_units = first_unit;
     build.progress.n_samples = resumed.n_clips;
+    for notice in source.notices() {
+        on_event(BuildEvent::Notice(notice));
+    }
     let mut units = futures::stream::iter(first_unit..n_units)
         .map(|unit_idx| {
             let source = source.clone();
-            let load = move || source.load(unit_idx).map(|unit| (unit_idx, unit));
-            async move { tokio::task::spawn_blocking(load).await }
+            async move { (unit_idx, Pieces::of(source, unit_idx).await) }
         })
         .buffered(request.jobs.max(1));
     let mut written_until = resumed.last_id;
-    while let Some(loaded) = units.next().await {
-        let (unit_idx, unit) = loaded.map_err(|error| Error::Internal(error.to_string()))??;
-        let n_written = match written_until.take() {
-            None => None,
-            Some(last) => match unit.clips.iter().position(|clip| clip.id == last) {
-                Some(last_idx) => Some(last_idx + 1),
-                None => {
-                    let expected = format!("the input of the interrupted build, with row {last}");
-                    return Err(Error::invalid(
-                        "--resume",
-                        expected,
-                        "other rows at its place",
-                    ));
-                }
-            },
-        };
-        build.take(unit_idx, unit, n_written).await?;
+    while let Some((unit_idx, mut pieces)) = units.next().await {
+        let mut is_bad = false;
+        while let Some(piece) = pieces.next().await {
+            let unit = piece?;
+            is_bad |= unit.skips.iter().any(|skip| skip.reason.is_fault());
+            let n_written = match &written_until {
+                None => None,
+                Some(last) => match unit.clips.iter().position(|clip| clip.id == *last) {
+                    Some(last_idx) => {
+                        written_until = None;
+                        Some(last_idx + 1)
+                    }
+                    // An earlier piece of the unit in which the build was interrupted.
+                    None => Some(unit.clips.len()),
+                },
+            };
+            build.take(unit_idx, unit, n_written).await?;
+        }
+        if let Some(last) = written_until.take() {
+            let expected = format!("the input of the interrupted build, with row {last}");
+            let found = "other rows at its place";
+            return Err(Error::invalid("--resume", expected, found));
+        }
+        build.n_bad += u64::from(is_bad);
+        build.unit_done();
     }
-    build.finish(source.planned_skips(), n_units).await
+    build.finish(request, source.planned_skips(), n_units).await
 }
 
 async fn open(request: &BuildRequest) -> Result<Arc<dyn Source>> {
@@ -206,12 +237,53 @@ fn stamped(source: &dyn Source) -> DatasetHeader {
     header
 }
 
+/// The pieces of one unit, read by a thread that stays a piece ahead.
+struct Pieces {
+    first: Option<Result<SourceUnit>>,
+    rest: tokio::sync::mpsc::Receiver<Result<SourceUnit>>,
+}
+
+impl Pieces {
+    /// Begins to read a unit; its first piece is there.
+    async fn of(source: Arc<dyn Source>, unit_idx: usize) -> Self {
+        let (send, mut rest) = tokio::sync::mpsc::channel(1);
+        let on_panic = send.clone();
+        let reading = tokio::task::spawn_blocking(move || {
+            let ended = source.stream(unit_idx, &mut |piece| send.blocking_send(Ok(piece)).is_ok());
+            if let Err(error) = ended {
+                // Nobody waits for it once the build has ended.
+                let _ = send.blocking_send(Err(error));
+            }
+        });
+        tokio::spawn(async move {
+            if let Err(error) = reading.await {
+                let _ = on_panic.send(Err(Error::Internal(error.to_string()))).await;
+            }
+        });
+        Self {
+            first: rest.recv().await,
+            rest,
+        }
+    }
+
+    async fn next(&mut self) -> Option<Result<SourceUnit>> {
+        match self.first.take() {
+            Some(first) => Some(first),
+            None => self.rest.recv().await,
+        }
+    }
+}
+
 /// A build on its way.
 struct Build<'a> {
     log: SkipLog,
     output: Output,
     progress: BuildProgress,
     n_objects: u64,
+    /// Images or videos in which something is wrong, and faults that belong to none.
+    n_bad: u64,
+    /// Rows that show every category of the dataset.
+    n_alone: u64,
     on_event: &'a (dyn Fn(BuildEvent<'_>) + Sync),
 }
 
@@ -240,6 +312,7 @@ impl Build<'_> {
         for clip in unit.clips.iter().skip(n_written.unwrap_or(0)) {
             match self.output.push(clip, unit_idx as u64).await {
                 Ok(()) => {
+                    self.n_alone += u64::from(shows_all(clip, &self.output.header));
                     self.progress.n_samples += 1;
                     self.progress.n_frames += clip.frames.len() as u64;
                     self.progress.n_bytes += clip
@@ -249,11 +322,19 @@ impl Build<'_> {
                         .sum::<u64>();
                     self.n_objects += clip.objects.len() as u64;
                 }
-                Err(Error::Invalid {
-                    what,
-                    expected,
-                    found,
-                }) => {
+                // A frame that the shards' own check cannot read costs its row and not the build.
+                Err(
+                    Error::Invalid {
+                        what,
+                        expected,
+                        found,
+                    }
+                    | Error::Corrupt {
+                        what,
+                        expected,
+                        found,
+                    },
+                ) => {
                     let skip = Skip::new(Reason::RowInvalid, what, expected, found);
                     self.note(&skip)?;
                     self.output.skip(skip.reason);
@@ -261,14 +342,53 @@ impl Build<'_> {
                 Err(error) => return Err(error),
             }
         }
-        self.progress.n_units += 1;
-        (self.on_event)(BuildEvent::Unit(self.progress));
         Ok(())
     }
 
-    async fn finish(mut self, planned_skips: &[Skip], n_units: usize) -> Result<BuildSummary> {
+    fn unit_done(&mut self) {
+        self.progress.n_units += 1;
+        (self.on_event)(BuildEvent::Unit(self.progress));
+    }
+
+    /// That not too much is wrong with the input.
+    fn check_faults(&self, request: &BuildRequest, n_units: usize) -> Result<()> {
+        let most = request.max_bad_fraction.unwrap_or(MAX_BAD_FRACTION);
+        let is_few = request.max_bad_fraction.is_none() && self.n_bad <= FEW;
+        // Faults that belong to no image are more than all of them at most.
+        let n_bad = self.n_bad.min(n_units as u64);
+        if is_few || n_bad as f64 <= most * n_units as f64 {
+            return Ok(());
+        }
+        let counts = counted(&self.log);
+        Err(Error::corrupt(
+            &self.output.header.dataset,
+            format!(
+                "faults in at most {} of {n_units} images or videos",
+                percent(most)
+            ),
+            format!(
+                "{} with faults ({counts}); a larger --max-bad-fraction takes what is left, with --resume without reading it again",
+                self.n_bad
+            ),
+        ))
+    }
+
+    async fn finish(
+        mut self,
+        request: &BuildRequest,
+        planned_skips: &[Skip],
+        n_units: usize,
+    ) -> Result<BuildSummary> {
         if self.progress.n_samples == 0 {
             return Err(no_sample(&self.output.header.dataset, n_units, &self.log));
+        }
+        self.check_faults(request, n_units)?;
+        if self.n_alone > 0 {
+            (self.on_event)(BuildEvent::Notice(&format!(
+                "{} of {} samples show every category of the dataset: alone they train nothing, as no other category can be named \
+                 beside theirs; another dataset of the run brings some",
+                self.n_alone, self.progress.n_samples
+            )));
         }
         for skip in planned_skips {
             self.output.skip(skip.reason);
@@ -293,7 +413,18 @@ impl Build<'_> {
                 skipped: self.log.into_counts(),
             });
         };
+        out.put(ERRORS_KEY, encode_errors(self.log.listed())?)
+            .await?;
+        let counts = Counts {
+            samples: writer.n_clips(),
+            frames: writer.n_frames(),
+            objects: writer.n_objects(),
+            skipped: writer.skipped(),
+        };
+        let text = card(&header, request.source.name(), &counts);
         let manifest = Box::pin(writer.finish()).await?;
+        // After the manifest: a build that lost the race to commit leaves the winner's card.
+        put_card(&out, text).await?;
         Ok(BuildSummary {
             dataset: header.dataset,
             split: header.split,
@@ -308,21 +439,39 @@ impl Build<'_> {
     }
 }
 
-fn no_sample(dataset: &str, n_units: usize, log: &SkipLog) -> Error {
-    let counts: Vec<String> = log
+fn percent(fraction: f64) -> String {
+    format!("{:.4}", fraction * 100.0)
+        .trim_end_matches('0')
+        .trim_end_matches('.')
+        .to_owned()
+        + " %"
+}
+
+fn counted(log: &SkipLog) -> String {
+    let counts = log
         .counts()
         .iter()
-        .map(|(reason, n)| format!("{reason} {n}"))
-        .collect();
-    let found = if counts.is_empty() {
-        format!("{n_units} images or videos, none of use")
-    } else {
-        format!(
-            "{n_units} images or videos, none of use ({})",
-            counts.join(", ")
-        )
+        .map(|(reason, n)| format!("{reason} {n}"));
+    counts.collect::<Vec<_>>().join(", ")
+}
+
+fn no_sample(dataset: &str, n_units: usize, log: &SkipLog) -> Error {
+    let found = match counted(log) {
+        counts if counts.is_empty() => format!("{n_units} images or videos, none of use"),
+        counts => format!("{n_units} images or videos, none of use ({counts})"),
     };
     Error::corrupt(dataset, "at least one sample", found)
+}
+
+/// Whether a clip shows every category that its dataset has.
+fn shows_all(clip: &Clip, header: &DatasetHeader) -> bool {
+    let CategorySource::Vocabulary(names) = &header.category_source else {
+        return false;
+    };
+    header.purpose == Purpose::Training
+        && names
+            .iter()
+            .all(|name| clip.present_categories.contains(name))
 }
 
 /// Where rows go: a writer, opened with the first row so that a build without one leaves nothing behind; or nowhere.

@@ -9,6 +9,7 @@
 //! sources' own layouts.
 
 pub mod build;
+mod card;
 pub mod cli;
 #[path = "../../crates/lavida/src/command_line.rs"]
 mod command_line;

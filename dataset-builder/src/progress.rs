@@ -38,6 +38,7 @@ impl BuildView {
                     progress: None,
                 };
             }
+            BuildEvent::Notice(notice) => screen::line(&format!("note: {notice}")),
             BuildEvent::Fault(skip) => screen::line(&format!("left out: {skip}")),
             BuildEvent::Unit(at) => {
                 let done = at.n_units as u64;

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 
+use lavida_data::errors_file::ErrorRow;
 use lavida_store::Error;
 
 /// Why something was left out.
@@ -58,6 +59,10 @@ pub enum Reason {
     NoObject,
     /// A frame of a training video that the dataset leaves unannotated.
     UnannotatedFrame,
+    /// A text that, as its dataset says, names nothing in its picture.
+    NoTarget,
+    /// A photo that was turned as its EXIF orientation asks; nothing is left out.
+    TurnedUpright,
 }
 
 impl Reason {
@@ -87,6 +92,8 @@ impl Reason {
             Self::BackgroundOnly => "background_only",
             Self::NoObject => "no_object",
             Self::UnannotatedFrame => "unannotated_frame",
+            Self::NoTarget => "no_target",
+            Self::TurnedUpright => "turned_upright",
         }
     }
 
@@ -94,7 +101,12 @@ impl Reason {
     pub fn is_fault(self) -> bool {
         !matches!(
             self,
-            Self::Crowd | Self::BackgroundOnly | Self::NoObject | Self::UnannotatedFrame
+            Self::Crowd
+                | Self::BackgroundOnly
+                | Self::NoObject
+                | Self::UnannotatedFrame
+                | Self::NoTarget
+                | Self::TurnedUpright
         )
     }
 }
@@ -157,18 +169,27 @@ impl From<&Skip> for Error {
 pub struct SkipLog {
     strict: bool,
     counts: BTreeMap<String, u64>,
+    listed: Vec<ErrorRow>,
 }
 
 impl SkipLog {
     /// How many of each reason are shown before the rest is only counted.
     pub const N_SHOWN: u64 = 3;
 
+    /// How many of each reason are listed with file and row; the rest is only counted.
+    pub const N_LISTED: u64 = 50_000;
+
     /// An empty log.
     pub fn new(strict: bool) -> Self {
         Self {
             strict,
-            counts: BTreeMap::new(),
+            ..Self::default()
         }
+    }
+
+    /// What was left out, with file and row.
+    pub fn listed(&self) -> &[ErrorRow] {
+        &self.listed
     }
 
     /// Counts one skip; true when it is among the first of its reason and worth showing.
@@ -185,6 +206,15 @@ impl SkipLog {
             .entry(skip.reason.name().to_owned())
             .or_default();
         *count += 1;
+        if *count <= Self::N_LISTED {
+            self.listed.push(ErrorRow {
+                reason: skip.reason.name().to_owned(),
+                is_fault: skip.reason.is_fault(),
+                what: skip.what.clone(),
+                expected: skip.expected.clone(),
+                found: skip.found.clone(),
+            });
+        }
         Ok(skip.reason.is_fault() && *count <= Self::N_SHOWN)
     }
 

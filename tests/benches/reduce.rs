@@ -163,6 +163,7 @@ fn work(engine: Local, gigabytes_per_second: f64) -> [f64; 3] {
             generation: 0,
         },
         weights: InitialWeights::Random,
+        frozen: Default::default(),
         carried: None,
         reducer: Box::new(link),
         now: Arc::new(move || began.elapsed()),

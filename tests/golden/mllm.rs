@@ -42,6 +42,7 @@ fn model(fixture: &Fixture, positions: Positions, device: &Device) -> Qwen2Vl {
         mrope_section: fixture.sizes("/config/llm/mrope"),
         rope_theta: fixture.number("/config/rope_theta"),
         rms_norm_eps: fixture.number("/config/rms_norm_eps"),
+        tie_word_embeddings: false,
         positions,
     };
     let model = Qwen2Vl::init(&vision, &language, special_tokens(fixture), device);

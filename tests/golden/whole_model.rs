@@ -52,6 +52,7 @@ fn config(fixture: &Fixture) -> LavidaConfig {
             mrope_section: fixture.sizes("/config/llm/mrope"),
             rope_theta: 1e6,
             rms_norm_eps: 1e-6,
+            tie_word_embeddings: false,
             positions: Positions::Counts,
         },
         clip_text: ClipTextConfig {

@@ -47,6 +47,8 @@ async fn shards(folder: &Path) -> Arc<Catalog> {
             annotations: coco.join("annotations/instances_train.json"),
             images: coco.join("images"),
             split: "train".into(),
+            boxes: false,
+            crowds: false,
         }),
         SourceSpec::Mevis(MevisArgs {
             root: world.join("mevis"),

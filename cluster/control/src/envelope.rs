@@ -16,7 +16,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use super::message::Bounded;
 
 /// Rises with every change that an older build would misread.
-pub const PROTOCOL_VERSION: u16 = 2;
+pub const PROTOCOL_VERSION: u16 = 3;
 /// Largest message, mark and version included.
 pub const MAX_MESSAGE_BYTES: usize = 256 * 1024;
 
@@ -101,7 +101,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        Activity, CoordinatorFrame, CoordinatorId, Engine, FromMember, Generation, Join,
+        Activity, CoordinatorFrame, CoordinatorId, Engine, FromMember, Generation, Held, Join,
         MemberFrame, MemberId, MemberView, Pace, Peer, Refusal, RunId, Status, ToMember, World,
         Written, WrittenPart,
     };
@@ -154,6 +154,10 @@ mod tests {
                 barrier,
                 written,
                 damaged,
+                held: (n[0] % 2 == 0).then_some(Held {
+                    generation: Generation(n[1]),
+                    step: n[2],
+                }),
                 pace: Pace {
                     n_steps: barrier,
                     step_us: n[0],
@@ -185,6 +189,7 @@ mod tests {
                 }
             }),
             Just(FromMember::Leave),
+            Just(FromMember::Drain),
             Just(FromMember::Ask),
         ];
         (any::<u64>(), message).prop_map(|(member, message)| MemberFrame {
@@ -200,6 +205,8 @@ mod tests {
                 member: MemberId(member),
                 address: node.clone(),
                 node,
+                slot: 0,
+                holds: true,
             });
             ToMember::View(MemberView {
                 seq: n[0],
@@ -208,6 +215,9 @@ mod tests {
                 world: Some(World {
                     generation: Generation(n[1]),
                     resume_from: n[2],
+                    kept: None,
+                    committed: n[2],
+                    owes_checkpoint: false,
                     checkpoint_every: n[3],
                     engine: Engine::Nccl,
                     peers: peers.collect(),

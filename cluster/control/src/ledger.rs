@@ -13,7 +13,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{CoordinatorId, Generation, WrittenPart};
+use super::{CoordinatorId, Departure, Generation, WorkerName, WrittenPart};
 
 /// One remembered fact.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,15 +32,26 @@ pub struct Entry {
 #[serde(deny_unknown_fields, rename_all = "snake_case")]
 pub enum Fact {
     /// A coordinator began: older ones are fenced from here on. Its generation has no world.
-    TookOver,
+    TookOver {
+        /// The build of its program.
+        build: String,
+        /// The machine it is on.
+        node: String,
+    },
     /// The coordinator gave up or was asked to stop. Another may take over later.
     Closed,
     /// A world was formed.
     Opened {
-        /// The committed step it starts from.
+        /// The step it starts from.
         resume_from: u64,
+        /// Whether its state was held by workers, and no checkpoint was read: what was learned after the last one goes on.
+        kept: bool,
         /// Number of ranks.
         world_size: u32,
+        /// Who they are, by rank.
+        ranks: Vec<WorkerName>,
+        /// Who went since the entry before of this kind.
+        departures: Vec<Departure>,
     },
     /// A checkpoint is whole.
     Committed {
@@ -67,7 +78,7 @@ impl Fact {
     pub fn step(&self) -> Option<u64> {
         match self {
             Self::Committed { step, .. } | Self::SetAside { step, .. } => Some(*step),
-            Self::TookOver | Self::Closed | Self::Opened { .. } => None,
+            Self::TookOver { .. } | Self::Closed | Self::Opened { .. } => None,
         }
     }
 }
@@ -81,6 +92,9 @@ pub struct Remembered {
     pub generation: Generation,
     /// The newest committed step that was not set aside; 0 when there is none.
     pub committed: u64,
+    /// States that workers hold count from this generation on: the last that began with a checkpoint. What was held before
+    /// is of training that was given up.
+    pub lineage: Generation,
 }
 
 impl Remembered {
@@ -109,8 +123,10 @@ impl Remembered {
         }
         match &entry.fact {
             Fact::Closed => {}
-            Fact::TookOver => self.generation = entry.generation,
-            Fact::Opened { resume_from, .. } => {
+            Fact::TookOver { .. } => self.generation = entry.generation,
+            Fact::Opened {
+                resume_from, kept, ..
+            } => {
                 if *resume_from < self.committed {
                     return Err(format!(
                         "entry {index}: expected generation {} to start from {} or later, found {resume_from}",
@@ -118,7 +134,10 @@ impl Remembered {
                     ));
                 }
                 self.generation = entry.generation;
-                self.committed = *resume_from;
+                if !kept {
+                    self.committed = *resume_from;
+                    self.lineage = entry.generation;
+                }
             }
             Fact::Committed { step, .. } => {
                 if *step <= self.committed {
@@ -138,6 +157,7 @@ impl Remembered {
                     ));
                 }
                 self.committed = *back_to;
+                self.lineage = self.generation.next();
             }
         }
         self.next_index += 1;
@@ -168,7 +188,10 @@ mod tests {
             generation: Generation(generation),
             fact: Fact::Opened {
                 resume_from,
+                kept: false,
                 world_size: 2,
+                ranks: vec![],
+                departures: vec![],
             },
         }
     }
@@ -201,7 +224,10 @@ mod tests {
     #[test]
     fn whoever_took_over_keeps_older_generations_from_committing() {
         let took_over = Entry {
-            fact: Fact::TookOver,
+            fact: Fact::TookOver {
+                build: "1".to_owned(),
+                node: "here".to_owned(),
+            },
             ..opened(2, 0)
         };
         check_refused(

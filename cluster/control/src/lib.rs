@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 pub mod coordinator;
+pub mod departures;
 pub mod envelope;
 pub mod ledger;
 pub mod member;
@@ -23,6 +24,7 @@ mod simulation;
 mod types;
 
 pub use coordinator::{Action, Answer, Coordinator, Event, Examined};
+pub use departures::{Departure, DepartureReason, WorkerName};
 pub use envelope::{MAX_MESSAGE_BYTES, Malformed, PROTOCOL_VERSION, decode, encode};
 pub use member::{Member, MemberAction, MemberEvent};
 pub use message::{
@@ -31,6 +33,7 @@ pub use message::{
 pub use pace::Pace;
 pub use settings::{CoordinatorSettings, EndReason, Notice};
 pub use types::{
-    CoordinatorId, Engine, Generation, Join, MAX_JOB_BYTES, MAX_UNCOMMITTED, MAX_WORDS_BYTES,
-    MemberId, Outcome, Peer, Refusal, RunId, World, Written, WrittenPart, slice, writers,
+    CoordinatorId, Engine, Generation, Held, Join, MAX_JOB_BYTES, MAX_MEMBERS, MAX_UNCOMMITTED,
+    MAX_VALUE_BYTES, MAX_WORDS_BYTES, MemberId, Outcome, Peer, Refusal, RunId, World, Written,
+    WrittenPart, slice, writers,
 };

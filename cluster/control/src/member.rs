@@ -9,7 +9,8 @@
 //! ```
 //!
 //! Beside it runs joining: a member that is not joined asks every [`RETRY`]; one that is refused as unknown, loses its
-//! connection, or hears nothing for a [`LEASE`] ends its work (it may have been replaced) and asks again.
+//! connection, or hears nothing for a [`LEASE`] asks again. Its work goes on meanwhile, as far as it is leased: what it
+//! learns counts only once a coordinator commits it, and whether its world still is one, the next view says.
 //!
 //! | decision | reason |
 //! |---|---|
@@ -24,7 +25,7 @@ use std::{
 };
 
 use super::{
-    CoordinatorFrame, CoordinatorId, FromMember, Generation, Join, MemberFrame, MemberId,
+    CoordinatorFrame, CoordinatorId, FromMember, Generation, Held, Join, MemberFrame, MemberId,
     MemberView, Outcome, Pace, Refusal, Status, ToMember, World, Written,
     message::Activity,
     settings::{HEARTBEAT, LEASE, RETRY},
@@ -68,6 +69,8 @@ pub enum MemberEvent {
     Stopped {
         /// Which generation.
         generation: Generation,
+        /// The state that it holds whole.
+        held: Option<Held>,
     },
     /// The trainer found the checkpoint damaged that its generation goes on from. It stops.
     Damaged {
@@ -94,6 +97,8 @@ pub enum MemberEvent {
     },
     /// The trainer is ready to take part.
     Join(Join),
+    /// The worker is to go away once the step under way is learned; it is told [`Refusal::Left`] then.
+    Drain,
     /// The worker goes away for good.
     Leave,
 }
@@ -105,14 +110,14 @@ pub enum MemberAction {
     Send(MemberFrame),
     /// What the run is, for one that did not know: prepare, then say [`MemberEvent::Join`].
     Prepare(Vec<u8>),
-    /// Begin: load the committed step, connect the engine, train.
+    /// Begin: connect the engine, take the state that the world goes on from, train.
     Begin(World),
     /// End the work of this generation, whatever it waits for, then say [`MemberEvent::Stopped`].
     Abort {
         /// Which generation.
         generation: Generation,
     },
-    /// The trainer may learn up to this step.
+    /// The trainer may learn up to this step; less than before where the world is about to end.
     Leased {
         /// In which generation.
         generation: Generation,
@@ -176,10 +181,13 @@ pub struct Member {
     status: Status,
     view_seq: u64,
     lease: u64,
+    pause: Option<u64>,
     passed: u32,
     committed: u64,
     end: u64,
     snapshot: u64,
+    /// It wants to go away.
+    drains: bool,
     /// When the coordinator last sent anything.
     last_heard: Option<Duration>,
     last_status: Option<Duration>,
@@ -210,10 +218,12 @@ impl Member {
             status: Status::default(),
             view_seq: 0,
             lease: 0,
+            pause: None,
             passed: 0,
             committed: 0,
             end: u64::MAX,
             snapshot: 0,
+            drains: false,
             last_heard: None,
             last_status: None,
             last_asked: None,
@@ -255,6 +265,11 @@ impl Member {
         &self.status
     }
 
+    /// Whether a coordinator leads it that has been heard lately.
+    pub fn is_led(&self) -> bool {
+        self.last_heard.is_some()
+    }
+
     /// How the run ended, once it is known.
     pub fn outcome(&self) -> Option<&Outcome> {
         self.outcome.as_ref()
@@ -266,10 +281,11 @@ impl Member {
             MemberEvent::Tick => {}
             MemberEvent::Message(frame) => self.message(frame, now),
             MemberEvent::Disconnected => self.lose_coordinator(),
-            MemberEvent::Stopped { generation } => {
+            MemberEvent::Stopped { generation, held } => {
                 if generation == self.status.generation && self.work != Work::Standing {
                     self.work = Work::Standing;
                     self.status.activity = Activity::Standing;
+                    self.status.held = held;
                     self.status.written.clear();
                     self.offers.clear();
                     self.needs.clear();
@@ -279,6 +295,10 @@ impl Member {
             MemberEvent::Join(join) => {
                 self.join = Some(join);
                 self.last_asked = None;
+            }
+            MemberEvent::Drain => {
+                self.drains = true;
+                self.has_news = true;
             }
             MemberEvent::Leave => {
                 self.send(FromMember::Leave);
@@ -358,6 +378,9 @@ impl Member {
         if let ToMember::Refused(refusal) = frame.message {
             // Whoever it comes from: if it was not from ours, joining again costs a message.
             self.lose_coordinator();
+            if !refusal.is_temporary() {
+                self.abort();
+            }
             if !refusal.is_temporary() && !self.refused {
                 self.refused = true;
                 self.actions.push(MemberAction::Refused(refusal));
@@ -422,9 +445,10 @@ impl Member {
         }
         if self.work == Work::Working {
             let generation = self.status.generation;
-            if view.lease > self.lease {
-                self.lease = view.lease;
-                let until = view.lease;
+            if view.lease > self.lease || view.pause != self.pause {
+                self.lease = self.lease.max(view.lease);
+                self.pause = view.pause;
+                let until = self.pause.map_or(self.lease, |pause| pause.min(self.lease));
                 self.actions
                     .push(MemberAction::Leased { generation, until });
             }
@@ -449,10 +473,11 @@ impl Member {
     fn begin(&mut self, world: World) {
         self.work = Work::Working;
         self.lease = world.resume_from;
+        self.pause = None;
         self.passed = 0;
-        self.snapshot = world.resume_from;
         // Steps that were set aside since are committed once more.
-        self.committed = world.resume_from;
+        self.committed = world.committed;
+        self.snapshot = world.committed;
         self.status = Status {
             seq: self.status.seq,
             generation: world.generation,
@@ -462,11 +487,13 @@ impl Member {
             barrier: 0,
             written: Vec::new(),
             damaged: None,
+            held: None,
             pace: Pace::default(),
         };
         self.has_news = true;
         self.actions.push(MemberAction::Begin(world.clone()));
         self.world = Some(world);
+        self.snapshot();
     }
 
     /// Tells the coordinator about freed room when half of the window is free, not for each step.
@@ -480,7 +507,7 @@ impl Member {
     fn snapshot(&mut self) {
         let Some(world) = &self.world else { return };
         let step = self.status.step;
-        let due = step == self.end || step.is_multiple_of(world.checkpoint_every.max(1));
+        let due = step == self.end || world.is_checkpoint(step);
         if due && step > self.snapshot {
             self.snapshot = step;
             self.actions.push(MemberAction::Snapshot {
@@ -499,8 +526,8 @@ impl Member {
         }
     }
 
+    /// Its work goes on as far as it is leased: a coordinator that comes back, or its successor, says what becomes of it.
     fn lose_coordinator(&mut self) {
-        self.abort();
         self.coordinator = None;
         self.last_heard = None;
         self.view_seq = 0;
@@ -543,6 +570,9 @@ impl Member {
             self.last_status = Some(now);
             self.status.seq += 1;
             self.send(FromMember::Status(self.status.clone()));
+            if self.drains {
+                self.send(FromMember::Drain);
+            }
             if heartbeat {
                 self.repeat_entries();
             }

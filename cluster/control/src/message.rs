@@ -8,7 +8,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    CoordinatorId, Generation, Join, MemberId, Outcome, Pace, Refusal, World, Written,
+    CoordinatorId, Generation, Held, Join, MemberId, Outcome, Pace, Refusal, World, Written,
     types::{
         MAX_JOB_BYTES, MAX_KEY_BYTES, MAX_MEMBERS, MAX_NAME_BYTES, MAX_PART_NAME_BYTES, MAX_PARTS,
         MAX_STATE_BYTES, MAX_UNCOMMITTED, MAX_VALUE_BYTES, MAX_WORDS_BYTES,
@@ -49,6 +49,8 @@ pub enum FromMember {
         /// Name of the entry.
         key: String,
     },
+    /// Wants to go away: after the step under way the others go on without it, and it is told [`Refusal::Left`].
+    Drain,
     /// Goes away for good.
     Leave,
 }
@@ -82,6 +84,8 @@ pub struct Status {
     pub written: Vec<Written>,
     /// What is wrong with the checkpoint that its generation goes on from, if something is.
     pub damaged: Option<String>,
+    /// The state that it holds while it stands.
+    pub held: Option<Held>,
     /// How fast its last steps of this generation were. Shown to people; nothing is decided by it.
     pub pace: Pace,
 }
@@ -131,6 +135,8 @@ pub struct MemberView {
     /// This member may learn up to this step. One slice of each step belongs to each rank, so no position of a
     /// generation has two holders.
     pub lease: u64,
+    /// It stops after this step, whatever its lease: the world is about to end in order.
+    pub pause: Option<u64>,
     /// Barriers of this generation that everybody has arrived at.
     pub barrier: u32,
     /// The newest committed step.
@@ -178,7 +184,7 @@ impl Bounded for MemberFrame {
             FromMember::Put { key, value, .. } => over("bytes of a key", key.len(), MAX_KEY_BYTES)
                 .or_else(|| over("bytes of a value", value.len(), MAX_VALUE_BYTES)),
             FromMember::Get { key, .. } => over("bytes of a key", key.len(), MAX_KEY_BYTES),
-            FromMember::Ask | FromMember::Leave => None,
+            FromMember::Ask | FromMember::Drain | FromMember::Leave => None,
         }
     }
 }

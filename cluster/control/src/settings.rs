@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{CoordinatorId, Engine, Generation, MemberId, Outcome, RunId};
+use super::{CoordinatorId, Departure, Engine, Generation, MemberId, Outcome, RunId, WorkerName};
 
 /// A member says that it lives this often.
 pub const HEARTBEAT: Duration = Duration::from_secs(1);
@@ -12,6 +12,9 @@ pub const LEASE: Duration = Duration::from_secs(5);
 pub const RETRY: Duration = Duration::from_secs(1);
 /// A coordinator that was not called for this long was asleep itself and cannot say who is lost.
 pub const ASLEEP: Duration = Duration::from_secs(2);
+
+/// A member that wants to go is let go after this long at the latest, whether the step under way is learned or not.
+pub const DRAIN: Duration = Duration::from_secs(60);
 
 /// A coordinator that has nothing to write looks this often whether it was replaced.
 pub const PROBE: Duration = Duration::from_secs(5);
@@ -25,6 +28,10 @@ pub struct CoordinatorSettings {
     pub run: RunId,
     /// What that run is, for members that ask.
     pub job: Vec<u8>,
+    /// The build of this program.
+    pub build: String,
+    /// The machine this coordinator is on.
+    pub node: String,
     /// What carries gradients.
     pub engine: Engine,
     /// A world of fewer ranks is not formed.
@@ -33,10 +40,12 @@ pub struct CoordinatorSettings {
     pub max_ranks: usize,
     /// The number of ranks must divide this: microbatches in a global batch.
     pub rank_divisor: usize,
-    /// How long the first world waits for `max_ranks` once `min_ranks` are there.
+    /// How long the first world waits for `max_ranks`, from when there are enough for a world.
     pub patience: Duration,
     /// The same after a generation was lost: shorter, since who lives is already there.
     pub patience_after_loss: Duration,
+    /// A machine that lost workers so often since it last had part in a checkpoint stands by; 0 for never.
+    pub max_node_failures: u32,
     /// The run ends with this step.
     pub steps: u64,
     /// A checkpoint is due after each multiple of this many steps, and after the last.
@@ -62,16 +71,15 @@ impl CoordinatorSettings {
 /// Why a generation ended before the run did.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EndReason {
-    /// A member's process or connection is gone.
-    Disconnected(MemberId),
-    /// A member was silent for a whole lease.
-    Silent(MemberId),
-    /// A member left.
-    Left(MemberId),
-    /// A member stopped working by itself: its engine lost a peer, or its trainer failed.
-    Stopped(MemberId),
+    /// A member went, or stopped working by itself.
+    Departed(Departure),
     /// Nothing was learned for too long.
-    Stalled,
+    Stalled {
+        /// The last step that all ranks have learned.
+        step: u64,
+        /// Some of the ranks that are behind the others.
+        behind: Vec<String>,
+    },
     /// The ranks do not agree about a checkpoint.
     Disagreement {
         /// Of which step.
@@ -80,7 +88,7 @@ pub enum EndReason {
     /// A member found the checkpoint damaged that the generation was to go on from.
     Damaged {
         /// Who found it.
-        member: MemberId,
+        worker: WorkerName,
         /// Its step.
         step: u64,
         /// The file, what was expected and found.
@@ -93,23 +101,22 @@ pub enum EndReason {
 impl std::fmt::Display for EndReason {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Disconnected(member) => write!(f, "member {member} is gone"),
-            Self::Silent(member) => {
-                write!(f, "member {member} was silent for {} s", LEASE.as_secs())
-            }
-            Self::Left(member) => write!(f, "member {member} left"),
-            Self::Stopped(member) => write!(f, "member {member} stopped by itself"),
-            Self::Stalled => f.write_str("nothing was learned for too long"),
+            Self::Departed(departure) => departure.fmt(f),
+            Self::Stalled { step, behind } => write!(
+                f,
+                "nothing was learned for too long; the ranks at step {step} are {}",
+                behind.join("; ")
+            ),
             Self::Disagreement { step } => {
                 write!(f, "the ranks disagree about the checkpoint of step {step}")
             }
             Self::Damaged {
-                member,
+                worker,
                 step,
                 words,
             } => write!(
                 f,
-                "member {member} found the checkpoint of step {step} damaged: {words}"
+                "{worker} found the checkpoint of step {step} damaged: {words}"
             ),
             Self::Grown => f.write_str("more workers came"),
         }
@@ -127,7 +134,28 @@ pub enum Notice {
         committed: u64,
     },
     /// A worker takes part.
-    Joined(MemberId),
+    Joined {
+        /// Which process.
+        member: MemberId,
+        /// Which worker.
+        worker: WorkerName,
+    },
+    /// A worker went.
+    Departed(Departure),
+    /// A machine lost its workers again and again: they stand by where a world forms without them.
+    StoodDown {
+        /// The machine.
+        node: String,
+        /// How often, since it last had part in a checkpoint.
+        failures: u32,
+    },
+    /// The ledger was begun by another build of the program.
+    OtherBuild {
+        /// That build.
+        before: String,
+        /// This one.
+        now: String,
+    },
     /// A world works.
     Formed {
         /// Its number.
@@ -136,6 +164,8 @@ pub enum Notice {
         n_ranks: usize,
         /// Where it starts.
         resume_from: u64,
+        /// Ranks that hold that state; without one it is read from the checkpoint.
+        n_holders: usize,
     },
     /// A world ended.
     GenerationEnded {
@@ -172,15 +202,34 @@ impl std::fmt::Display for Notice {
                 f,
                 "the store remembers generation {generation} and step {committed}"
             ),
-            Self::Joined(member) => write!(f, "member {member} takes part"),
+            Self::Joined { member, worker } => {
+                write!(f, "{worker} (member {member}) takes part")
+            }
+            Self::Departed(departure) => write!(f, "worker lost: {departure}"),
+            Self::StoodDown { node, failures } => write!(
+                f,
+                "{node} lost a worker {failures} times since it last had part in a checkpoint: its workers stand by as \
+                 long as a world forms without them"
+            ),
+            Self::OtherBuild { before, now } => write!(
+                f,
+                "the run was led by build {before} and is led by build {now} from here on"
+            ),
             Self::Formed {
                 generation,
                 n_ranks,
                 resume_from,
-            } => write!(
-                f,
-                "generation {generation}: {n_ranks} ranks go on from step {resume_from}"
-            ),
+                n_holders,
+            } => {
+                write!(
+                    f,
+                    "generation {generation}: {n_ranks} ranks go on from step {resume_from}"
+                )?;
+                match n_holders {
+                    0 => Ok(()),
+                    n => write!(f, ", which {n} of them hold"),
+                }
+            }
             Self::GenerationEnded { generation, why } => {
                 write!(f, "generation {generation} ended: {why}")
             }
@@ -205,12 +254,15 @@ mod tests {
             id: CoordinatorId(1),
             run: RunId::default(),
             job: Vec::new(),
+            build: String::new(),
+            node: String::new(),
             engine: Engine::Local,
             min_ranks: range.0,
             max_ranks: range.1,
             rank_divisor: divisor,
             patience: Duration::ZERO,
             patience_after_loss: Duration::ZERO,
+            max_node_failures: 0,
             steps: 1,
             checkpoint_every: 1,
             ahead: 1,

@@ -112,6 +112,17 @@ pub struct Join {
     pub engines: BTreeSet<Engine>,
 }
 
+/// A state of the training that a worker holds in memory, whole: weights, moments, position.
+///
+/// All ranks of a generation hold the same after the same step; what two generations made of a step may differ in rounding.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Held {
+    /// The generation that made it, or began with it.
+    pub generation: Generation,
+    /// After this step.
+    pub step: u64,
+}
+
 /// One rank of a world.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Peer {
@@ -119,8 +130,12 @@ pub struct Peer {
     pub member: MemberId,
     /// On which machine.
     pub node: String,
+    /// Which worker of that machine.
+    pub slot: u16,
     /// Where its engine listens.
     pub address: String,
+    /// Whether it holds the state that the world goes on from.
+    pub holds: bool,
 }
 
 /// The workers of one generation. A rank is an index into `peers`.
@@ -128,8 +143,14 @@ pub struct Peer {
 pub struct World {
     /// The number of this world.
     pub generation: Generation,
-    /// The committed step that every rank starts from; 0 is the beginning of the run.
+    /// The step that every rank starts from; 0 is the beginning of the run.
     pub resume_from: u64,
+    /// The state that ranks hold and the others take from them; without it all read the checkpoint of `resume_from`.
+    pub kept: Option<Held>,
+    /// The newest committed step.
+    pub committed: u64,
+    /// Whether a checkpoint was due that the world before did not commit: this one begins with its own.
+    pub owes_checkpoint: bool,
     /// A checkpoint is due after each multiple of this many steps.
     pub checkpoint_every: u64,
     /// What carries the gradients.
@@ -142,6 +163,22 @@ impl World {
     /// Number of ranks.
     pub fn size(&self) -> usize {
         self.peers.len()
+    }
+
+    /// The rank that those take the state from which do not hold it; another one in each generation, so that one whose state
+    /// does not arrive whole is not asked for ever.
+    pub fn donor(&self) -> Option<usize> {
+        let holders: Vec<usize> = (0..self.size())
+            .filter(|&rank| self.peers[rank].holds)
+            .collect();
+        let turn = self.generation.0 as usize % holders.len().max(1);
+        holders.get(turn).copied()
+    }
+
+    /// Whether a snapshot is due after this step, unless the run ends with it.
+    pub fn is_checkpoint(&self, step: u64) -> bool {
+        step.is_multiple_of(self.checkpoint_every.max(1))
+            || (self.owes_checkpoint && step == self.resume_from)
     }
 
     /// The rank of a member, if it is one of this world.

@@ -1,10 +1,10 @@
 //! The task that runs a [`Coordinator`]: messages, ticks and the store's answers in, its actions out.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use lavida_control::{
-    Action, Answer, Coordinator, CoordinatorSettings, EndReason, Event, Generation, MemberFrame,
-    MemberId, Notice, Outcome, Pace, decode, encode,
+    Action, Answer, Coordinator, CoordinatorSettings, DepartureReason, EndReason, Event,
+    Generation, MemberFrame, MemberId, Notice, Outcome, Pace, decode, encode,
 };
 use lavida_store::{Error, Result, Store};
 use tokio::{
@@ -17,6 +17,7 @@ use super::{
     Refusals, Security,
     gate::{bind, listen},
     node::{Arrival, MAX_WAITING, Node},
+    owner::{Owner, Voice},
     record::Record,
 };
 
@@ -25,7 +26,7 @@ const TICK: Duration = Duration::from_millis(200);
 const STORE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A run as its coordinator sees it now.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RunStatus {
     /// The newest generation.
     pub generation: Generation,
@@ -41,8 +42,10 @@ pub struct RunStatus {
     pub n_commits: u64,
     /// Generations that were lost under it: ended before the run for another reason than growth.
     pub n_lost_generations: u64,
-    /// Members that went without saying so.
-    pub n_lost_members: u64,
+    /// Members that went without saying so, by machine and reason.
+    pub lost_members: BTreeMap<(String, DepartureReason), u64>,
+    /// Machines whose workers stand by because they failed again and again.
+    pub stood_down: Vec<String>,
 }
 
 /// A member as its coordinator sees it now.
@@ -139,10 +142,14 @@ pub async fn coordinate(
     let (events, from_outside) = mpsc::channel(MAX_WAITING);
     let (status_sender, status) = watch::channel(RunStatus::default());
     let (members_sender, members) = watch::channel(Vec::new());
+    let owner = Owner::new(settings.id, settings.node.clone(), settings.build.clone());
     let shell = Shell {
         machine: Coordinator::new(settings),
         node,
-        record: Record::new(run),
+        owner,
+        voice: None,
+        record: Record::new(run.clone()),
+        run,
         events: events.clone(),
         reading: None,
         began: Instant::now(),
@@ -167,7 +174,11 @@ pub async fn coordinate(
 struct Shell {
     machine: Coordinator,
     node: Node,
+    owner: Owner,
+    /// Once the run is this coordinator's.
+    voice: Option<Voice>,
     record: Record,
+    run: Store,
     /// For the answers of the store; an error is one that no later try can mend.
     events: mpsc::Sender<Result<Event>>,
     reading: Option<JoinHandle<()>>,
@@ -195,8 +206,22 @@ impl Shell {
             };
             let Some(event) = event else { continue };
             let ticked = event == Event::Tick;
-            for action in self.machine.step(event, self.began.elapsed()) {
+            let actions = self.machine.step(event, self.began.elapsed());
+            if self.voice.is_none() && self.machine.owns_run() {
+                self.voice = Some(Voice::of(self.run.clone(), self.owner.clone()));
+            }
+            // Of a thousand members each says something every second: what they add up to is looked at now and then.
+            let has_news = actions
+                .iter()
+                .any(|action| matches!(action, Action::Log(_)));
+            for action in actions {
                 if let Some(outcome) = self.act(action) {
+                    match self.voice.take() {
+                        // The words are another's by now.
+                        voice if matches!(outcome, Outcome::Fenced { .. }) => drop(voice),
+                        Some(voice) => voice.end(&self.run).await,
+                        None => {}
+                    }
                     // What was just sent is still on its way through the sessions.
                     tokio::time::sleep(TICK).await;
                     return match outcome {
@@ -218,7 +243,9 @@ impl Shell {
                     };
                 }
             }
-            self.publish_status();
+            if ticked || has_news {
+                self.publish_status();
+            }
             if ticked {
                 self.publish_members();
             }
@@ -330,7 +357,7 @@ impl Shell {
     fn publish_members(&self) {
         let world = self.machine.world();
         let members = self.machine.members().map(|(member, join, status)| {
-            let rank = world.and_then(|world| world.rank_of(member));
+            let rank = self.machine.rank_of(member);
             let generation = world.map(|world| world.generation);
             // What it says of an earlier generation is no news of this one.
             let status = status.filter(|status| Some(status.generation) == generation);
@@ -354,18 +381,16 @@ impl Shell {
 
     fn publish_status(&self) {
         let world = self.machine.world();
-        let in_world = |id| world.is_some_and(|world| world.rank_of(id).is_some());
-        let steps = self.machine.members().filter(|(id, ..)| in_world(*id));
-        let steps = steps.filter_map(|(.., status)| status.map(|status| status.step));
         let status = RunStatus {
             generation: self.machine.generation(),
             n_ranks: world.map_or(0, |world| world.size()),
-            n_members: self.machine.members().count(),
-            step: steps.min().unwrap_or(0),
+            n_members: self.machine.n_members(),
+            step: self.machine.slowest_step().unwrap_or(0),
             committed: self.machine.committed(),
             n_commits: self.n_commits,
             n_lost_generations: self.n_lost_generations,
-            n_lost_members: self.machine.lost_members(),
+            lost_members: self.machine.lost_members().clone(),
+            stood_down: self.machine.stood_down(),
         };
         self.status.send_if_modified(|known| {
             let changed = *known != status;

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use lavida_control::{
-    CoordinatorFrame, FromMember, Generation, Join, Member, MemberAction, MemberEvent, MemberId,
-    Pace, Written, decode, encode,
+    CoordinatorFrame, FromMember, Generation, Held, Join, Member, MemberAction, MemberEvent,
+    MemberId, Pace, Written, decode, encode,
 };
 use lavida_store::{Error, Result};
 use tokio::{
@@ -84,8 +84,14 @@ impl Notifier {
     }
 
     /// Nothing of this generation works here any more: asked to end it, or unable to go on.
-    pub async fn stopped(&self, generation: Generation) {
-        self.notify(MemberEvent::Stopped { generation }).await;
+    /// `held` is the state that it holds whole.
+    pub async fn stopped(&self, generation: Generation, held: Option<Held>) {
+        self.notify(MemberEvent::Stopped { generation, held }).await;
+    }
+
+    /// It wants to go away: after the step under way it is told [`lavida_control::Refusal::Left`].
+    pub async fn drain(&self) {
+        self.notify(MemberEvent::Drain).await;
     }
 
     /// An entry by which the other ranks' engines find this one.
@@ -228,10 +234,13 @@ impl Shell {
             let Some(event) = event else { continue };
             let leaving = event == MemberEvent::Leave;
             let from_outside = matches!(event, MemberEvent::Message(_) | MemberEvent::Disconnected);
-            for action in self.machine.step(event, self.began.elapsed()) {
-                if !from_outside && matches!(action, MemberAction::Abort { .. }) {
-                    self.complain("the coordinator is silent".to_owned());
-                }
+            let was_led = self.machine.is_led();
+            let actions = self.machine.step(event, self.began.elapsed());
+            if was_led && !self.machine.is_led() && !from_outside {
+                let goes_on = "the coordinator is silent; the work goes on as far as it is leased";
+                self.complain(goes_on.to_owned());
+            }
+            for action in actions {
                 let last = matches!(action, MemberAction::End(_) | MemberAction::Refused(_));
                 if let MemberAction::Send(frame) = action {
                     let joins = matches!(frame.message, FromMember::Join(_) | FromMember::Ask);

@@ -23,6 +23,7 @@ mod inspection;
 mod knock;
 mod member;
 mod node;
+pub mod owner;
 pub mod record;
 
 pub use certificates::{Authority, CertificateFiles, Certificates, random_cookie};

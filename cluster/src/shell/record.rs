@@ -5,7 +5,9 @@
 //! | `ledger/INDEX.json` | one [`Entry`], format `lavida/ledger`; `INDEX` has 10 digits, from 0 without a gap |
 //! | `checkpoints/STEP/manifest.json` | the manifest of `docs/checkpoint-format.md`, written from its entry |
 //!
-//! Both are written with put-if-absent and never overwritten; the manifest of a damaged checkpoint is given another name once
+//! | `ledger/owner.json` | who leads the run, written over every few seconds ([`owner`](super::owner)); nothing rests on it |
+//!
+//! The first two are written with put-if-absent and never overwritten; the manifest of a damaged checkpoint is given another name once
 //! the ledger has set its step aside.
 
 use futures::{StreamExt, TryStreamExt, stream};
@@ -16,6 +18,7 @@ use lavida_control::{
 };
 use lavida_store::{Error, Result, Store, Versioned, manifest};
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 const LEDGER: &str = "ledger";
 /// A coordinator that starts again reads the whole ledger: the reads wait for the network together.
@@ -28,7 +31,31 @@ struct StoredEntry(Entry);
 
 impl Versioned for StoredEntry {
     const FORMAT: &'static str = "lavida/ledger";
+    const VERSION: u64 = 2;
+}
+
+/// An entry of version 1, which named neither builds nor workers.
+#[derive(Serialize, Deserialize)]
+#[serde(transparent)]
+struct FirstEntry(Value);
+
+impl Versioned for FirstEntry {
+    const FORMAT: &'static str = StoredEntry::FORMAT;
     const VERSION: u64 = 1;
+}
+
+impl FirstEntry {
+    fn into_entry(mut self, what: &str) -> Result<Entry> {
+        if self.0["fact"] == "took_over" {
+            self.0["fact"] = json!({"took_over": {"build": "an earlier one", "node": ""}});
+        } else if let Some(opened) = self.0.pointer_mut("/fact/opened") {
+            opened["kept"] = json!(false);
+            opened["ranks"] = json!([]);
+            opened["departures"] = json!([]);
+        }
+        serde_json::from_value(self.0)
+            .map_err(|error| Error::corrupt(what, "an entry of the ledger", error))
+    }
 }
 
 /// A run's store as its coordinator uses it.
@@ -84,8 +111,19 @@ impl Record {
     ///
     /// As [`Record::read`].
     pub async fn entry(&self, index: u64) -> Result<Option<Entry>> {
-        let stored = manifest::read(&self.run, &entry_key(index)).await?;
-        Ok(stored.map(|StoredEntry(entry)| entry))
+        let key = entry_key(index);
+        let Some(bytes) = self.run.try_get(&key).await? else {
+            return Ok(None);
+        };
+        let what = self.run.full(&key);
+        match manifest::decode(&what, &bytes) {
+            Ok(StoredEntry(entry)) => Ok(Some(entry)),
+            Err(error @ Error::Invalid { .. }) => {
+                let first = manifest::decode::<FirstEntry>(&what, &bytes).map_err(|_| error)?;
+                first.into_entry(&what).map(Some)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Writes an entry, once.
@@ -215,6 +253,13 @@ mod tests {
         }
     }
 
+    fn took_over() -> Fact {
+        Fact::TookOver {
+            build: "1.0 (abc)".to_owned(),
+            node: "head".to_owned(),
+        }
+    }
+
     fn committed(bytes: u64) -> Entry {
         let fact = Fact::Committed {
             step: 20,
@@ -234,7 +279,7 @@ mod tests {
     #[tokio::test]
     async fn an_index_is_written_once_and_read_back() {
         let record = Record::new(Store::open("memory://record-ledger").unwrap());
-        let (mine, theirs) = (entry(1, Fact::TookOver), entry(2, Fact::TookOver));
+        let (mine, theirs) = (entry(1, took_over()), entry(2, took_over()));
         assert_eq!(record.append(0, &mine).await.unwrap(), Answer::Done);
         let taken = Answer::Taken(Box::new(mine.clone()));
         assert_eq!(record.append(0, &theirs).await.unwrap(), taken);
@@ -296,10 +341,43 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_ledger_that_the_first_version_wrote_is_read_and_a_newer_one_is_refused_by_number() {
+        #[derive(Serialize, Deserialize)]
+        #[serde(transparent)]
+        struct Newer(Value);
+        impl Versioned for Newer {
+            const FORMAT: &'static str = "lavida/ledger";
+            const VERSION: u64 = 3;
+        }
+        let store = Store::open("memory://record-first").unwrap();
+        let record = Record::new(store.clone());
+        let took = json!({"coordinator": 1, "generation": 1, "fact": "took_over"});
+        let opened = json!({"opened": {"resume_from": 0, "world_size": 2}});
+        let opened = json!({"coordinator": 1, "generation": 2, "fact": opened});
+        for (index, entry) in [took.clone(), opened].into_iter().enumerate() {
+            let key = entry_key(index as u64);
+            manifest::commit(&store, &key, &FirstEntry(entry))
+                .await
+                .unwrap();
+        }
+        let (entries, _) = record.read().await.unwrap();
+        assert_eq!(entries[1].generation, Generation(2));
+        manifest::commit(&store, &entry_key(2), &Newer(took))
+            .await
+            .unwrap();
+        let newer = record.read().await.unwrap_err();
+        assert_eq!(newer.exit_code(), 2);
+        assert!(
+            newer.to_string().contains("found lavida/ledger version 3"),
+            "{newer}"
+        );
+    }
+
+    #[tokio::test]
     async fn a_damaged_or_missing_entry_is_corrupt_and_not_waited_for() {
         let store = Store::open("memory://record-damaged").unwrap();
         let record = Record::new(store.clone());
-        let mine = entry(1, Fact::TookOver);
+        let mine = entry(1, took_over());
         store
             .create("ledger/0000000001.json", "{".into())
             .await

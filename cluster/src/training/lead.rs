@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
-use lavida_control::{CoordinatorId, CoordinatorSettings, Engine, MAX_JOB_BYTES, RunId};
+use lavida_control::{
+    CoordinatorId, CoordinatorSettings, Engine, MAX_JOB_BYTES, MAX_MEMBERS, MAX_VALUE_BYTES, RunId,
+};
 use lavida_dataflow::{
     device::{DeviceKind, DeviceName},
     parts::Settings,
 };
 use lavida_store::{Error, Result};
 
-/// After a loss those who live are there already: a world forms as soon as they have joined again.
-const PATIENCE_AFTER_LOSS: Duration = Duration::from_secs(2);
 /// Steps that no rank is ahead of the slowest. Ranks that sum gradients are never more than one apart; what is leased
 /// further only hides the coordinator's answers.
 const AHEAD: u64 = 16;
@@ -19,6 +19,47 @@ const AHEAD: u64 = 16;
 pub fn cuda_device(name: &str) -> Option<usize> {
     let name = DeviceName::parse(name).ok()?;
     (name.kind == DeviceKind::Cuda).then_some(name.index)
+}
+
+/// The program that leads a run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Program {
+    /// Its build.
+    pub build: String,
+    /// The machine it runs on.
+    pub node: String,
+}
+
+/// Bytes by which a rank of Gloo tells one other how it is reached.
+const GLOO_ADDRESS_BYTES: usize = 136;
+
+/// The largest world of an engine: of Gloo, as many as one rank's addresses for all others fit into an entry of the
+/// rendezvous; of the others, as many members as a coordinator takes.
+pub fn most_ranks(engine: Engine) -> usize {
+    match engine {
+        Engine::Gloo => MAX_VALUE_BYTES / GLOO_ADDRESS_BYTES,
+        Engine::Local | Engine::Nccl => MAX_MEMBERS,
+    }
+}
+
+/// Refuses a number of workers that no world of this engine can have.
+///
+/// # Errors
+///
+/// [`Error::Invalid`] naming the key and the engine.
+pub fn check_world_size(settings: &Settings, engine: Engine) -> Result<()> {
+    let (cluster, most) = (&settings.cluster, most_ranks(engine));
+    for (key, found) in [
+        ("cluster.workers", cluster.workers),
+        ("cluster.min_workers", cluster.min_workers),
+    ] {
+        if found > most {
+            let expected =
+                format!("at most {most} workers, the largest world of the engine {engine}");
+            return Err(Error::invalid(key, expected, found));
+        }
+    }
+    Ok(())
 }
 
 /// Settings of the coordinator of a run, which is what `job` says.
@@ -31,6 +72,7 @@ pub fn coordinator_settings(
     settings: &Settings,
     engine: Engine,
     job: Vec<u8>,
+    program: Program,
 ) -> Result<CoordinatorSettings> {
     if job.len() > MAX_JOB_BYTES {
         let expected = format!("at most {MAX_JOB_BYTES} bytes");
@@ -40,6 +82,7 @@ pub fn coordinator_settings(
             job.len(),
         ));
     }
+    check_world_size(settings, engine)?;
     let (cluster, shares) = (&settings.cluster, settings.accumulation());
     let wanted = match (engine, cluster.workers) {
         (Engine::Local, _) => 1, // of processes: its ranks are threads of one
@@ -50,12 +93,15 @@ pub fn coordinator_settings(
         id,
         run: RunId::of(&job),
         job,
+        build: program.build,
+        node: program.node,
         engine,
         min_ranks: cluster.min_workers,
-        max_ranks: wanted,
+        max_ranks: wanted.min(most_ranks(engine)),
         rank_divisor: shares,
         patience: Duration::from_secs(cluster.patience_s),
-        patience_after_loss: PATIENCE_AFTER_LOSS,
+        patience_after_loss: Duration::from_secs(cluster.patience_after_loss_s),
+        max_node_failures: cluster.max_node_failures,
         steps: settings.train.steps,
         checkpoint_every: settings.checkpoint.every,
         ahead: AHEAD,

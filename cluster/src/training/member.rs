@@ -18,21 +18,27 @@ use std::{
     time::Duration,
 };
 
+use futures::future::{Fuse, FutureExt};
+use lavida_checkpoint::{CheckpointManifest, LoadedCheckpoint, contents::Snapshot};
 use lavida_collective::{Collective, CollectiveError};
-use lavida_control::{Generation, MemberAction, Outcome, Refusal, World};
+use lavida_control::{Generation, Held, MemberAction, Outcome, Refusal, World, settings::DRAIN};
 use lavida_dataflow::{
     parts::StepRecord,
     run::{Run, RunOutcome},
-    worker::{Orders, Resume, Worker},
+    worker::{self, Orders, Resume, Worker},
 };
 use lavida_store::{Error, Result, Store};
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot, watch},
     task::JoinHandle,
 };
 
 use super::{
-    EngineReducer, committer::RankCommitter, cuda_device, entries::RendezvousEntries,
+    EngineReducer,
+    committer::RankCommitter,
+    cuda_device,
+    entries::RendezvousEntries,
+    held::{HeldSnapshot, Holding, bytes_of, hand_over},
     last_steps::LastSteps,
 };
 use crate::{
@@ -53,7 +59,9 @@ pub async fn train(
 ) -> Result<Outcome> {
     let mut work: Option<Work> = None;
     let mut committed = 0;
-    let mut stop = std::pin::pin!(stop);
+    let holding = Holding::default();
+    let mut stop = std::pin::pin!(stop.fuse());
+    let mut draining = std::pin::pin!(Fuse::terminated());
     let stall = Duration::from_secs(run.settings.cluster.stall_s);
     let mut silence = std::pin::pin!(member.silence(stall));
     loop {
@@ -66,6 +74,17 @@ pub async fn train(
         let action = tokio::select! {
             action = member.next() => action,
             () = &mut stop => {
+                if work.is_some() {
+                    // The step under way is finished first, so that the others have nothing to do again.
+                    member.notifier().drain().await;
+                    draining.set(tokio::time::sleep(DRAIN + DRAIN / 4).fuse());
+                    continue;
+                }
+                let step = committed;
+                member.leave().await?;
+                return Ok(Outcome::Stopped { step });
+            }
+            () = &mut draining => {
                 if let Some(work) = work.take() {
                     work.end().await;
                 }
@@ -97,6 +116,7 @@ pub async fn train(
         };
         if let Some(MemberAction::Committed { step }) = action {
             committed = step;
+            holding.committed(step);
         }
         match action {
             Some(MemberAction::Begin(world)) => {
@@ -105,18 +125,31 @@ pub async fn train(
                 }
                 let rank = world.rank_of(member.id);
                 let rank = rank.ok_or_else(|| Error::Internal("a world without us".into()))?;
-                work = Some(Work::begin(&run, world, rank, member.notifier()));
+                work = Some(Work::begin(
+                    &run,
+                    world,
+                    rank,
+                    member.notifier(),
+                    holding.clone(),
+                ));
             }
             Some(MemberAction::Abort { generation }) => match work.take() {
                 Some(work) if work.is_complete() => work.finish().await,
                 Some(work) => work.end().await,
-                None => member.notifier().stopped(generation).await,
+                None => member.notifier().stopped(generation, holding.held()).await,
             },
             Some(MemberAction::End(outcome)) => {
                 if let Some(work) = work.take() {
                     work.end().await;
                 }
                 return Ok(outcome);
+            }
+            Some(MemberAction::Refused(Refusal::Left)) => {
+                if let Some(work) = work.take() {
+                    work.end().await;
+                }
+                let step = committed;
+                return Ok(Outcome::Stopped { step });
             }
             Some(MemberAction::Refused(refusal)) => return Err(refused(&refusal)),
             Some(action) => {
@@ -158,26 +191,37 @@ struct Work {
     /// Whether the store did not take a checkpoint for too long.
     gave_up: Arc<AtomicBool>,
     run: Option<JoinHandle<Result<RunOutcome>>>,
+    /// What the worker holds.
+    holding: Holding,
+    /// Where the state of this generation comes from when it is over.
+    kept: oneshot::Receiver<Option<Snapshot>>,
     /// Hands on which steps were learned, and how fast.
     progress_reporter: JoinHandle<()>,
 }
 
 impl Work {
-    fn begin(run: &Run, world: World, rank: usize, notifier: Notifier) -> Self {
+    fn begin(run: &Run, world: World, rank: usize, notifier: Notifier, holding: Holding) -> Self {
+        if world.kept.is_none() {
+            holding.drop_state(); // of training that is given up
+            holding.begins_with(Vec::new());
+        }
+        let (keep, kept) = oneshot::channel();
         let generation = world.generation;
         // Nothing is learned before it is leased.
         let (orders, ordered) = watch::channel(Orders {
             until: world.resume_from,
             ..Orders::default()
         });
-        let (committed, is_committed) = watch::channel(world.resume_from);
+        let (committed, is_committed) = watch::channel(world.committed);
         let (learned, mut learns) = mpsc::unbounded_channel::<StepRecord>();
         let progress_reporter = tokio::spawn({
-            let notifier = notifier.clone();
+            let (notifier, holding) = (notifier.clone(), holding.clone());
             async move {
                 let mut last = LastSteps::default();
                 while let Some(record) = learns.recv().await {
                     let step = record.step;
+                    holding.drop_state(); // the learner has it
+                    holding.learned(record.clone());
                     notifier.learned(generation, step, last.add(record)).await;
                 }
             }
@@ -200,6 +244,7 @@ impl Work {
         let task = {
             let (run, world, notifier) = (run.clone(), world.clone(), notifier.clone());
             let (entries, engine) = (entries.clone(), engine.clone());
+            let holding = holding.clone();
             async move {
                 let node = &world.peers[rank].node;
                 let here = world.peers.iter().filter(|peer| peer.node == *node);
@@ -208,20 +253,31 @@ impl Work {
                 let nccl_adds = run.settings.cluster.sums.is_nccl();
                 let mut aborts = ordered.clone();
                 let prepared = async {
-                    let resume = load(&run.store, resume_from, generation, &notifier).await?;
+                    let kept = world.kept;
+                    let resume = match kept {
+                        None => Some(load(&run.store, resume_from, generation, &notifier).await?),
+                        Some(_) => None,
+                    };
+                    let of_world = world.clone();
                     let connecting = tokio::task::spawn_blocking(move || {
                         connect_rank(&world, rank, (device, nccl_adds), entries, stall)
                     });
                     let connected = connecting
                         .await
                         .map_err(|e| Error::Internal(format!("connecting the engine: {e}")))??;
+                    // From here on an order to end reaches the engine.
+                    *engine.lock().unwrap_or_else(PoisonError::into_inner) =
+                        Some(connected.clone());
+                    let resume = match resume {
+                        Some(resume) => resume,
+                        None => take_state(of_world, rank, connected.clone(), holding).await?,
+                    };
                     Ok::<_, Error>((resume, connected))
                 };
                 let (resume, connected) = tokio::select! {
                     prepared = prepared => prepared?,
                     _ = aborts.wait_for(|orders| orders.abort) => return Err(ended(generation)),
                 };
-                *engine.lock().unwrap_or_else(PoisonError::into_inner) = Some(connected.clone());
                 // The order to end sets this first and takes the engine then: one of the two is seen.
                 if ordered.borrow().abort {
                     return Err(ended(generation));
@@ -235,6 +291,7 @@ impl Work {
                     resume,
                     orders: Some(ordered),
                     learned: Some(learned),
+                    keep: Some(keep),
                 };
                 run.execute_as(worker, std::future::pending()).await
             }
@@ -249,6 +306,8 @@ impl Work {
             engine,
             gave_up,
             run: Some(tokio::spawn(task)),
+            holding,
+            kept,
             progress_reporter,
         }
     }
@@ -311,8 +370,20 @@ impl Work {
         {
             tracing::debug!("generation {}: {error}", self.world.generation);
         }
+        self.stopped().await;
+    }
+
+    /// Says that nothing of it works any more, and what it holds.
+    async fn stopped(self) {
+        let generation = self.world.generation;
+        // The device's thread ends its job first; of a worker that had none yet this is an error.
+        if let Ok(Some(snapshot)) = self.kept.await {
+            let step = snapshot.state.step;
+            let held = Held { generation, step };
+            self.holding.keep(HeldSnapshot { held, snapshot });
+        }
         self.progress_reporter.abort();
-        self.notifier.stopped(self.world.generation).await;
+        self.notifier.stopped(generation, self.holding.held()).await;
     }
 
     /// Whether the last step of the run is committed.
@@ -329,8 +400,58 @@ impl Work {
         {
             tracing::warn!("{error}");
         }
-        self.notifier.stopped(self.world.generation).await;
+        self.stopped().await;
     }
+}
+
+/// What a rank of a world goes on from whose state workers hold: its own, or another's through the engine.
+async fn take_state(
+    world: World,
+    rank: usize,
+    engine: Arc<dyn Collective>,
+    holding: Holding,
+) -> Result<Resume> {
+    let taking = tokio::task::spawn_blocking(move || {
+        let own = holding.state().filter(|_| world.peers[rank].holds);
+        if world.peers[rank].holds && own.as_ref().map(|own| own.held) != world.kept {
+            // It has been in a later world than the coordinator had heard of.
+            return Err(ended(world.generation));
+        }
+        let own = own.map(|own| bytes_of(own.snapshot));
+        let records = holding.records(world.resume_from);
+        let is_whole = world.peers.iter().all(|peer| peer.holds);
+        let (state, parts, records) = match (own, world.donor()) {
+            (Some((state, parts)), _) if is_whole => (state, parts, records),
+            (own, Some(donor)) => {
+                let gives = own.as_ref().filter(|_| rank == donor);
+                let gives = gives.map(|(state, parts)| (state.clone(), parts, records));
+                hand_over(engine.as_ref(), donor, gives)?
+            }
+            (_, None) => return Err(Error::Internal("a state that nobody holds".into())),
+        };
+        holding.begins_with(records.clone());
+        let manifest = CheckpointManifest {
+            state,
+            parts: Vec::new(),
+        };
+        let state = LoadedCheckpoint {
+            manifest,
+            uri: format!(
+                "the state that generation {} goes on from",
+                world.generation
+            ),
+            parts,
+        };
+        Ok(Resume::Held(Box::new(worker::HeldState {
+            state,
+            committed: world.committed,
+            owes_checkpoint: world.owes_checkpoint,
+            records,
+        })))
+    });
+    taking
+        .await
+        .map_err(|e| Error::Internal(format!("taking the state: {e}")))?
 }
 
 /// Reads what a generation goes on from. When that is damaged, the coordinator is told, and the generation is over.

@@ -6,6 +6,7 @@
 
 mod committer;
 mod entries;
+mod held;
 mod last_steps;
 mod lead;
 mod member;
@@ -13,6 +14,6 @@ mod reducer;
 mod retry;
 pub mod threads;
 
-pub use lead::{coordinator_settings, cuda_device};
+pub use lead::{Program, check_world_size, coordinator_settings, cuda_device, most_ranks};
 pub use member::{refused, train};
 pub use reducer::EngineReducer;

@@ -53,12 +53,15 @@ fn settings(min_ranks: usize, max_ranks: usize, steps: u64) -> CoordinatorSettin
         id: CoordinatorId(random_id()),
         run: RUN,
         job: Vec::new(),
+        build: "of this test".to_owned(),
+        node: "here".to_owned(),
         engine: Engine::Local,
         min_ranks,
         max_ranks,
         rank_divisor: 4,
         patience: Duration::from_secs(20),
         patience_after_loss: Duration::from_millis(500),
+        max_node_failures: 0,
         steps,
         checkpoint_every: 10,
         ahead: 8,
@@ -316,14 +319,14 @@ async fn whoever_may_not_come_in_is_refused_logged_once_and_disturbs_nobody() {
         "of another authority",
         "has expired",
         "does not speak this protocol",
-        "expected protocol version 2, found 9",
+        "expected protocol version 3, found 9",
         "cookie",
     ] {
         assert_eq!(count(words), 1, "{words}");
     }
     assert!(coordinator.refusals.total() > 2 * 8);
     // Nobody else noticed: still the first world.
-    let status = *coordinator.status.borrow();
+    let status = coordinator.status.borrow().clone();
     assert_eq!(
         (status.generation, status.n_ranks, status.n_members),
         (Generation(2), 1, 1)

@@ -107,7 +107,7 @@ async fn work(mut member: MemberHandle) {
             }
             MemberAction::Abort { generation } => {
                 at = None;
-                notifier.stopped(generation).await;
+                notifier.stopped(generation, None).await;
             }
             MemberAction::End(_) | MemberAction::Refused(_) => return,
             _ => {}

@@ -81,7 +81,7 @@ mod tests {
             .await
             .unwrap();
         let torn = place(&run, 6);
-        torn.put("g0-weights.safetensors", Bytes::from_static(b"half"))
+        torn.put("g0-tokenizer.json", Bytes::from_static(b"half"))
             .await
             .unwrap();
         assert_eq!(newest(&run).await.unwrap().unwrap().manifest.state.step, 5);
@@ -100,7 +100,7 @@ mod tests {
         assert_eq!(error.exit_code(), 5, "{error}");
         let kept = newest(&run).await.unwrap().unwrap();
         assert_eq!(kept.manifest.state.generation, 2);
-        kept.part("weights.safetensors").await.unwrap();
+        kept.part("tokenizer.json").await.unwrap();
     }
 
     #[tokio::test]

@@ -4,15 +4,24 @@
 //! moments carry the same names. Position in the data, schedule and random streams are functions of
 //! [`TrainState`]'s few numbers, so nothing else is saved of them.
 
-use std::{collections::BTreeMap, ops::Range};
+use std::{
+    collections::BTreeMap,
+    ops::Range,
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+};
 
 use bytes::Bytes;
 use lavida_model::weights::CapturedFile;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Model weights, safetensors: f32; what is frozen in a run in bf16, bf16.
+use crate::layout::CheckpointFile;
+
+/// Model weights, safetensors, f32: what trains; of a checkpoint that an import made all of them, in their own formats.
 pub const WEIGHTS: &str = "weights.safetensors";
+/// Model weights that do not train, safetensors, in the format the run holds them in. One file for all checkpoints of a run.
+pub const FROZEN: &str = "frozen.safetensors";
 /// Optimizer moments, safetensors, f32: `exp_avg.NAME`, `exp_avg_sq.NAME`.
 pub const OPTIMIZER: &str = "optimizer.safetensors";
 /// What is handed on and never read (SAM2's memory), safetensors; only where the weights were imported.
@@ -71,6 +80,54 @@ pub enum Content {
     Bytes(Bytes),
     /// Tensors as they were at the snapshot; the bytes are made as they are read.
     Tensors(CapturedFile),
+    /// Tensors that are the same in every snapshot.
+    Shared(SharedFile),
+}
+
+/// A file that every checkpoint of a run refers to and that is written once.
+#[derive(Clone, Debug)]
+pub struct SharedFile {
+    /// What is in it; none where it is known to be there.
+    pub file: Option<CapturedFile>,
+    /// Where it is and where else its content may be.
+    pub origin: SharedOrigin,
+}
+
+/// What is known of a shared file before it is written. A clone knows what the original learns.
+#[derive(Clone, Debug, Default)]
+pub struct SharedOrigin {
+    /// As manifests of this run name it.
+    known: Arc<OnceLock<CheckpointFile>>,
+    /// A file of this machine that may have the same content, with its hash.
+    pub(crate) alike: Option<(PathBuf, String)>,
+}
+
+impl SharedOrigin {
+    /// Of a run whose manifests name this file.
+    pub fn known(file: CheckpointFile) -> Self {
+        Self {
+            known: Arc::new(file.into()),
+            alike: None,
+        }
+    }
+
+    /// Of a run that has none yet; another's file of this machine may have the same content.
+    pub(crate) fn alike(file: Option<(PathBuf, String)>) -> Self {
+        Self {
+            alike: file,
+            ..Self::default()
+        }
+    }
+
+    /// As manifests of this run name it, once it is there.
+    pub fn get(&self) -> Option<&CheckpointFile> {
+        self.known.get()
+    }
+
+    /// It is there now.
+    pub(crate) fn learn(&self, file: CheckpointFile) {
+        let _ = self.known.set(file); // somebody else wrote the same
+    }
 }
 
 impl Content {
@@ -79,6 +136,11 @@ impl Content {
         match self {
             Self::Bytes(bytes) => bytes.len() as u64,
             Self::Tensors(file) => file.n_bytes(),
+            Self::Shared(SharedFile { file, origin }) => match (file, origin.get()) {
+                (_, Some(known)) => known.bytes,
+                (Some(file), None) => file.n_bytes(),
+                (None, None) => 0,
+            },
         }
     }
 
@@ -92,6 +154,10 @@ impl Content {
                 Box::new(std::iter::once(piece))
             }
             Self::Tensors(file) => Box::new(file.pieces(range)),
+            Self::Shared(SharedFile { file, .. }) => Box::new(
+                file.into_iter()
+                    .flat_map(move |file| file.pieces(range.clone())),
+            ),
         }
     }
 

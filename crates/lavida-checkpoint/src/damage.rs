@@ -152,7 +152,7 @@ mod tests {
         testing::{run, snapshot},
     };
 
-    const WEIGHTS: &str = "g0-weights.safetensors";
+    const WEIGHTS: &str = "g0-tokenizer.json";
 
     /// A run with checkpoints of these steps.
     async fn checkpoints_of(steps: &[u64]) -> (tempfile::TempDir, Store) {
@@ -201,7 +201,7 @@ mod tests {
             let found = newest_whole(&run).await.unwrap();
             let whole = found.whole.unwrap();
             assert_eq!(whole.manifest.state.step, 4, "{how}");
-            assert_eq!(whole.parts["weights.safetensors"][0], 4, "{how}");
+            assert_eq!(whole.parts["tokenizer.json"][0], 4, "{how}");
             let [damaged] = &found.damaged[..] else {
                 panic!("{how}: {:?}", found.damaged)
             };
@@ -226,7 +226,7 @@ mod tests {
             let again = commit(&run, snapshot(4, 0), Retention::last(9));
             again.await.unwrap();
             let newest = newest(&run).await.unwrap().unwrap();
-            assert_eq!(newest.part("weights.safetensors").await.unwrap()[0], 4);
+            assert_eq!(newest.part("tokenizer.json").await.unwrap()[0], 4);
         }
         assert_eq!(set_aside(&run, 3).await.unwrap(), None);
     }
@@ -265,7 +265,7 @@ mod tests {
             damage(&run, 4, how).await;
             let read = async {
                 let opened = crate::open(run.uri()).await?;
-                opened.part("weights.safetensors").await
+                opened.part("tokenizer.json").await
             };
             let error = read.await.unwrap_err();
             assert_eq!(error.exit_code(), 3, "{how}: {error}");

@@ -5,6 +5,7 @@
 //! | `checkpoints/STEP/manifest.json` | makes the files beside it a checkpoint; `STEP` has 10 digits |
 //! | `checkpoints/STEP/gG-NAME` | the file `NAME`, written by generation `G` |
 //! | `checkpoints/STEP/damaged-N.json` | a manifest that was set aside |
+//! | `frozen/HASH.safetensors` | weights that do not train, named by their content; manifests name it as `../../frozen/HASH.safetensors` |
 
 use lavida_store::{Result, Store, Versioned};
 use serde::{Deserialize, Serialize};
@@ -13,6 +14,10 @@ use crate::contents::TrainState;
 
 /// The folder of a run's checkpoints.
 pub(crate) const CHECKPOINTS: &str = "checkpoints";
+/// The folder of a run's files that every checkpoint refers to. Retention does not go there.
+const SHARED: &str = "frozen";
+/// The way from a manifest to its run.
+const TO_RUN: &str = "../../";
 /// What makes files a checkpoint.
 pub(crate) const MANIFEST: &str = "manifest.json";
 /// What the name of a manifest that was set aside begins with.
@@ -55,6 +60,21 @@ pub(crate) fn place(run: &Store, step: u64) -> Store {
 /// The key of a file beside its manifest. Generations do not write over each other's files.
 pub(crate) fn file_key(generation: u64, name: &str) -> String {
     format!("g{generation}-{name}")
+}
+
+/// The key in its run of a shared file with this content.
+pub(crate) fn shared_key(blake3: &str) -> String {
+    format!("{SHARED}/{blake3}.safetensors")
+}
+
+/// How a manifest names the shared file of this key.
+pub(crate) fn from_manifest(shared_key: &str) -> String {
+    format!("{TO_RUN}{shared_key}")
+}
+
+/// The key in its run of a file that a manifest names, where it is shared.
+pub(crate) fn in_run(key: &str) -> Option<&str> {
+    key.strip_prefix(TO_RUN)
 }
 
 /// Steps with a committed checkpoint, ascending.

@@ -18,10 +18,11 @@ mod testing;
 mod writer;
 
 pub use commit::{commit, publish, published};
+pub use contents::{SharedFile, SharedOrigin};
 pub use damage::{Damaged, Newest, newest_whole, newest_whole_step, set_aside};
 pub use layout::{CheckpointFile, CheckpointManifest, committed};
 pub use pieces::{Piece, cut};
-pub use pretrained::Pretrained;
+pub use pretrained::{Narrow, Pretrained};
 pub use put::put_piece;
 pub use read::{Checkpoint, LoadedCheckpoint, at_step, newest, open};
 pub use retention::{Retention, retire_outdated};

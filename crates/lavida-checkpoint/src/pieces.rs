@@ -5,6 +5,8 @@
 
 use std::ops::Range;
 
+use crate::contents::FROZEN;
+
 /// Parts from this size on are cut: below it the round trip to a store costs more than the bytes.
 const CUT_FROM_BYTES: u64 = 16 << 20;
 
@@ -33,9 +35,10 @@ impl Piece {
     }
 }
 
-/// The files that a part of this size makes for so many writers.
+/// The files that a part of this size makes for so many writers. The one that a run writes once is named by its content and stays
+/// whole.
 pub fn cut(part: &str, n_bytes: u64, n_writers: usize) -> Vec<Piece> {
-    if n_writers < 2 || n_bytes < CUT_FROM_BYTES {
+    if n_writers < 2 || n_bytes < CUT_FROM_BYTES || part == FROZEN {
         return vec![Piece::whole(part, n_bytes)];
     }
     let at = |i: usize| (u128::from(n_bytes) * i as u128 / n_writers as u128) as u64;

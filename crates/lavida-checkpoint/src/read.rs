@@ -1,6 +1,7 @@
 //! Reading: a run's newest checkpoint or the one of a step, its parts checked against the manifest by size and hash.
 //!
-//! A part is the files that it was cut into, end to end. Nobody who asked for the newest checkpoint is given an older one: what is
+//! A part is the files that it was cut into, end to end. One of tensors is never held as a file: its tensors are made as the bytes
+//! come, and count once the last byte did and the hash is right. Nobody who asked for the newest checkpoint is given an older one: what is
 //! wrong with it is an error that names the one before.
 
 use std::{
@@ -10,17 +11,18 @@ use std::{
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
+use lavida_model::weights::{IncomingTensors, TensorData, Tensors};
 use lavida_store::{Error, Result, Store, manifest};
 
 use crate::{
-    contents::SETTINGS,
-    layout::{CheckpointFile, CheckpointManifest, MANIFEST, committed, place},
+    contents::{FROZEN, OPTIMIZER, SETTINGS, SharedOrigin, WEIGHTS},
+    layout::{CheckpointFile, CheckpointManifest, MANIFEST, committed, in_run, place},
     pieces,
 };
 
 /// A longer file is read in ranges of this size, several at once: an answer of a store may not take forever.
 const READ_BYTES: u64 = 16 << 20;
-const READS_AT_ONCE: usize = 4;
+const READS_AT_ONCE: usize = 6;
 
 /// A committed checkpoint, opened.
 #[derive(Clone, Debug)]
@@ -39,8 +41,12 @@ pub struct LoadedCheckpoint {
     pub manifest: CheckpointManifest,
     /// Where it is.
     pub uri: String,
-    /// The parts, by name.
+    /// The parts by name, but for those of [`Self::weights`] and [`Self::moments`].
     pub parts: BTreeMap<String, Bytes>,
+    /// Every weight, in the number format it is stored in.
+    pub weights: Tensors,
+    /// The optimizer's moments; none of a checkpoint that an import made.
+    pub moments: Tensors,
 }
 
 /// The newest committed checkpoint of a run, if it has one.
@@ -116,12 +122,85 @@ impl Checkpoint {
         let files = self.files(name)?;
         let n_bytes: u64 = files.iter().map(|file| file.bytes).sum();
         let mut bytes = Vec::with_capacity(usize::try_from(n_bytes).unwrap_or(0));
-        for file in files {
-            let read = self.read_file(file, |chunk| bytes.extend_from_slice(chunk));
-            let read = read.await;
-            read.map_err(|error| with_the_one_before(error, self.before.as_deref()))?;
-        }
+        let take = |chunk: &Bytes| {
+            bytes.extend_from_slice(chunk);
+            Ok(())
+        };
+        self.read_files(&files, take).await?;
         Ok(bytes.into())
+    }
+
+    /// Gives the tensors of a part one by one, in the order of its file. What was given counts only when this returns without
+    /// an error: the hash of a file is known after its last byte.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::part`]; [`Error::Corrupt`] for a part that holds no tensors; the first error of `take`.
+    pub async fn each_tensor(
+        &self,
+        name: &str,
+        mut take: impl FnMut(String, TensorData) -> Result<()>,
+    ) -> Result<()> {
+        let files = self.files(name)?;
+        let n_bytes = files.iter().map(|file| file.bytes).sum();
+        let mut incoming = IncomingTensors::new(n_bytes);
+        let what = match files.first() {
+            Some(file) => {
+                let (store, key) = self.place_of(file)?;
+                store.full(key)
+            }
+            None => self.uri().to_owned(),
+        };
+        // Damage is told as what it is by the hash; only a file that is as it was written is held against its format.
+        let mut fault = None;
+        let taking = |chunk: &Bytes| {
+            if fault.is_some() {
+                return Ok(());
+            }
+            match incoming.push(chunk) {
+                Ok(tensors) => tensors
+                    .into_iter()
+                    .try_for_each(|(name, data)| take(name, data)),
+                Err(error) => {
+                    fault = Some(error);
+                    Ok(())
+                }
+            }
+        };
+        self.read_files(&files, taking).await?;
+        let read = fault.map_or_else(|| incoming.finish(), Err);
+        read.map_err(|error| Error::corrupt(what, "a whole safetensors file", error))
+    }
+
+    /// Gives every weight once: those that train, then those that do not.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::each_tensor`].
+    pub async fn each_weight(
+        &self,
+        mut take: impl FnMut(String, TensorData) -> Result<()>,
+    ) -> Result<()> {
+        self.each_tensor(WEIGHTS, &mut take).await?;
+        if self.has_part(FROZEN) {
+            self.each_tensor(FROZEN, &mut take).await?;
+        }
+        Ok(())
+    }
+
+    /// The tensors of a part, each in the number format it is stored in.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::each_tensor`].
+    pub async fn tensors(&self, name: &str) -> Result<Tensors> {
+        let mut tensors = Tensors::new();
+        let take = |name, data| {
+            tensors.insert(name, data);
+            Ok(())
+        };
+        self.each_tensor(name, take).await?;
+        Ok(tensors)
     }
 
     /// Reads every part.
@@ -133,15 +212,30 @@ impl Checkpoint {
         let names = self.manifest.parts.iter();
         let names: BTreeSet<String> = names.map(|file| pieces::part_of(&file.name)).collect();
         let mut parts = BTreeMap::new();
+        let (mut weights, mut moments) = (Tensors::new(), Tensors::new());
         for name in names {
-            let bytes = self.part(&name).await?;
-            parts.insert(name, bytes);
+            match name.as_str() {
+                WEIGHTS | FROZEN => weights.extend(self.tensors(&name).await?),
+                OPTIMIZER => moments = self.tensors(&name).await?,
+                _ => {
+                    let bytes = self.part(&name).await?;
+                    parts.insert(name, bytes);
+                }
+            }
         }
         Ok(LoadedCheckpoint {
             uri: self.uri().to_owned(),
             manifest: self.manifest,
             parts,
+            weights,
+            moments,
         })
+    }
+
+    /// Whether it has a part of this name.
+    pub fn has_part(&self, name: &str) -> bool {
+        let mut files = self.manifest.parts.iter();
+        files.any(|file| pieces::place(name, &file.name).is_some())
     }
 
     /// [`Self::part`] where the checkpoint has one of that name.
@@ -150,8 +244,7 @@ impl Checkpoint {
     ///
     /// [`Error::Corrupt`] when the part is missing, cut or changed.
     pub async fn part_if_any(&self, name: &str) -> Result<Option<Bytes>> {
-        let is_there = |file: &CheckpointFile| pieces::place(name, &file.name).is_some();
-        if self.manifest.parts.iter().any(is_there) {
+        if self.has_part(name) {
             self.part(name).await.map(Some)
         } else {
             Ok(None)
@@ -165,7 +258,20 @@ impl Checkpoint {
     /// As [`Checkpoint::load`].
     pub async fn verify(&self) -> Result<()> {
         for file in &self.manifest.parts {
-            self.read_file(file, |_| {}).await?;
+            self.read_file(file, |_| Ok(())).await?;
+        }
+        Ok(())
+    }
+
+    /// Gives the bytes of files end to end; damage names the checkpoint before.
+    async fn read_files(
+        &self,
+        files: &[&CheckpointFile],
+        mut give: impl FnMut(&Bytes) -> Result<()>,
+    ) -> Result<()> {
+        for file in files {
+            let read = self.read_file(file, &mut give).await;
+            read.map_err(|error| with_the_one_before(error, self.before.as_deref()))?;
         }
         Ok(())
     }
@@ -191,19 +297,31 @@ impl Checkpoint {
     }
 
     /// Gives the bytes of a file in order. What was given counts only when this returns without an error.
-    async fn read_file(&self, file: &CheckpointFile, mut give: impl FnMut(&Bytes)) -> Result<()> {
-        let what = self.store.full(&file.key);
+    async fn read_file(
+        &self,
+        file: &CheckpointFile,
+        mut give: impl FnMut(&Bytes) -> Result<()>,
+    ) -> Result<()> {
+        let (store, key) = self.place_of(file)?;
+        let what = store.full(key);
+        // Of a file that others refer to as well, it is said who does.
+        let referring = if key == file.key {
+            String::new()
+        } else {
+            format!("; {} refers to it", self.store.full(MANIFEST))
+        };
         let short = if file.bytes <= READ_BYTES {
-            self.store.try_get(&file.key).await?
+            store.try_get(key).await?
         } else {
             None
         };
         let n_bytes = match &short {
             Some(bytes) => Some(bytes.len() as u64),
-            None => self.store.size(&file.key).await?,
+            None => store.size(key).await?,
         };
         if n_bytes != Some(file.bytes) {
             let found = n_bytes.map_or("no file".to_owned(), |n| format!("{n} bytes"));
+            let found = format!("{found}{referring}");
             return Err(Error::corrupt(what, format!("{} bytes", file.bytes), found));
         }
         let rest = match &short {
@@ -211,13 +329,13 @@ impl Checkpoint {
             None => file.bytes,
         };
         let reads = stream::iter(ranges(rest))
-            .map(|range| self.store.get_range(&file.key, range))
+            .map(|range| store.get_range(key, range))
             .buffered(READS_AT_ONCE);
         let reads = stream::iter(short.map(Ok)).chain(reads);
         let mut reads = std::pin::pin!(reads);
         let mut hasher = blake3::Hasher::new();
         while let Some(chunk) = reads.try_next().await? {
-            give(&chunk);
+            give(&chunk)?;
             let hashing = tokio::task::spawn_blocking(move || {
                 hasher.update(&chunk);
                 hasher
@@ -229,9 +347,32 @@ impl Checkpoint {
         let hash = hasher.finalize().to_hex();
         if hash.as_str() != file.blake3 {
             let expected = format!("content with blake3 {}", file.blake3);
-            return Err(Error::corrupt(what, expected, hash));
+            return Err(Error::corrupt(what, expected, format!("{hash}{referring}")));
         }
         Ok(())
+    }
+
+    /// The store and the key in it of a file.
+    fn place_of<'a>(&self, file: &'a CheckpointFile) -> Result<(Store, &'a str)> {
+        let Some(key) = in_run(&file.key) else {
+            return Ok((self.store.clone(), &file.key));
+        };
+        let run = self.store.above(2).ok_or_else(|| {
+            let expected = format!("a checkpoint of a run, which has {key}");
+            Error::corrupt(self.store.full(MANIFEST), expected, "none above it")
+        })?;
+        Ok((run, key))
+    }
+
+    /// The file of this machine that holds the weights that do not train, with its hash.
+    pub(crate) fn frozen_file(&self) -> Option<(std::path::PathBuf, String)> {
+        let frozen = self
+            .manifest
+            .parts
+            .iter()
+            .find(|file| file.name == FROZEN)?;
+        let (store, key) = self.place_of(frozen).ok()?;
+        Some((store.local_path()?.join(key), frozen.blake3.clone()))
     }
 
     /// The settings the run was started with, as TOML.
@@ -243,6 +384,11 @@ impl Checkpoint {
 }
 
 impl LoadedCheckpoint {
+    /// What is known of the file of weights that do not train, for a run that goes on from here.
+    pub fn frozen(&self) -> SharedOrigin {
+        frozen_of(&self.manifest)
+    }
+
     /// The bytes of a part.
     ///
     /// # Errors
@@ -266,6 +412,14 @@ impl LoadedCheckpoint {
         String::from_utf8(bytes.to_vec())
             .map_err(|e| Error::corrupt(&self.uri, "settings in UTF-8", e))
     }
+}
+
+fn frozen_of(manifest: &CheckpointManifest) -> SharedOrigin {
+    let mut files = manifest.parts.iter();
+    let frozen = files.find(|file| file.name == FROZEN);
+    frozen
+        .cloned()
+        .map_or_else(SharedOrigin::default, SharedOrigin::known)
 }
 
 /// Damage of the newest checkpoint, for whoever asked for it: nobody is given another one without a word.
@@ -311,19 +465,19 @@ mod tests {
             .await
             .unwrap();
         let checkpoint = newest(&run).await.unwrap().unwrap();
-        let key = "g0-weights.safetensors";
+        let key = "g0-tokenizer.json";
         let damages: [&[u8]; 2] = [&[5; 99], &[6; 100]];
         for damage in damages {
             place(&run, 5)
                 .put(key, Bytes::copy_from_slice(damage))
                 .await
                 .unwrap();
-            let error = checkpoint.part("weights.safetensors").await.unwrap_err();
+            let error = checkpoint.part("tokenizer.json").await.unwrap_err();
             assert_eq!(error.exit_code(), 3, "{error}");
             assert!(error.to_string().contains(key), "{error}");
         }
         place(&run, 5).delete(key).await.unwrap();
-        let error = checkpoint.part("weights.safetensors").await.unwrap_err();
+        let error = checkpoint.part("tokenizer.json").await.unwrap_err();
         assert_eq!(error.exit_code(), 3, "{error}");
     }
 
@@ -340,7 +494,7 @@ mod tests {
     async fn written_by_three(run: &Store) -> Checkpoint {
         let mut parts = Vec::new();
         for (name, content) in [
-            ("weights.safetensors", long_part()),
+            ("tokenizer.json", long_part()),
             ("settings.toml", Bytes::from_static(b"seed = 1")),
         ] {
             for piece in cut(name, content.len() as u64, 3) {
@@ -364,15 +518,15 @@ mod tests {
         assert_eq!(
             names.collect::<Vec<_>>(),
             [
-                "weights.safetensors.00003-of-00003",
-                "weights.safetensors.00002-of-00003",
-                "weights.safetensors.00001-of-00003",
+                "tokenizer.json.00003-of-00003",
+                "tokenizer.json.00002-of-00003",
+                "tokenizer.json.00001-of-00003",
                 "settings.toml"
             ]
         );
-        let read = checkpoint.part("weights.safetensors").await.unwrap();
+        let read = checkpoint.part("tokenizer.json").await.unwrap();
         assert!(read == long_part(), "other bytes");
-        let optional = checkpoint.part_if_any("weights.safetensors").await.unwrap();
+        let optional = checkpoint.part_if_any("tokenizer.json").await.unwrap();
         assert!(optional == Some(read), "other bytes");
         assert_eq!(checkpoint.settings_toml().await.unwrap(), "seed = 1");
         let error = checkpoint.part("weights").await.unwrap_err();
@@ -383,16 +537,43 @@ mod tests {
     async fn a_piece_that_is_damaged_or_not_named_is_missed() {
         let run = Store::open("memory://checkpoint-of-three-damaged").unwrap();
         let mut checkpoint = written_by_three(&run).await;
-        let key = "g7-weights.safetensors.00002-of-00003";
+        let key = "g7-tokenizer.json.00002-of-00003";
         let at = place(&run, 5);
         let mut bytes = at.get(key).await.unwrap().to_vec();
         bytes[1_000_000] ^= 1;
         at.put(key, bytes.into()).await.unwrap();
-        let error = checkpoint.part("weights.safetensors").await.unwrap_err();
+        let error = checkpoint.part("tokenizer.json").await.unwrap_err();
         assert_eq!(error.exit_code(), 3, "{error}");
         assert!(error.to_string().contains(key), "{error}");
         checkpoint.manifest.parts.remove(1);
-        let error = checkpoint.part("weights.safetensors").await.unwrap_err();
+        let error = checkpoint.part("tokenizer.json").await.unwrap_err();
         assert_eq!(error.exit_code(), 2, "{error}");
+    }
+
+    #[tokio::test]
+    async fn tensors_come_one_by_one_and_a_part_that_holds_none_is_damage() {
+        let folder = tempfile::tempdir().unwrap();
+        let run = run(&folder);
+        let n = READ_BYTES as usize / 4 * 2 + 1_000; // longer than what is read at once
+        let tensors: Tensors = (0..3u8)
+            .map(|i| {
+                (
+                    format!("w{i}"),
+                    TensorData::new(vec![f32::from(i); n / 3], [n / 3]),
+                )
+            })
+            .collect();
+        let bytes = lavida_model::weights::write_safetensors(&tensors, None).unwrap();
+        let mut snapshot = snapshot(5, 0);
+        let content = Bytes::from(bytes).into();
+        snapshot.parts.insert(WEIGHTS.to_owned(), content);
+        commit(&run, snapshot, Retention::last(3)).await.unwrap();
+        let checkpoint = newest(&run).await.unwrap().unwrap();
+        assert!(checkpoint.tensors(WEIGHTS).await.unwrap() == tensors);
+        let loaded = checkpoint.clone().load().await.unwrap();
+        assert!(loaded.weights == tensors && loaded.moments.is_empty());
+        let error = checkpoint.tensors("tokenizer.json").await.unwrap_err();
+        assert_eq!(error.exit_code(), 3, "{error}");
+        assert!(error.to_string().contains("g0-tokenizer.json"), "{error}");
     }
 }

@@ -117,8 +117,8 @@ mod tests {
         assert_eq!(committed(&run).await.unwrap(), [3, 10]);
         let newest = open(run.uri()).await.unwrap();
         assert_eq!(newest.manifest.state.step, 10);
-        assert_eq!(newest.part("weights.safetensors").await.unwrap()[0], 10);
-        let optional = newest.part_if_any("weights.safetensors").await.unwrap();
+        assert_eq!(newest.part("tokenizer.json").await.unwrap()[0], 10);
+        let optional = newest.part_if_any("tokenizer.json").await.unwrap();
         assert_eq!(optional.unwrap()[0], 10);
         assert_eq!(newest.part_if_any("carried").await.unwrap(), None);
         assert_eq!(run.list(CHECKPOINTS).await.unwrap().len(), 2 * 3);
@@ -142,7 +142,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let run = run(&folder);
         let at = |step| folder.path().join(CHECKPOINTS).join(format!("{step:010}"));
-        let key = "g0-weights.safetensors";
+        let key = "g0-tokenizer.json";
         killed_upload(&place(&run, 3), key).await; // the run was killed when it was interrupted, at a step that is not due
         killed_upload(&place(&run, 4), key).await;
         place(&run, 4)
@@ -161,10 +161,7 @@ mod tests {
             "nobody reads what is left beside three files"
         );
         let newest = newest(&run).await.unwrap().unwrap();
-        assert_eq!(
-            newest.part("weights.safetensors").await.unwrap()[..],
-            [4; 100]
-        );
+        assert_eq!(newest.part("tokenizer.json").await.unwrap()[..], [4; 100]);
         killed_upload(&place(&run, 6), key).await;
         commit(&run, snapshot(5, 0), kept).await.unwrap();
         assert_eq!(n_files(&at(4)), 0);

@@ -18,7 +18,7 @@ pub(crate) fn snapshot(step: u64, generation: u64) -> Snapshot {
         },
         parts: [
             (
-                "weights.safetensors".to_owned(),
+                "tokenizer.json".to_owned(),
                 Bytes::from(vec![step as u8; 100]).into(),
             ),
             (

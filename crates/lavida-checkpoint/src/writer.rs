@@ -157,15 +157,12 @@ mod tests {
         let uri = uri.to_str().unwrap();
         let mut writer = CheckpointWriter::create(uri, state()).await.unwrap();
         let pieces = [&b"one"[..], b"", b" and two"].map(|piece| Ok(Bytes::from_static(piece)));
-        writer.stream("weights.safetensors", pieces).await.unwrap();
+        writer.stream("tokenizer.json", pieces).await.unwrap();
         writer.put("settings.toml", "seed = 1").await.unwrap();
         assert!(crate::open(uri).await.is_err(), "not committed yet");
         writer.commit().await.unwrap();
         let opened = crate::open(uri).await.unwrap();
-        assert_eq!(
-            opened.part("weights.safetensors").await.unwrap(),
-            "one and two"
-        );
+        assert_eq!(opened.part("tokenizer.json").await.unwrap(), "one and two");
         assert_eq!(opened.settings_toml().await.unwrap(), "seed = 1");
         let error = CheckpointWriter::create(uri, state()).await.unwrap_err();
         assert!(matches!(error, Error::Exists { .. }), "{error}");
@@ -174,7 +171,7 @@ mod tests {
     #[tokio::test]
     async fn what_a_killed_writer_had_half_written_goes_and_nothing_else() {
         let folder = tempfile::tempdir().unwrap();
-        for name in ["g0-weights.safetensors#1", "manifest.json#1", "mine#1"] {
+        for name in ["g0-tokenizer.json#1", "manifest.json#1", "mine#1"] {
             std::fs::write(folder.path().join(name), "half").unwrap();
         }
         let uri = folder.path().to_str().unwrap();
@@ -194,7 +191,7 @@ mod tests {
             Ok(Bytes::from_static(b"one")),
             Err(Error::Internal("no more".into())),
         ];
-        let error = writer.stream("weights.safetensors", pieces).await;
+        let error = writer.stream("tokenizer.json", pieces).await;
         assert!(matches!(error, Err(Error::Internal(_))));
         assert!(writer.place.list("").await.unwrap().is_empty());
     }

@@ -98,6 +98,8 @@ async fn write(source: &Path, out: &str) {
         positives: Positives::One,
         eval_categories: None,
         true_categories: BTreeMap::new(),
+        protocol: None,
+        interval: None,
         settings: serde_json::Value::Null,
     };
     let store = Store::open(out).unwrap();

@@ -389,6 +389,37 @@ async fn metadata_that_contradicts_the_shards_is_damage() {
     assert!(error.to_string().contains("train/0000"), "{error}");
 }
 
+/// Shards, metadata and `manifest.json` side by side, as they were before shards had a folder of their own.
+#[tokio::test]
+async fn a_dataset_of_the_earlier_layout_is_read_as_it_is_and_not_built_over() {
+    let store = fresh_memory();
+    let mut manifest = write(&store, 7).await;
+    let expected = read_all(&store).await.unwrap();
+    let mut moves = Vec::new();
+    for shard in &mut manifest.shards {
+        let earlier = shard.key.strip_prefix("data/").unwrap().to_owned();
+        moves.push((std::mem::replace(&mut shard.key, earlier.clone()), earlier));
+    }
+    let entry = manifest.metadata.as_mut().unwrap();
+    let earlier = "train-b0.metadata".to_owned();
+    moves.push((std::mem::replace(&mut entry.key, earlier.clone()), earlier));
+    for (key, earlier) in &moves {
+        let bytes = store.get(key).await.unwrap();
+        store.put(earlier, bytes).await.unwrap();
+        store.delete(key).await.unwrap();
+    }
+    store.delete(MANIFEST_KEY).await.unwrap();
+    lavida_store::manifest::commit(&store, "manifest.json", &manifest)
+        .await
+        .unwrap();
+
+    assert_eq!(read_all(&store).await.unwrap(), expected);
+    let report = Dataset::open(&store).await.unwrap().verify().await.unwrap();
+    assert_eq!(report.leftovers, Vec::<String>::new());
+    let again = write_clips(&store, Purpose::Training, &expected).await;
+    assert!(matches!(again, Err(Error::Exists { .. })), "{again:?}");
+}
+
 #[tokio::test]
 async fn a_dataset_without_the_object_of_all_metadata_is_read_as_before() {
     let store = fresh_memory();

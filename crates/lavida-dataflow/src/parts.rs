@@ -54,6 +54,10 @@ pub trait Learner {
     fn snapshot(&mut self, position: u64) -> Result<Snapshot>;
     /// What other workers' snapshots need of one that takes none itself; called where a snapshot is due.
     fn attend_snapshot(&mut self) -> Result<()>;
+    /// What a snapshot would hold, once no other worker is there; see [`Trainer::keep`].
+    fn keep(&mut self) -> Option<Snapshot> {
+        None
+    }
 }
 
 /// Makes the learner on the thread where it stays.
@@ -74,5 +78,9 @@ impl Learner for Trainer {
 
     fn attend_snapshot(&mut self) -> Result<()> {
         Trainer::attend_snapshot(self)
+    }
+
+    fn keep(&mut self) -> Option<Snapshot> {
+        Trainer::keep(self)
     }
 }

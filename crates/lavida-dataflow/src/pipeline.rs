@@ -28,7 +28,7 @@ use crate::{
         trainer::{self, TrainerStage, TrainingOutcome},
     },
     telemetry::{MetricsLog, figures::RankFigures, progress::RunProgress},
-    worker::{Committer, Orders, Slice},
+    worker::{Committer, KeepState, Orders, Slice},
 };
 
 /// How long a stage that others found dead has to say why.
@@ -58,6 +58,12 @@ pub struct Pipeline<D: SampleBuilder> {
     pub side_by_side: usize,
     /// Steps between checkpoints.
     pub checkpoint_every: u64,
+    /// The newest step whose checkpoint counts.
+    pub committed: u64,
+    /// A step beside these after which a checkpoint is due.
+    pub owed_checkpoint: Option<u64>,
+    /// Who wants the learner's state when the run is over.
+    pub keep: Option<KeepState>,
     /// What becomes of snapshots; without one none are taken.
     pub committer: Option<Arc<dyn Committer>>,
     /// What this worker is told, where somebody tells it.
@@ -136,6 +142,7 @@ impl<D: SampleBuilder> Pipeline<D> {
             accumulation: self.accumulation,
             side_by_side: self.side_by_side,
             checkpoint_every: self.checkpoint_every,
+            owed_checkpoint: self.owed_checkpoint,
             checkpointer,
             slice: self.slice.clone(),
             world_size: self.world_size,
@@ -149,7 +156,9 @@ impl<D: SampleBuilder> Pipeline<D> {
             orders: self
                 .orders
                 .map_or_else(Orders::default, |orders| *orders.borrow()),
+            committed: self.committed,
             learner: self.learner,
+            keep: self.keep,
             log: self.log,
             progress: self.progress,
             figures: self.figures,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use lavida_checkpoint::{
-    LoadedCheckpoint, Pretrained,
+    LoadedCheckpoint, Narrow, Pretrained,
     contents::{self, TrainState},
 };
 use lavida_data::{Error, Result, catalog::Catalog, order::SampleOrder, tokenizer::Tokenizers};
@@ -17,7 +17,7 @@ use lavida_terminal::screen;
 use lavida_train::{
     assembly::Phase,
     settings::Settings,
-    trainer::{InitialWeights, Trainer, TrainerParts},
+    trainer::{InitialWeights, Trainer, TrainerParts, untie},
 };
 
 use crate::{
@@ -28,7 +28,7 @@ use crate::{
     stages::trainer::TrainingOutcome,
     telemetry::{METRICS, MetricsLog, figures::Figures, progress::RunProgress},
     training_data::{CatalogSource, TrainingSampleBuilder},
-    worker::{Resume, Slice, Worker},
+    worker::{HeldState, Resume, Slice, Worker},
 };
 
 /// Everything a run needs.
@@ -101,10 +101,21 @@ impl Run {
             settings.sampler.shuffle_window,
         );
         let data = hash_of(&order);
+        let mut held = None;
         let resumed = match worker.resume {
             Resume::Newest => self.newest().await?,
             Resume::Fresh => None,
             Resume::From(checkpoint) => Some(*checkpoint),
+            Resume::Held(of_worker) => {
+                let HeldState {
+                    state,
+                    committed,
+                    owes_checkpoint,
+                    records,
+                } = *of_worker;
+                held = Some((committed, owes_checkpoint, records));
+                Some(state)
+            }
         };
         let state = match &resumed {
             Some(checkpoint) => {
@@ -120,7 +131,9 @@ impl Run {
             generation: worker.generation,
             ..state
         };
-        if state.step >= settings.train.steps {
+        let (committed, owes_checkpoint, mut records) =
+            held.unwrap_or((state.step, false, Vec::new()));
+        if committed >= settings.train.steps {
             return Ok(RunOutcome::AlreadyDone { step: state.step });
         }
         // Both before anything is written.
@@ -129,26 +142,47 @@ impl Run {
         admission
             .check(&settings, accumulation, worker.n_on_machine)
             .await?;
-        if worker.reports && resumed.is_none() && self.store.try_get(METRICS).await?.is_none() {
+        if worker.reports
+            && (resumed.is_none() || state.step > committed || state.step == 0)
+            && self.store.try_get(METRICS).await?.is_none()
+        {
             check_own_settings(&self.store).await?;
             let toml = Bytes::from(settings.to_toml());
             self.store.put(contents::SETTINGS, toml).await?;
         }
-        let weights = match (&resumed, &self.initial) {
-            (Some(checkpoint), _) => InitialWeights::Resume {
-                weights: checkpoint.part(contents::WEIGHTS)?,
-                optimizer: checkpoint.part(contents::OPTIMIZER)?,
-            },
-            (None, Some(initial)) => InitialWeights::Pretrained(initial.weights().await?),
-            (None, None) => InitialWeights::Random,
-        };
-        let carried = match (&resumed, &self.initial) {
-            (Some(checkpoint), _) => checkpoint.parts.get(contents::CARRIED).cloned(),
-            (None, Some(initial)) => initial.carried().await?,
-            (None, None) => None,
-        };
         let goes_on = resumed.is_some();
-        drop(resumed); // its parts are the trainer's now
+        let (weights, carried, frozen) = match (resumed, &self.initial) {
+            (Some(checkpoint), _) => {
+                let carried = checkpoint.parts.get(contents::CARRIED).cloned();
+                let frozen = checkpoint.frozen();
+                let weights = InitialWeights::Resume {
+                    weights: checkpoint.weights,
+                    moments: checkpoint.moments,
+                };
+                (weights, carried, frozen)
+            }
+            (None, Some(initial)) => {
+                let narrow = Narrow {
+                    precision: settings.train.precision,
+                    policies: settings.policies(),
+                };
+                let mut weights = initial.weights(&narrow).await?;
+                if untie(&mut weights, &settings) && worker.reports {
+                    screen::line(&format!(
+                        "{}: train.initial has one matrix for embedding and head; the head of these settings begins as a copy \
+                         (with model.language.tie_word_embeddings = true it stays one)",
+                        self.label
+                    ));
+                }
+                let carried = initial.carried().await?;
+                (
+                    InitialWeights::Pretrained(weights),
+                    carried,
+                    initial.frozen(),
+                )
+            }
+            (None, None) => (InitialWeights::Random, None, Default::default()),
+        };
         let progress = if worker.reports && !self.quiet {
             RunProgress::new(
                 &self.label,
@@ -160,14 +194,22 @@ impl Run {
         } else {
             RunProgress::silent()
         };
-        if goes_on {
+        if goes_on && committed == state.step {
             progress.line(&format!(
                 "going on from the checkpoint of step {}",
                 state.step
             ));
         }
         let log = if worker.reports {
-            Some(MetricsLog::open(&self.store, state.step, self.clock.clone()).await?)
+            let batch = settings.train.global_batch;
+            for record in &mut records {
+                // Whoever held it counted the passes of its own samples; the log has those of the first worker's.
+                let of_step = order.batch(record.step - 1, batch);
+                let last = (batch / record.world_size).saturating_sub(1);
+                record.epoch = of_step.get(last).map_or(record.epoch, |at| at.epoch);
+            }
+            let clock = self.clock.clone();
+            Some(MetricsLog::open(&self.store, state.step, &records, clock).await?)
         } else {
             None
         };
@@ -186,6 +228,7 @@ impl Run {
             state: state.clone(),
             weights,
             carried,
+            frozen,
             reducer: worker.reducer,
             now: Arc::new(move || clock.monotonic()),
         };
@@ -206,6 +249,9 @@ impl Run {
             accumulation,
             side_by_side: device::side_by_side(&settings, accumulation, worker.n_on_machine),
             checkpoint_every: settings.checkpoint.every,
+            committed,
+            owed_checkpoint: owes_checkpoint.then_some(state.step),
+            keep: worker.keep,
             committer: worker.committer,
             orders: worker.orders,
             learned: worker.learned,
@@ -276,6 +322,36 @@ pub async fn check_place(
 
 fn hash_of(order: &SampleOrder) -> String {
     blake3::Hash::from_bytes(order.hash()).to_string()
+}
+
+/// Refuses to lead a run on with other settings, other data or another order of it than it began with, by its newest
+/// checkpoint that can be read. Of that only what is small is read. Returns its step, if there is one.
+///
+/// # Errors
+///
+/// [`Error::Invalid`] with the first difference.
+pub async fn check_goes_on(
+    run: &Store,
+    settings: &Settings,
+    catalog: &Catalog,
+) -> Result<Option<u64>> {
+    let order = SampleOrder::new(catalog, settings.seed, settings.sampler.shuffle_window);
+    let data = hash_of(&order);
+    for step in lavida_checkpoint::committed(run).await?.into_iter().rev() {
+        let read = async {
+            let checkpoint = lavida_checkpoint::at_step(run, step).await?;
+            let toml = checkpoint.settings_toml().await?;
+            Ok((checkpoint, toml))
+        };
+        let (checkpoint, toml) = match read.await {
+            Err(Error::Corrupt { .. }) => continue, // it is looked at as a whole when a world is to go on from it
+            read => read?,
+        };
+        let began = &checkpoint.manifest.state.data;
+        check_began(run, &toml, settings, Some((began, &data)))?;
+        return Ok(Some(step));
+    }
+    Ok(None)
 }
 
 /// Refuses to write over a `settings.toml` that no run wrote: a run's are as the program writes them, to the byte.

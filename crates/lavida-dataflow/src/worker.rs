@@ -17,7 +17,7 @@ use lavida_train::{
     settings::Settings,
     step::StepRecord,
 };
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::telemetry::LogFiles;
 
@@ -39,7 +39,12 @@ pub struct Worker {
     pub orders: Option<watch::Receiver<Orders>>,
     /// Told of each step it made.
     pub learned: Option<mpsc::UnboundedSender<StepRecord>>,
+    /// Gets the state as of its last update when the work is over, where others may go on from it.
+    pub keep: Option<KeepState>,
 }
+
+/// Where a worker's state goes at the end; nothing comes where it has none that is whole.
+pub type KeepState = oneshot::Sender<Option<Snapshot>>;
 
 /// What a worker starts from.
 #[derive(Debug)]
@@ -50,6 +55,21 @@ pub enum Resume {
     Fresh,
     /// This checkpoint.
     From(Box<LoadedCheckpoint>),
+    /// A state that a worker held in memory.
+    Held(Box<HeldState>),
+}
+
+/// A state that a worker held in memory, after a step that need not be committed.
+#[derive(Debug)]
+pub struct HeldState {
+    /// As a checkpoint would hold it.
+    pub state: LoadedCheckpoint,
+    /// The newest committed step.
+    pub committed: u64,
+    /// A checkpoint that is due at once.
+    pub owes_checkpoint: bool,
+    /// Records of the steps since the newest commit: the log may lack some.
+    pub records: Vec<StepRecord>,
 }
 
 impl From<Option<LoadedCheckpoint>> for Resume {
@@ -124,6 +144,7 @@ impl Worker {
             resume: Resume::Newest,
             orders: None,
             learned: None,
+            keep: None,
         }
     }
 

@@ -88,6 +88,9 @@ pub struct LanguageConfig {
     #[serde(default = "default_rms_norm_eps")]
     #[schemars(range(min = 1e-12, max = 1.0), extend("unit" = "ratio"))]
     pub rms_norm_eps: f64,
+    /// Whether the embedding is the output layer too, as in Qwen2-VL-2B: one matrix, which trains as the embedding does.
+    #[serde(default)]
+    pub tie_word_embeddings: bool,
     /// How positions are counted after compression.
     #[serde(default)]
     pub positions: Positions,
@@ -346,13 +349,20 @@ impl Sam2Config {
         let mut first_block = 0;
         for (stage, window) in self.window_spec.into_iter().enumerate().take(3) {
             first_block += self.stages[stage];
+            let side = side >> stage;
+            let is_global = self.global_att_blocks.contains(&first_block) || window == side;
+            let half = window / 2;
+            // As many windows of half the side as there were before, as the reference puts them together.
+            let is_tiled = half > 0 && (side / 2).div_ceil(half) == side.div_ceil(window);
             require(
-                window.is_multiple_of(2) || self.global_att_blocks.contains(&first_block),
+                window.is_multiple_of(2) || is_global || is_tiled,
                 KEY,
                 || {
                     format!(
-                        "an even window of stage {}: stage {} begins by pooling it",
+                        "an even window of stage {}, or an odd one whose halves ({half} cells) are as many on the next grid of {} \
+                         cells a side as it is on this of {side}: stage {} begins by pooling it",
                         stage + 1,
+                        side / 2,
                         stage + 2
                     )
                 },

@@ -225,7 +225,13 @@ impl TrainPolicies {
         }))
     }
 
-    fn trains(&self, name: &str) -> bool {
+    /// Whether the parameter of this name is a weight that does not train: it is the same in every checkpoint of a run.
+    pub fn freezes(&self, name: &str) -> bool {
+        !self.trains(name) && !is_constant(name)
+    }
+
+    /// Whether the parameter of this name trains.
+    pub fn trains(&self, name: &str) -> bool {
         match self.of(name) {
             TrainPolicy::Frozen => false,
             TrainPolicy::Lora { .. } => is_adapter(name),

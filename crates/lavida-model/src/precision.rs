@@ -7,12 +7,12 @@
 //! arXiv 1710.03740); `torch.autocast(dtype=bfloat16)`.
 
 use burn::module::{Module, ModuleMapper, Param};
-use burn::tensor::{FloatDType, Tensor};
+use burn::tensor::{DType, FloatDType, Tensor, TensorData};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::policy::is_constant;
-use crate::weights::names::Path;
+use crate::weights::{is_float, names::Path};
 
 /// Number format of weights.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -31,6 +31,26 @@ impl Precision {
         match self {
             Self::F32 => 4,
             Self::Bf16 => 2,
+        }
+    }
+
+    /// The format that the weight of this name is held in: constants that are no weights keep every bit.
+    pub fn dtype_of(self, name: &str) -> DType {
+        if is_constant(name) {
+            DType::F32
+        } else {
+            FloatDType::from(self).into()
+        }
+    }
+
+    /// The values of the weight of this name as they are to be held, where that takes fewer bytes than they have; else as they
+    /// are.
+    pub fn narrowed(self, name: &str, data: TensorData) -> TensorData {
+        let dtype = self.dtype_of(name);
+        if is_float(data.dtype()) && dtype.size() < data.dtype().size() {
+            data.convert_dtype(dtype)
+        } else {
+            data
         }
     }
 
@@ -89,7 +109,7 @@ impl ModuleMapper for Caster {
 mod tests {
     use super::*;
     use crate::linear::LinearConfig;
-    use burn::tensor::{DType, Device};
+    use burn::tensor::Device;
 
     #[test]
     fn what_trains_still_trains_in_half_the_bytes() {

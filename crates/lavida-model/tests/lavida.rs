@@ -61,6 +61,7 @@ fn tiny() -> LavidaConfig {
             mrope_section: [2, 1, 1],
             rope_theta: 1e6,
             rms_norm_eps: 1e-6,
+            tie_word_embeddings: false,
             positions: Positions::Counts,
         },
         clip_text: ClipTextConfig {
@@ -421,6 +422,7 @@ fn the_papers_model_has_the_papers_counts() {
             mrope_section: [16, 24, 24],
             rope_theta: 1e6,
             rms_norm_eps: 1e-6,
+            tie_word_embeddings: false,
             positions: Positions::Counts,
         },
         clip_text: ClipTextConfig {

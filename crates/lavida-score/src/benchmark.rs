@@ -82,7 +82,8 @@ impl Benchmark {
 
     /// How it is scored.
     pub fn protocol(&self) -> Protocol {
-        Protocol::of(&self.name)
+        let header = &self.catalog.datasets()[0].header;
+        Protocol::of(header.protocol.as_deref().unwrap_or(&self.name))
     }
 
     /// The frames of one video.

@@ -8,7 +8,7 @@ use burn::tensor::Device;
 use bytes::Bytes;
 use futures::{FutureExt, future::BoxFuture};
 use lavida_checkpoint::{
-    Pretrained,
+    Narrow, Pretrained,
     contents::{CLIP_TOKENIZER, SETTINGS, TOKENIZER},
 };
 use lavida_data::{
@@ -218,37 +218,33 @@ impl ExportedFile {
 /// The start of a run; read when they are asked for, and not kept.
 struct ExportedWeights(TensorFiles);
 
-impl ExportedWeights {
-    fn safetensors(
-        &self,
-        read: fn(&TensorFiles) -> Result<Tensors, WeightError>,
-    ) -> Result<Option<Bytes>> {
-        tokio::task::block_in_place(|| {
-            let tensors = read(&self.0).map_err(weight_error)?;
-            if tensors.is_empty() {
-                return Ok(None);
-            }
-            let bytes = write_safetensors(&tensors, None).map_err(weight_error)?;
-            Ok(Some(bytes.into()))
-        })
-    }
-}
-
 impl Pretrained for ExportedWeights {
     fn name(&self) -> String {
         self.0.name().to_owned()
     }
 
-    fn weights(&self) -> BoxFuture<'_, Result<Bytes>> {
-        async {
-            let weights = self.safetensors(TensorFiles::read_weights)?;
-            weights.ok_or_else(|| Error::corrupt(self.0.name(), "weights", "no tensors"))
-        }
-        .boxed()
+    fn weights<'a>(&'a self, narrow: &'a Narrow) -> BoxFuture<'a, Result<Tensors>> {
+        let read = || {
+            let weights = self.0.each_weight().map(|read| {
+                let (name, data) = read.map_err(weight_error)?;
+                let data = narrow.apply(&name, data);
+                Ok((name, data))
+            });
+            weights.collect::<Result<Tensors>>()
+        };
+        async move { tokio::task::block_in_place(read) }.boxed()
     }
 
     fn carried(&self) -> BoxFuture<'_, Result<Option<Bytes>>> {
-        async { self.safetensors(TensorFiles::read_carried) }.boxed()
+        let read = || {
+            let tensors = self.0.read_carried().map_err(weight_error)?;
+            if tensors.is_empty() {
+                return Ok(None);
+            }
+            let bytes = write_safetensors(&tensors, None).map_err(weight_error)?;
+            Ok(Some(bytes.into()))
+        };
+        async move { tokio::task::block_in_place(read) }.boxed()
     }
 }
 

@@ -5,17 +5,21 @@ use std::sync::Arc;
 use burn::tensor::Device;
 use lavida_checkpoint::{
     Checkpoint,
-    contents::{CARRIED, CLIP_TOKENIZER, TOKENIZER, WEIGHTS},
+    contents::{CARRIED, CLIP_TOKENIZER, TOKENIZER},
 };
 use lavida_data::{Error, Result, batch::Batcher, exposure::Exposure, tokenizer::Tokenizers};
-use lavida_model::weights::{TensorFiles, Tensors, read_carried};
-use lavida_train::{assembly::Phase, settings::Settings};
+use lavida_model::{
+    policy::TrainPolicies,
+    precision::Precision,
+    weights::{Merging, TensorData, TensorFiles, Tensors, read_carried},
+};
+use lavida_train::{assembly::Phase, settings::Settings, trainer::model_error};
 
 use crate::{
     exported::{Exported, weight_error},
     frames::FrameSource,
     scored::ScoredFrame,
-    scorer::{Scorer, uninitialised},
+    scorer::{Scorer, unfit, uninitialised},
     windows::Windowing,
 };
 
@@ -25,6 +29,24 @@ pub enum ModelSource {
     Checkpoint(Checkpoint),
     /// What `lavida export` wrote.
     Export(Exported),
+}
+
+/// A model that is known and not in memory: its weights come one by one.
+pub struct OpenedModel {
+    /// What it is.
+    pub about: ModelInfo,
+    origin: Origin,
+}
+
+/// What a model is beside its weights.
+#[derive(Clone)]
+pub struct ModelInfo {
+    /// Its settings.
+    pub settings: Settings,
+    /// Both vocabularies.
+    pub tokenizers: Arc<Tokenizers>,
+    /// Updates it was made by.
+    pub step: u64,
 }
 
 /// A model, ready to score.
@@ -38,10 +60,9 @@ pub struct ScoringModel {
     /// Updates it was made by.
     pub step: u64,
     batcher: Batcher,
-    origin: Origin,
 }
 
-/// Where what no score depends on is still to be had.
+/// Where its tensors are.
 enum Origin {
     Checkpoint(Checkpoint),
     Export(TensorFiles),
@@ -61,54 +82,79 @@ impl ModelSource {
         Settings::parse(&format!("settings of {uri}"), &toml, overrides)
     }
 
-    /// Its model on a device, by these of its settings.
+    /// Its model by these of its settings; no weight is read yet.
     ///
     /// # Errors
     ///
-    /// [`Error::Corrupt`] when a file is damaged, or the weights do not fit the settings.
-    pub async fn load(self, settings: Settings, device: &Device) -> Result<ScoringModel> {
-        match self {
+    /// [`Error::Corrupt`] when a vocabulary is damaged or missing.
+    pub async fn open(self, settings: Settings) -> Result<OpenedModel> {
+        let (tokenizers, step, origin) = match self {
             Self::Checkpoint(checkpoint) => {
                 let tokenizers = Tokenizers::load(
                     &checkpoint.part(TOKENIZER).await?,
                     &checkpoint.part(CLIP_TOKENIZER).await?,
                 )?;
-                let weights = checkpoint.part(WEIGHTS).await?;
-                let scorer = Scorer::new(&settings, &tokenizers, &weights, device)?;
                 let step = checkpoint.manifest.state.step;
-                let origin = Origin::Checkpoint(checkpoint);
-                ScoringModel::new(settings, scorer, tokenizers, step, origin)
+                (tokenizers, step, Origin::Checkpoint(checkpoint))
             }
             Self::Export(exported) => {
                 let tokenizers = exported.tokenizers()?;
-                let files = exported.weights(&uninitialised(&settings, &tokenizers, device))?;
-                let tensors = files.read_weights().map_err(weight_error)?;
-                let scorer = Scorer::with_tensors(&settings, &tokenizers, tensors, device)?;
-                let (step, origin) = (exported.step()?, Origin::Export(files));
-                ScoringModel::new(settings, scorer, tokenizers, step, origin)
+                let model = uninitialised(&settings, &tokenizers, &Device::flex());
+                let files = exported.weights(&model)?;
+                (tokenizers, exported.step()?, Origin::Export(files))
             }
-        }
+        };
+        let tokenizers = Arc::new(tokenizers);
+        let about = ModelInfo {
+            settings,
+            tokenizers,
+            step,
+        };
+        Ok(OpenedModel { about, origin })
     }
 }
 
-impl ScoringModel {
-    fn new(
-        settings: Settings,
-        scorer: Scorer,
-        tokenizers: Tokenizers,
-        step: u64,
-        origin: Origin,
-    ) -> Result<Self> {
-        let tokenizers = Arc::new(tokenizers);
-        let batcher = settings.batcher(tokenizers.clone(), Phase::Evaluation)?;
-        Ok(Self {
-            settings,
-            scorer,
-            tokenizers,
-            step,
-            batcher,
-            origin,
-        })
+impl OpenedModel {
+    /// Its weights, ready for [`Self::each_weight`]: what the model of its settings has, adapters included.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] for a policy of a part that does not exist.
+    pub fn merging<'a>(&self, policies: &'a TrainPolicies) -> Result<Merging<'a>> {
+        let about = &self.about;
+        let model = uninitialised(&about.settings, &about.tokenizers, &Device::flex());
+        let model = model.with_uninitialised_policies(policies);
+        Ok(Merging::new(&model.map_err(model_error)?, policies))
+    }
+
+    /// Gives every weight once, adapters merged, one after the other: in the number format it is stored in, or in f32 where an
+    /// adapter was merged. What was given counts only when this returns without an error.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Corrupt`] when a file is damaged, or the weights do not fit the settings; the first error of `take`.
+    pub async fn each_weight(
+        &self,
+        mut merging: Merging<'_>,
+        mut take: impl FnMut(&str, TensorData) -> Result<()>,
+    ) -> Result<()> {
+        let mut merge = |name: &str, data| match merging.take(name, data) {
+            Some(data) => take(name, data),
+            None => Ok(()),
+        };
+        match &self.origin {
+            Origin::Checkpoint(checkpoint) => {
+                let merge = |name: String, data| merge(&name, data);
+                checkpoint.each_weight(merge).await?;
+            }
+            Origin::Export(files) => {
+                for read in files.each_weight() {
+                    let (name, data) = read.map_err(weight_error)?;
+                    merge(&name, data)?;
+                }
+            }
+        }
+        merging.finish().map_err(unfit)
     }
 
     /// The tensors that go with the weights and that no score depends on; none where the weights were never imported.
@@ -124,6 +170,61 @@ impl ScoringModel {
                     .map_err(|error| Error::corrupt(CARRIED, "what a LAVIDA carries", error)),
                 None => Ok(Tensors::new()),
             },
+        }
+    }
+
+    /// The model on a device, its weights in `precision`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::each_weight`].
+    pub async fn scorer(&self, precision: Precision, device: &Device) -> Result<Scorer> {
+        let policies = self.about.settings.policies();
+        let mut weights = Tensors::new();
+        let take = |name: &str, data| {
+            weights.insert(name.to_owned(), precision.narrowed(name, data));
+            Ok(())
+        };
+        self.each_weight(self.merging(&policies)?, take).await?;
+        let ModelInfo {
+            settings,
+            tokenizers,
+            ..
+        } = &self.about;
+        Scorer::new(settings, tokenizers, weights, precision, device)
+    }
+
+    /// The model on a device, ready to score in the number format that its settings train in.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::each_weight`].
+    pub async fn load(self, device: &Device) -> Result<ScoringModel> {
+        let precision = self.about.settings.train.precision;
+        let scorer = self.scorer(precision, device).await?;
+        let ModelInfo {
+            settings,
+            tokenizers,
+            step,
+        } = self.about;
+        let batcher = settings.batcher(tokenizers.clone(), Phase::Evaluation)?;
+        Ok(ScoringModel {
+            settings,
+            scorer,
+            tokenizers,
+            step,
+            batcher,
+        })
+    }
+}
+
+impl ScoringModel {
+    /// What it is beside its weights.
+    pub fn about(&self) -> ModelInfo {
+        ModelInfo {
+            settings: self.settings.clone(),
+            tokenizers: self.tokenizers.clone(),
+            step: self.step,
         }
     }
 

@@ -2,12 +2,13 @@
 //!
 //! Shapes: `N` frames of the batch's clips, `S` side of the model's masks in px.
 
-use burn::tensor::Device;
+use burn::tensor::{Device, FloatDType};
 use lavida_checkpoint::contents;
 use lavida_data::{Error, Result, batch::HostBatch, tokenizer::Tokenizers};
 use lavida_model::{
     compression::Compression,
     lavida::{ForwardOptions, Lavida},
+    precision::Precision,
     weights::{self, Tensors, WeightError},
 };
 use lavida_train::{
@@ -37,7 +38,8 @@ pub struct ScoredBatch {
 }
 
 impl Scorer {
-    /// The model of a checkpoint.
+    /// The model with these weights under the reference's names, adapters merged, in any float formats. It computes in
+    /// `precision`.
     ///
     /// # Errors
     ///
@@ -45,27 +47,15 @@ impl Scorer {
     pub fn new(
         settings: &Settings,
         tokenizers: &Tokenizers,
-        weights: &[u8],
+        weights: Tensors,
+        precision: Precision,
         device: &Device,
     ) -> Result<Self> {
-        let tensors = weights::read_safetensors(weights).map_err(unfit)?;
-        Self::with_tensors(settings, tokenizers, tensors, device)
-    }
-
-    /// The model with these weights under the reference's names, of any float format.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Corrupt`] when the weights do not fit the settings.
-    pub fn with_tensors(
-        settings: &Settings,
-        tokenizers: &Tokenizers,
-        tensors: Tensors,
-        device: &Device,
-    ) -> Result<Self> {
-        let model = load_model(settings, tokenizers, tensors, device)?;
+        let model = uninitialised(settings, tokenizers, device);
+        let format = |name: &str| precision.dtype_of(name);
+        let model = weights::load_as(model, weights, format).map_err(unfit)?;
         Ok(Self {
-            model: model.merge_adapters(),
+            model: burn::module::Module::valid(&model),
             device: device.clone(),
             options: settings.forward_options(Phase::Evaluation),
             side: settings.model.sam2.image_size,
@@ -92,8 +82,8 @@ impl Scorer {
         let output = self.model.forward(&input, self.options);
         let output = output.map_err(model_error)?;
         let values =
-            |data: burn::tensor::TensorData| data.try_into_vec::<f32>().expect("scores are f32");
-        let object_logits = values(output.object_logits.into_data());
+            |data: burn::tensor::TensorData| data.try_into_vec::<f32>().expect("cast to f32");
+        let object_logits = values(output.object_logits.cast(FloatDType::F32).into_data());
         if let Some(frame) = object_logits.iter().position(|s| !s.is_finite()) {
             return Err(Error::Internal(format!(
                 "frame {frame} of clips {} scores {}",
@@ -101,7 +91,7 @@ impl Scorer {
                 object_logits[frame]
             )));
         }
-        let masks = values(output.mask_logits.into_data());
+        let masks = values(output.mask_logits.cast(FloatDType::F32).into_data());
         let area = self.side * self.side;
         Ok(ScoredBatch {
             object_logits,
@@ -117,28 +107,7 @@ pub fn uninitialised(settings: &Settings, tokenizers: &Tokenizers, device: &Devi
     Lavida::uninitialised(&settings.model.config(), special, device)
 }
 
-/// The model of a checkpoint with the adapters it was trained with, without a tape. Adapters are where the weights have
-/// them: what an import makes has none yet, whatever its settings will train.
-fn load_model(
-    settings: &Settings,
-    tokenizers: &Tokenizers,
-    tensors: Tensors,
-    device: &Device,
-) -> Result<Lavida> {
-    let model = uninitialised(settings, tokenizers, device);
-    let has_adapters = tensors.keys().any(|name| name.contains(".lora_A."));
-    let model = if has_adapters {
-        model
-            .with_policies(&settings.policies(), settings.seed)
-            .map_err(model_error)?
-    } else {
-        model
-    };
-    let model = weights::load(model, tensors).map_err(unfit)?;
-    Ok(burn::module::Module::valid(&model))
-}
-
-fn unfit(error: WeightError) -> Error {
+pub(crate) fn unfit(error: WeightError) -> Error {
     Error::corrupt(contents::WEIGHTS, "weights that fit the model", error)
 }
 
@@ -191,7 +160,8 @@ mod tests {
         let model = Lavida::init(&all.model.config(), special, &device, all.seed);
         let weights = weights::export(&model);
         let load = |settings: &Settings| {
-            Scorer::with_tensors(settings, &tokenizers, weights.clone(), &device).unwrap()
+            let weights = weights.clone();
+            Scorer::new(settings, &tokenizers, weights, Precision::F32, &device).unwrap()
         };
         let batch = batch(&all, &tokenizers);
         let expected = [&all, &quarter].map(|settings| load(settings).score(&batch).unwrap());

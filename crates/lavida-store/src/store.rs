@@ -96,6 +96,23 @@ impl Store {
         }
     }
 
+    /// The store that this is `n` names below, if it is.
+    pub fn above(&self, n: usize) -> Option<Store> {
+        let mut above = self.clone();
+        for _ in 0..n {
+            let prefix = above
+                .prefix
+                .rsplit_once('/')
+                .map_or("", |(before, _)| before);
+            let (uri, name) = above.uri.trim_end_matches('/').rsplit_once('/')?;
+            if name.is_empty() || above.prefix.is_empty() {
+                return None;
+            }
+            (above.prefix, above.uri) = (prefix.to_owned(), uri.to_owned());
+        }
+        Some(above)
+    }
+
     /// The whole object.
     ///
     /// # Errors
@@ -250,6 +267,41 @@ impl Store {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
             Err(error) => Err(self.unavailable("", &error)),
         }
+    }
+
+    /// Refuses to begin what a local folder's disk has no room for. A bucket has room.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unavailable`] with what is needed and what is free.
+    pub fn check_room(&self, bytes: u64) -> Result<()> {
+        let Some(folder) = self.local_path() else {
+            return Ok(());
+        };
+        // The folder may not be there yet; what is above it is on the same disk.
+        let exists = |folder: &&std::path::Path| folder.exists();
+        let Some(folder) = std::path::absolute(folder).ok().and_then(|folder| {
+            folder
+                .ancestors()
+                .find(exists)
+                .map(std::path::Path::to_owned)
+        }) else {
+            return Ok(());
+        };
+        let Ok(disk) = rustix::fs::statvfs(&folder) else {
+            return Ok(()); // a file system that does not say
+        };
+        let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+        if free >= bytes {
+            return Ok(());
+        }
+        let gb = |bytes: u64| bytes as f64 / 1e9;
+        let reason = format!(
+            "{:.2} GB are needed, {:.2} GB are free on its disk",
+            gb(bytes),
+            gb(free)
+        );
+        Err(Error::unwritable(&self.uri, reason))
     }
 
     /// Streams a big object; it appears when [`ObjectWriter::finish`] returns, or never.

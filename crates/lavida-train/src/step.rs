@@ -186,11 +186,12 @@ impl StepTimes {
 /// A sum over samples, so it does not know in which slices or in which order they were learned, and a sample that is
 /// missing or seen twice changes it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct SampleDigest([u16; SampleDigest::N_LANES]);
+pub struct SampleDigest([u16; SampleDigest::N_WORDS]);
 
 impl SampleDigest {
-    /// Numbers it is made of: 16 bits each, so that sums over many workers are exact in f32.
-    pub const N_LANES: usize = 4;
+    const N_WORDS: usize = 4;
+    /// Numbers that are summed over workers: a byte each, so that the sums of 65,793 workers are exact in f32.
+    pub const N_LANES: usize = 2 * Self::N_WORDS;
 
     /// Adds the sample at `position` of the run's order.
     pub fn add(&mut self, position: u64, id: &str) {
@@ -203,18 +204,18 @@ impl SampleDigest {
         }
     }
 
-    /// The numbers, for a sum over workers (at most 256 of them).
+    /// The numbers, for a sum over workers.
     pub fn lanes(&self) -> impl Iterator<Item = f32> + use<> {
-        self.0.into_iter().map(f32::from)
+        self.0.into_iter().flat_map(u16::to_le_bytes).map(f32::from)
     }
 
     /// The digest of what several workers learned from, from the sums of their lanes.
     pub fn from_lanes(sums: &[f32]) -> Self {
-        let mut lanes = [0; Self::N_LANES];
-        for (lane, sum) in lanes.iter_mut().zip(sums) {
-            *lane = *sum as u32 as u16; // modulo 2¹⁶
+        let mut words = [0; Self::N_WORDS];
+        for (word, [low, high]) in words.iter_mut().zip(sums.as_chunks::<2>().0) {
+            *word = (*low as u32 + 256 * *high as u32) as u16; // modulo 2¹⁶
         }
-        Self(lanes)
+        Self(words)
     }
 }
 
@@ -303,7 +304,7 @@ mod tests {
 
     #[test]
     fn digests_of_many_workers_add_up_exactly() {
-        let all: Vec<(u64, String)> = (0..512).map(|i| (i, format!("clip {i}"))).collect();
+        let all: Vec<(u64, String)> = (0..4096).map(|i| (i, format!("clip {i}"))).collect();
         let borrowed: Vec<(u64, &str)> = all.iter().map(|(i, id)| (*i, id.as_str())).collect();
         let mut sums = [0.0f32; SampleDigest::N_LANES];
         for of_worker in borrowed.chunks(2) {

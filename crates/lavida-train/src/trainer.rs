@@ -10,14 +10,16 @@ use std::{
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Tensor};
 use bytes::Bytes;
-use lavida_checkpoint::contents::{self, Content, Snapshot, Stage, TrainState};
+use lavida_checkpoint::contents::{
+    self, Content, SharedFile, SharedOrigin, Snapshot, Stage, TrainState,
+};
 use lavida_data::{Error, Result, batch::HostBatch, tokenizer::Tokenizers};
 use lavida_model::{
     lavida::Lavida,
     policy::{TrainPolicies, TrainPolicy},
     precision::Precision,
     qwen2_vl::SpecialTokens,
-    weights::{self, CapturedFile, CapturedTensor},
+    weights::{self, CapturedFile, CapturedTensor, Tensors},
 };
 
 use crate::{
@@ -41,14 +43,39 @@ pub enum InitialWeights {
     /// Drawn from the seed.
     Random,
     /// Those of another run; the optimizer starts anew.
-    Pretrained(Bytes),
+    Pretrained(Tensors),
     /// Those this run was at, with its moments.
     Resume {
-        /// `weights.safetensors`
-        weights: Bytes,
-        /// `optimizer.safetensors`
-        optimizer: Bytes,
+        /// Under the checkpoint's names.
+        weights: Tensors,
+        /// `exp_avg.NAME` and `exp_avg_sq.NAME`
+        moments: Tensors,
     },
+}
+
+impl InitialWeights {
+    /// Those of the parts of a snapshot: the bytes of `weights.safetensors` with `frozen.safetensors`, where there is one, and of
+    /// `optimizer.safetensors`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Corrupt`] when one is no safetensors file.
+    pub fn resume<'a>(
+        weights: impl IntoIterator<Item = &'a Bytes>,
+        moments: &[u8],
+    ) -> Result<Self> {
+        let read = |bytes: &[u8], what: &str| {
+            weights::read_safetensors(bytes).map_err(|e| Error::corrupt(what, "safetensors", e))
+        };
+        let mut all = Tensors::new();
+        for part in weights {
+            all.extend(read(part, contents::WEIGHTS)?);
+        }
+        Ok(Self::Resume {
+            weights: all,
+            moments: read(moments, contents::OPTIMIZER)?,
+        })
+    }
 }
 
 /// What a trainer is made from.
@@ -63,6 +90,8 @@ pub struct TrainerParts {
     pub weights: InitialWeights,
     /// `carried.safetensors` of the checkpoint that the weights are from, handed on with every snapshot.
     pub carried: Option<Bytes>,
+    /// What is known of the file of weights that do not train.
+    pub frozen: SharedOrigin,
     /// The other workers.
     pub reducer: Box<dyn GradientReducer>,
     /// Time, for the phases of a step.
@@ -75,6 +104,8 @@ pub struct Trainer {
     state: TrainState,
     /// Parts that every checkpoint of the run holds as they are.
     constant_parts: BTreeMap<String, Bytes>,
+    /// What is known of the file of weights that do not train.
+    frozen: SharedOrigin,
     device: Device,
     model: Option<Lavida>,
     optimizer: AdamW,
@@ -129,6 +160,7 @@ impl Trainer {
             state,
             weights: initial,
             carried,
+            frozen,
             reducer,
             now,
         } = parts;
@@ -151,18 +183,37 @@ impl Trainer {
         let config = settings.model.config();
         let uninitialised = || Lavida::uninitialised(&config, special, &taped);
         let seed = settings.seed;
-        let model = match &initial {
+        let precision = settings.train.precision;
+        // What trains is taken in f32, for the optimizer's masters; nothing else is ever there in more bytes than it needs.
+        let load = |model: Lavida, tensors: Tensors, what: &str| {
+            let format = |name: &str| {
+                let precision = if policies.trains(name) {
+                    Precision::F32
+                } else {
+                    precision
+                };
+                precision.dtype_of(name)
+            };
+            let expected = "weights that fit the model";
+            weights::load_as(model, tensors, format).map_err(|e| Error::corrupt(what, expected, e))
+        };
+        let mut moments = None;
+        let model = match initial {
             InitialWeights::Random => {
                 let model = Lavida::init(&config, special, &taped, seed);
                 model.with_policies(&policies, seed).map_err(model_error)?
             }
-            InitialWeights::Pretrained(bytes) => {
-                let model = load_weights(uninitialised(), bytes, "train.initial")?;
+            InitialWeights::Pretrained(tensors) => {
+                let model = load(uninitialised(), tensors, "train.initial")?;
                 model.with_policies(&policies, seed).map_err(model_error)?
             }
-            InitialWeights::Resume { weights, .. } => {
+            InitialWeights::Resume {
+                weights: tensors,
+                moments: saved,
+            } => {
+                moments = Some(saved);
                 let model = uninitialised().with_policies(&policies, seed);
-                load_weights(model.map_err(model_error)?, weights, contents::WEIGHTS)?
+                load(model.map_err(model_error)?, tensors, contents::WEIGHTS)?
             }
         };
         let parameters = policies.parameters(&model).into_iter();
@@ -176,15 +227,10 @@ impl Trainer {
         if settings.cluster.shard_optimizer {
             optimizer = optimizer.share(reducer.as_ref());
         }
-        if let InitialWeights::Resume {
-            optimizer: moments, ..
-        } = &initial
-        {
-            let moments = weights::read_safetensors(moments)
-                .map_err(|e| Error::corrupt(contents::OPTIMIZER, "safetensors", e))?;
+        if let Some(moments) = moments {
             optimizer.restore(state.step, moments)?;
         }
-        let model = match settings.train.precision {
+        let model = match precision {
             Precision::F32 => model,
             precision => {
                 optimizer.hold_masters(&model);
@@ -196,6 +242,7 @@ impl Trainer {
             settings,
             state,
             constant_parts,
+            frozen,
             device: device.clone(),
             model: Some(model),
             order: (0..optimizer.n_buckets()).rev().collect(),
@@ -377,7 +424,7 @@ impl Trainer {
                 Some(summed) => (Some(summed.gradients), Some(summed.filled)),
             },
         };
-        let (Some(gradients), Some(model)) = (gradients, self.model.take()) else {
+        let Some(gradients) = gradients else {
             let reason = "an update without all microbatches of its step";
             return Err(Error::Internal(reason.into()));
         };
@@ -396,6 +443,9 @@ impl Trainer {
         let n_steps = self.settings.train.steps;
         let factor = learning_rate_factor(o.decay, self.state.step, o.warmup_steps, n_steps);
         let lr = o.learning_rate * factor;
+        // From here on no other worker is waited for, unless they share the optimizer's state.
+        let model = self.model.take();
+        let model = model.ok_or_else(|| Error::Internal("an update without a model".into()))?;
         let (model, grad_norm) = self.optimizer.update(model, gradients, lr, reducer)?;
         if !grad_norm.is_finite() {
             // Every worker has this norm; no checkpoint gets the weights it made.
@@ -403,6 +453,7 @@ impl Trainer {
         }
         self.model = Some(model);
         self.state.step += 1;
+        self.state.position += self.settings.train.global_batch as u64;
         let mut times = std::mem::take(&mut self.times);
         times.reduce_seconds += (reduced - began).as_secs_f64();
         times.optimizer_seconds = ((self.now)() - reduced).as_secs_f64();
@@ -435,21 +486,43 @@ impl Trainer {
                 tensors.into_iter().map(CapturedTensor::on_host).collect()
             };
             CapturedFile::new(tensors)
-                .map(Content::from)
                 .map_err(|e| Error::Internal(format!("weights do not serialise: {e}")))
         };
         let constant = self.constant_parts.iter();
         let mut parts: BTreeMap<String, Content> = constant
             .map(|(name, bytes)| (name.clone(), bytes.clone().into()))
             .collect();
-        let weights = file(weights::capture(&exact))?;
-        parts.insert(contents::WEIGHTS.to_owned(), weights);
+        let policies = self.settings.policies();
+        let (frozen, trained): (Vec<_>, Vec<_>) = weights::capture(&exact)
+            .into_iter()
+            .partition(|tensor| policies.freezes(tensor.name()));
+        parts.insert(contents::WEIGHTS.to_owned(), file(trained)?.into());
+        if !frozen.is_empty() {
+            // Once it is written, nothing of it is copied to the host again.
+            let is_known = self.frozen.get().is_some();
+            let shared = SharedFile {
+                file: if is_known { None } else { Some(file(frozen)?) },
+                origin: self.frozen.clone(),
+            };
+            parts.insert(contents::FROZEN.to_owned(), Content::Shared(shared));
+        }
         let moments = file(self.optimizer.captured(reducer)?)?;
-        parts.insert(contents::OPTIMIZER.to_owned(), moments);
+        parts.insert(contents::OPTIMIZER.to_owned(), moments.into());
         Ok(Snapshot {
             state: self.state.clone(),
             parts,
         })
+    }
+
+    /// Everything a checkpoint would hold, as of the last update, now that the other workers are gone: what was computed of
+    /// the next one is given up. `None` where a part of it was another worker's, or an update was cut off.
+    pub fn keep(&mut self) -> Option<Snapshot> {
+        let is_shared = self.settings.cluster.shard_optimizer && self.reducer.size() > 1;
+        if is_shared || self.model.is_none() {
+            return None;
+        }
+        // Without the others it can fail for want of memory only; then the run goes back to its checkpoint.
+        self.snapshot(self.state.position).ok()
     }
 
     /// What this worker has to give to another's snapshot; nothing, where each has the whole state.
@@ -552,7 +625,11 @@ impl Settings {
             rank: self.train.lora_rank,
             alpha: self.train.lora_alpha,
         };
-        TrainPolicies::new(self.train.policy.iter().map(|(prefix, policy)| {
+        // A tied head is the embedding, and trains as that does.
+        let is_tied = self.model.language.tie_word_embeddings;
+        let named = self.train.policy.iter();
+        let named = named.filter(|(prefix, _)| !(is_tied && *prefix == "lm_head"));
+        TrainPolicies::new(named.map(|(prefix, policy)| {
             let policy = match policy {
                 Policy::Frozen => TrainPolicy::Frozen,
                 Policy::Full => TrainPolicy::Full,
@@ -580,6 +657,16 @@ fn with_own_leaves(model: &Lavida) -> Lavida {
     model.clone().map(&mut OwnLeaves)
 }
 
+/// Gives a head of its own to weights whose head is their embedding, where the settings want one. Says whether it did.
+pub fn untie(tensors: &mut Tensors, settings: &Settings) -> bool {
+    const HEAD: &str = "lm_head.weight";
+    if settings.model.language.tie_word_embeddings || tensors.contains_key(HEAD) {
+        return false;
+    }
+    let embedding = tensors.get("model.embed_tokens.weight").cloned();
+    embedding.is_some_and(|embedding| tensors.insert(HEAD.to_owned(), embedding).is_none())
+}
+
 /// The ids the model treats specially.
 pub fn special_tokens(tokenizers: &Tokenizers) -> SpecialTokens {
     let special = tokenizers.special();
@@ -589,14 +676,6 @@ pub fn special_tokens(tokenizers: &Tokenizers) -> SpecialTokens {
         video_pad: special.video_pad,
         pad: special.pad,
     }
-}
-
-/// Gives a model the weights of a checkpoint.
-pub fn load_weights(model: Lavida, bytes: &[u8], what: &str) -> Result<Lavida> {
-    let expected = "weights that fit the model";
-    let tensors =
-        weights::read_safetensors(bytes).map_err(|e| Error::corrupt(what, expected, e))?;
-    weights::load(model, tensors).map_err(|e| Error::corrupt(what, expected, e))
 }
 
 /// The model's errors in this crate's terms: what a person can mend, and what is damage.

@@ -17,7 +17,7 @@ use lavida_train::{
     reduce::StepShare,
     settings::Settings,
     step::LossTerms,
-    trainer::{Trainer, load_weights, special_tokens},
+    trainer::{Trainer, special_tokens},
 };
 use support::{batch, settings, trainer};
 
@@ -62,6 +62,13 @@ fn parts(trainer: &mut Trainer) -> BTreeMap<String, Bytes> {
     parts
         .map(|(name, content)| (name, content.into_bytes()))
         .collect()
+}
+
+/// Weights that train and those that do not.
+fn all_weights(parts: &BTreeMap<String, Bytes>) -> weights::Tensors {
+    let names = ["weights.safetensors", "frozen.safetensors"];
+    let read = |name: &&str| weights::read_safetensors(&parts[*name]).unwrap();
+    names.iter().flat_map(read).collect()
 }
 
 fn with<'a>(base: &[&'a str], more: &[&'a str]) -> Vec<&'a str> {
@@ -219,7 +226,7 @@ fn a_run_in_half_precision_resumes_bit_for_bit() {
 fn a_checkpoint_in_half_precision_has_exact_values_of_what_trains() {
     let settings = settings(&with(LORA, &["train.precision=bf16"]));
     let (_, mut trainer) = run(&settings, 1);
-    let saved = weights::read_safetensors(&parts(&mut trainer)["weights.safetensors"]).unwrap();
+    let saved = all_weights(&parts(&mut trainer));
     let listed = settings.policies().parameters(trainer.model());
     assert!(listed.iter().any(|p| p.trains) && listed.iter().any(|p| !p.trains));
     for parameter in listed {
@@ -284,12 +291,12 @@ fn assert_same(found: ModelOutput, expected: ModelOutput, tolerance: f32) {
 fn an_adapter_computes_what_its_merged_weight_does() {
     let settings = settings(&with(LORA, &["optimizer.learning_rate=1e-2"]));
     let (_, mut trainer) = run(&settings, 3);
-    let saved = parts(&mut trainer)["weights.safetensors"].clone();
+    let saved = all_weights(&parts(&mut trainer));
     let device = Device::flex();
     let model = uninitialised(&settings, &device)
         .with_policies(&settings.policies(), 0)
         .unwrap();
-    let model = load_weights(model, &saved, "the test's checkpoint").unwrap();
+    let model = weights::load(model, saved).unwrap();
     let up = &model.mllm.model.layers[0].self_attn.v_proj.lora_b;
     let largest: f32 = up.as_ref().unwrap().val().abs().max().into_scalar();
     assert!(

@@ -8,7 +8,7 @@ use lavida_dataflow::device;
 use lavida_score::{
     evaluation::EvaluationEvent,
     exported::Exported,
-    model::{ModelSource, ScoringModel},
+    model::{ModelSource, OpenedModel, ScoringModel},
 };
 use lavida_terminal::progress::{Busy, Progress, Unit};
 use lavida_train::sizes::check_sizes;
@@ -30,10 +30,21 @@ pub fn open_export(uri: &str) -> Result<Option<Exported>> {
 ///
 /// # Errors
 ///
-/// What [`ModelSource::settings`] and [`ModelSource::load`] fail with; [`Error::Invalid`] for a device that is not here.
+/// As [`open_weights`] and [`OpenedModel::load`]; [`Error::Invalid`] for a device that is not here.
 pub async fn open_model(uri: &str, overrides: &[String]) -> Result<ScoringModel> {
-    let exported = open_export(uri)?;
+    let opened = open_weights(uri, overrides).await?;
     let _reading = Busy::new(&format!("reading the model of {uri}"));
+    let device = device::named(&opened.about.settings.device)?;
+    opened.load(&device).await
+}
+
+/// Opens the model of a run, a checkpoint or an export without reading its weights.
+///
+/// # Errors
+///
+/// What [`ModelSource::settings`] and [`ModelSource::open`] fail with.
+pub async fn open_weights(uri: &str, overrides: &[String]) -> Result<OpenedModel> {
+    let exported = open_export(uri)?;
     let source = match exported {
         Some(exported) => ModelSource::Export(exported),
         None => ModelSource::Checkpoint(lavida_checkpoint::open(uri).await?),
@@ -42,8 +53,7 @@ pub async fn open_model(uri: &str, overrides: &[String]) -> Result<ScoringModel>
     if !overrides.is_empty() {
         check_sizes(uri, &source.settings(uri, &[]).await?, &settings)?;
     }
-    let device = device::named(&settings.device)?;
-    source.load(settings, &device).await
+    source.open(settings).await
 }
 
 /// Shows how far an evaluation is.

@@ -1,6 +1,7 @@
 //! `lavida-dataset build SOURCE …`: a source's own arguments with those of every build, and the run of one.
 
 use std::fmt;
+use std::path::PathBuf;
 
 use clap::{ArgMatches, Args, Command, FromArgMatches, Subcommand};
 use lavida_data::shard::remove_unfinished;
@@ -10,6 +11,7 @@ use lavida_terminal::screen;
 use super::print_json;
 use crate::build::{BuildEvent, BuildRequest, BuildSummary, build};
 use crate::progress::BuildView;
+use crate::read::files;
 use crate::signals::Signals;
 use crate::sources::SourceSpec;
 
@@ -17,9 +19,74 @@ use crate::sources::SourceSpec;
 #[derive(Debug)]
 pub struct BuildCommand {
     /// Which source dataset, and where it lies.
-    pub source: SourceSpec,
+    pub source: Wanted,
     /// How to build.
     pub args: BuildArgs,
+}
+
+/// The name in the place of a source's.
+const AUTO: &str = "auto";
+
+/// What to build.
+#[derive(Clone, Debug)]
+pub enum Wanted {
+    /// A source by its name.
+    Source(SourceSpec),
+    /// Whatever the folder holds.
+    InFolder(PathBuf),
+}
+
+#[derive(Args, Debug)]
+struct AutoArgs {
+    /// The folder of the dataset, as it was unpacked
+    #[arg(value_name = "DIR")]
+    dir: PathBuf,
+}
+
+impl Wanted {
+    /// The source: of a folder the one whose layout it has.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] when the folder has the layout of none, or of several.
+    pub fn source(self) -> Result<SourceSpec> {
+        let dir = match self {
+            Self::Source(source) => return Ok(source),
+            Self::InFolder(dir) => dir,
+        };
+        let mut found = SourceSpec::found_in(&dir);
+        match found.len() {
+            1 => Ok(found.remove(0)),
+            0 => {
+                // An archive often unpacks into a folder of its own.
+                let below = files::list_dirs(&dir)?;
+                let hint = below
+                    .iter()
+                    .find_map(|dir| Some((dir, SourceSpec::found_in(dir).pop()?)));
+                let instead = match hint {
+                    Some((below, source)) => format!("{} in {}", source.name(), below.display()),
+                    None => files::describe(&dir),
+                };
+                Err(Error::invalid(
+                    dir.display(),
+                    "the layout of a source (`lavida-dataset build --help`)",
+                    instead,
+                ))
+            }
+            _ => {
+                let names: Vec<&str> = found.iter().map(SourceSpec::name).collect();
+                let instead = format!(
+                    "those of {}: name one in the place of `auto`",
+                    names.join(", ")
+                );
+                Err(Error::invalid(
+                    dir.display(),
+                    "the layout of one source",
+                    instead,
+                ))
+            }
+        }
+    }
 }
 
 /// How to build, whatever the source.
@@ -40,6 +107,9 @@ pub struct BuildArgs {
     /// Stop at the first faulty annotation or file instead of counting it
     #[arg(long)]
     pub strict: bool,
+    /// Fail when a fault leaves something out in more than this share of the images or videos [default: 0.01, and a few always]
+    #[arg(long, value_name = "SHARE", value_parser = fraction)]
+    pub max_bad_fraction: Option<f64>,
     /// Images or videos read at the same time [default: processors]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub jobs: Option<u16>,
@@ -50,10 +120,14 @@ pub struct BuildArgs {
 
 impl FromArgMatches for BuildCommand {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
-        let source = SourceSpec::from_arg_matches(matches)?;
-        let (_, of_source) = matches
+        let (name, of_source) = matches
             .subcommand()
             .ok_or_else(|| clap::Error::new(clap::error::ErrorKind::MissingSubcommand))?;
+        let source = if name == AUTO {
+            Wanted::InFolder(AutoArgs::from_arg_matches(of_source)?.dir)
+        } else {
+            Wanted::Source(SourceSpec::from_arg_matches(matches)?)
+        };
         let args = BuildArgs::from_arg_matches(of_source)?;
         Ok(Self { source, args })
     }
@@ -66,7 +140,11 @@ impl FromArgMatches for BuildCommand {
 
 impl Subcommand for BuildCommand {
     fn augment_subcommands(command: Command) -> Command {
-        SourceSpec::augment_subcommands(command).mut_subcommands(with_build_args)
+        let about = "The dataset in a folder, by the layout that it has";
+        let auto = AutoArgs::augment_args(Command::new(AUTO)).about(about);
+        SourceSpec::augment_subcommands(command)
+            .subcommand(auto)
+            .mut_subcommands(with_build_args)
     }
 
     fn augment_subcommands_for_update(command: Command) -> Command {
@@ -74,8 +152,16 @@ impl Subcommand for BuildCommand {
     }
 
     fn has_subcommand(name: &str) -> bool {
-        SourceSpec::has_subcommand(name)
+        name == AUTO || SourceSpec::has_subcommand(name)
     }
+}
+
+fn fraction(text: &str) -> Result<f64, String> {
+    let share = text
+        .parse::<f64>()
+        .ok()
+        .filter(|share| (0.0..=1.0).contains(share));
+    share.ok_or_else(|| "a share from 0 to 1 is expected".to_owned())
 }
 
 /// A source's command keeps its own line of help.
@@ -92,11 +178,17 @@ impl BuildCommand {
     /// As [`build`]; [`Error::Stopped`] after Ctrl-C or SIGTERM.
     pub(super) async fn run(self) -> Result<()> {
         let Self { source, args } = self;
+        let is_auto = matches!(source, Wanted::InFolder(_));
+        let source = source.source()?;
+        if is_auto {
+            screen::line(&format!("found the layout of {}", source.name()));
+        }
         let mut request = BuildRequest::new(source, Store::open(&args.out)?);
         request.dataset_name = args.dataset_name;
         request.strict = args.strict;
         request.dry_run = args.dry_run;
         request.resume = args.resume;
+        request.max_bad_fraction = args.max_bad_fraction;
         if let Some(jobs) = args.jobs {
             request.jobs = usize::from(jobs);
         }
@@ -164,7 +256,7 @@ impl fmt::Display for Report<'_> {
             None => writeln!(f, ", {bytes} of frames; dry run, nothing written")?,
         }
         if !summary.skipped.is_empty() {
-            writeln!(f, "left out:")?;
+            writeln!(f, "left out or changed:")?;
             for (reason, count) in &summary.skipped {
                 writeln!(f, "  {count:>8}  {reason}")?;
             }

@@ -17,7 +17,7 @@ use lavida_terminal::progress::{Progress, Unit};
 use lavida_terminal::{log, screen};
 use serde::Serialize;
 
-pub use self::build::{BuildArgs, BuildCommand};
+pub use self::build::{BuildArgs, BuildCommand, Wanted};
 use crate::command_line::{self, CompletionsArgs, ManArgs};
 use crate::preview::{PreviewSettings, preview};
 use crate::sources::images::coco_panoptic::with_annotations_named;

@@ -6,7 +6,9 @@ use std::path::Path;
 
 use lavida_data::clip::ObjectTrack;
 
-use crate::read::pictures::{load_index_map, load_picture, masks_by_index};
+use crate::read::pictures::{
+    check_size, load_index_map_of_any_size, load_picture_of, masks_by_index,
+};
 use crate::read::rows::{Naming, SourceUnit, image_clip};
 use crate::skip::{Reason, Skip};
 
@@ -21,6 +23,8 @@ pub enum Class<'a> {
     Object(&'a str),
     /// No class of the dataset.
     Unknown,
+    /// The mark of a map that numbers its classes in another way, in words: no name of such a map can be trusted.
+    Foreign(&'static str),
 }
 
 /// One image and its map as a row.
@@ -31,15 +35,19 @@ pub fn class_map_unit<'a>(
     map: &Path,
     class_of: impl Fn(u8) -> Class<'a>,
 ) -> SourceUnit {
-    let picture = match load_picture(image) {
-        Ok(picture) => picture,
-        Err(skip) => return SourceUnit::skipped(skip),
-    };
-    let indices = match load_index_map(map, picture.width, picture.height) {
+    let mut unit = SourceUnit::default();
+    let indices = match load_index_map_of_any_size(map) {
         Ok(indices) => indices,
         Err(skip) => return SourceUnit::skipped(skip),
     };
-    let mut unit = SourceUnit::default();
+    let size = (indices.width, indices.height);
+    let picture = match load_picture_of(image, Some(size), &mut unit.skips) {
+        Ok(picture) => picture,
+        Err(skip) => return SourceUnit::skipped(skip),
+    };
+    if let Err(skip) = check_size(map, size, (picture.width, picture.height)) {
+        return SourceUnit::skipped(skip);
+    }
     let mut present: BTreeSet<String> = BTreeSet::new();
     let mut objects: Vec<ObjectTrack> = Vec::new();
     for (index, mask) in masks_by_index(&indices) {
@@ -47,6 +55,16 @@ pub fn class_map_unit<'a>(
             Class::Nothing => continue,
             Class::Scenery(name) => (name, false),
             Class::Object(name) => (name, true),
+            Class::Foreign(instead) => {
+                let expected = "class indices as the dataset publishes them";
+                let found = format!("{index}: {instead}");
+                return SourceUnit::skipped(Skip::new(
+                    Reason::UnknownCategory,
+                    map.display(),
+                    expected,
+                    found,
+                ));
+            }
             Class::Unknown => {
                 let expected = "class indices of the dataset";
                 unit.skips.push(Skip::new(

@@ -6,6 +6,7 @@
 use lavida_data::mask::RleMask;
 use serde::Deserialize;
 
+use crate::read::lenient::{Coordinate, Whole};
 use crate::read::pictures::found;
 use crate::skip::{Reason, Skip};
 
@@ -14,18 +15,31 @@ use crate::skip::{Reason, Skip};
 #[serde(untagged)]
 pub enum Segmentation {
     /// `[[x, y, x, y, …], …]` in px.
-    Polygons(Vec<Vec<f64>>),
+    Polygons(Vec<Vec<Coordinate>>),
     /// `{"size": [height, width], "counts": …}`.
     Rle(RunLengths),
+    /// Run lengths whose masks are OR-ed, as refCLEF writes them.
+    Rles(Vec<RunLengths>),
     /// Anything else: recorded, not fatal.
     Unknown(serde_json::Value),
+}
+
+impl Segmentation {
+    /// Whether there is any: an empty list is none.
+    pub fn is_given(&self) -> bool {
+        match self {
+            Self::Polygons(polygons) => !polygons.is_empty(),
+            Self::Unknown(value) => !value.is_null(),
+            Self::Rle(_) | Self::Rles(_) => true,
+        }
+    }
 }
 
 /// `{"size": [height, width], "counts": …}`
 #[derive(Clone, Debug, Deserialize)]
 pub struct RunLengths {
     /// Height and width in px.
-    pub size: [u32; 2],
+    pub size: [Whole; 2],
     /// The runs, column by column, background first.
     pub counts: Counts,
 }
@@ -37,7 +51,7 @@ pub enum Counts {
     /// COCO's compressed string.
     Text(String),
     /// One number a run.
-    List(Vec<u32>),
+    List(Vec<Whole>),
 }
 
 /// The mask of a segmentation on a frame of `width × height` px; `None` when nothing is left, with the reasons in `skips`.
@@ -59,6 +73,37 @@ pub fn segmentation_mask(
                 None
             }
         },
+        Some(Segmentation::Rles(parts)) => {
+            let mut masks = Vec::new();
+            for (part_idx, rle) in parts.iter().enumerate() {
+                match run_lengths_mask(rle, &format!("{what}: part {part_idx}"), width, height) {
+                    Ok(mask) => masks.push(mask),
+                    Err(skip) => skips.push(skip),
+                }
+            }
+            match masks.len() {
+                0 => None,
+                _ => union(&masks.iter().collect::<Vec<_>>(), what, skips),
+            }
+        }
+        Some(Segmentation::Unknown(value)) if is_flat(value) => {
+            skips.push(Skip::new(
+                Reason::PolygonInvalid,
+                what,
+                "a list of polygons, `[[x, y, …], …]`",
+                "one flat list of numbers",
+            ));
+            None
+        }
+        Some(Segmentation::Unknown(value)) if value.get("counts").is_some() => {
+            skips.push(Skip::new(
+                Reason::RleInvalid,
+                what,
+                "`size` and `counts` of whole numbers, or COCO's text",
+                abbreviate(&value.to_string()),
+            ));
+            None
+        }
         other => {
             let found = match other {
                 Some(Segmentation::Unknown(value)) => abbreviate(&value.to_string()),
@@ -76,16 +121,32 @@ pub fn segmentation_mask(
     }
 }
 
+fn is_flat(value: &serde_json::Value) -> bool {
+    value
+        .as_array()
+        .is_some_and(|list| list.iter().all(|item| item.is_number() || item.is_null()))
+}
+
 fn polygons_mask(
-    polygons: &[Vec<f64>],
+    polygons: &[Vec<Coordinate>],
     what: &str,
     width: u32,
     height: u32,
     skips: &mut Vec<Skip>,
 ) -> Option<RleMask> {
+    if polygons.len() > 2 && polygons.iter().all(|point| point.len() == 2) {
+        skips.push(Skip::new(
+            Reason::PolygonInvalid,
+            what,
+            "a list of polygons, `[[x, y, …], …]`",
+            "a list of points, `[[x, y], …]`",
+        ));
+        return None;
+    }
     let n_before = skips.len();
     let mut parts: Vec<RleMask> = Vec::new();
     for (part_idx, polygon) in polygons.iter().enumerate() {
+        let polygon: Vec<f64> = polygon.iter().map(|number| number.0).collect();
         let what = format!("{what}: polygon {part_idx}");
         if polygon.len() % 2 != 0 || polygon.iter().any(|value| !value.is_finite()) {
             skips.push(Skip::new(
@@ -103,7 +164,7 @@ fn polygons_mask(
                 found,
             ));
         } else {
-            match RleMask::from_polygons(std::slice::from_ref(polygon), height, width) {
+            match RleMask::from_polygons(std::slice::from_ref(&polygon), height, width) {
                 Ok(mask) => parts.push(mask),
                 Err(error) => skips.push(Skip::new(
                     Reason::PolygonInvalid,
@@ -135,7 +196,7 @@ pub fn run_lengths_mask(
     width: u32,
     height: u32,
 ) -> Result<RleMask, Skip> {
-    let [mask_height, mask_width] = rle.size;
+    let [Whole(mask_height), Whole(mask_width)] = rle.size;
     if (mask_width, mask_height) != (width, height) {
         return Err(Skip::new(
             Reason::MaskSizeMismatch,
@@ -146,7 +207,10 @@ pub fn run_lengths_mask(
     }
     let mask = match &rle.counts {
         Counts::Text(counts) => RleMask::from_coco(counts, height, width),
-        Counts::List(counts) => RleMask::from_counts(counts, height, width),
+        Counts::List(counts) => {
+            let counts: Vec<u32> = counts.iter().map(|run| run.0).collect();
+            RleMask::from_counts(&counts, height, width)
+        }
     }
     .map_err(|error| {
         Skip::new(

@@ -1,16 +1,19 @@
 //! Folders and files of a source dataset: listed in natural order, read whole, and described when they are not as expected.
 
+use std::borrow::Cow;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use lavida_data::frame::MAX_PICTURE_BYTES;
 use lavida_store::{Error, Result};
 
+use crate::read::lenient::{latin1_text, without_mark, without_nan};
+
 /// More than an annotation file has: the largest that a source publishes have 2 GiB.
 const MAX_ANNOTATION_BYTES: u64 = 8 << 30;
 
-/// Files of `dir` whose ending is one of `endings` (lower case, no dot), in natural order; hidden files are not listed.
-/// What cannot be read under such a name is listed too, so that whoever reads it says so.
+/// Files of `dir` whose ending is one of `endings` (lower case, no dot), in natural order; hidden files and what macOS
+/// leaves in archives are not listed. What cannot be read under such a name is listed too, so that whoever reads it says so.
 ///
 /// # Errors
 ///
@@ -45,7 +48,9 @@ fn entries(dir: &Path) -> Result<Vec<PathBuf>> {
     for entry in listing {
         let entry = entry
             .map_err(|error| Error::invalid(dir.display(), "a folder that can be listed", error))?;
-        if !entry.file_name().to_string_lossy().starts_with('.') {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if !name.starts_with('.') && name != "__MACOSX" {
             paths.push(entry.path());
         }
     }
@@ -105,15 +110,13 @@ pub fn read(path: &Path) -> std::io::Result<Vec<u8>> {
     lavida_files::read(path, MAX_PICTURE_BYTES)
 }
 
-/// The text of a list or table.
+/// The bytes of an annotation file.
 ///
 /// # Errors
 ///
-/// [`Error::Invalid`] naming the `form` that was expected, when there is no such text; [`Error::Unavailable`] when it
-/// cannot be read.
-pub fn read_text(path: &Path, form: &str) -> Result<String> {
-    lavida_files::read_text(path, lavida_files::SMALL_BYTES)
-        .map_err(|error| unusable(path, form, &error))
+/// As [`lavida_files::read`].
+pub fn read_annotations(path: &Path) -> std::io::Result<Vec<u8>> {
+    lavida_files::read(path, MAX_ANNOTATION_BYTES)
 }
 
 /// The error of a file that is not read, saying what is there instead.
@@ -217,19 +220,76 @@ pub fn read_json<T: serde::de::DeserializeOwned>(
     form: &str,
     digest: &mut InputDigest,
 ) -> Result<T> {
-    let bytes = lavida_files::read(path, MAX_ANNOTATION_BYTES)
+    let bytes = read_annotations(path)
         .map_err(|error| unusable(path, form, &error))?;
     digest.add(&bytes);
-    serde_json::from_slice(&bytes).map_err(|error| {
-        let found = error.to_string(); // ends with "at line L column C"
-        match error.classify() {
-            serde_json::error::Category::Data => Error::invalid(path.display(), form, found),
-            serde_json::error::Category::Eof => {
-                Error::corrupt(path.display(), "whole JSON", format!("a cut file: {found}"))
-            }
-            _ => Error::corrupt(path.display(), "JSON", found),
+    parse_json(&bytes, path, form)
+}
+
+/// JSON bytes of the file at `path` as `T`. A byte-order mark is passed over, `NaN` is null.
+///
+/// # Errors
+///
+/// As [`read_json`].
+pub fn parse_json<T: serde::de::DeserializeOwned>(
+    bytes: &[u8],
+    path: &Path,
+    form: &str,
+) -> Result<T> {
+    let bytes = without_mark(bytes);
+    let first = match serde_json::from_slice(bytes) {
+        Ok(value) => return Ok(value),
+        Err(error) => error,
+    };
+    let repaired = without_nan(bytes);
+    let error = match &repaired {
+        Cow::Borrowed(_) => first,
+        Cow::Owned(repaired) => match serde_json::from_slice(repaired) {
+            Ok(value) => return Ok(value),
+            Err(error) => error,
+        },
+    };
+    if let Err(error) = std::str::from_utf8(bytes) {
+        let found = format!(
+            "other text, at byte {} (Latin-1? `iconv -f latin1 -t utf8` turns it)",
+            error.valid_up_to()
+        );
+        return Err(Error::corrupt(path.display(), "JSON in UTF-8", found));
+    }
+    let found = error.to_string(); // ends with "at line L column C"
+    Err(match error.classify() {
+        serde_json::error::Category::Data => Error::invalid(path.display(), form, found),
+        serde_json::error::Category::Eof => {
+            Error::corrupt(path.display(), "whole JSON", format!("a cut file: {found}"))
         }
+        _ => Error::corrupt(path.display(), "JSON", found),
     })
+}
+
+/// The text of a list or table, in UTF-8 or Latin-1; its content goes into `digest`.
+///
+/// # Errors
+///
+/// [`Error::Invalid`] naming the `form` that was expected, when there is no such text; [`Error::Unavailable`] when it
+/// cannot be read.
+pub fn read_text(path: &Path, form: &str, digest: &mut InputDigest) -> Result<String> {
+    let bytes = lavida_files::read(path, lavida_files::SMALL_BYTES)
+        .map_err(|error| unusable(path, form, &error))?;
+    digest.add(&bytes);
+    Ok(latin1_text(without_mark(&bytes)).into_owned())
+}
+
+/// Files below `dir`, in its folders too, whose ending is one of `endings`; in natural order of their paths.
+///
+/// # Errors
+///
+/// [`Error::Invalid`] when a folder cannot be listed.
+pub fn list_files_below(dir: &Path, endings: &[&str]) -> Result<Vec<PathBuf>> {
+    let mut files = list_files(dir, endings)?;
+    for folder in list_dirs(dir)? {
+        files.extend(list_files_below(&folder, endings)?);
+    }
+    Ok(files)
 }
 
 #[cfg(test)]
@@ -253,7 +313,7 @@ mod tests {
         let json = read_json::<serde_json::Value>(zeros, "an object", &mut InputDigest::default());
         for error in [
             json.expect_err("a device"),
-            read_text(zeros, "a list").expect_err("a device"),
+            read_text(zeros, "a list", &mut InputDigest::default()).expect_err("a device"),
         ] {
             assert_eq!(error.exit_code(), 2);
             assert!(error.to_string().contains("found a device"), "{error}");

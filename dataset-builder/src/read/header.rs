@@ -25,12 +25,28 @@ pub fn training_header(
         positives,
         eval_categories: None,
         true_categories: BTreeMap::new(),
+        protocol: None,
+        interval: None,
         settings,
     }
 }
 
+/// By what rules a benchmark is scored.
+#[derive(Clone, Copy, Debug)]
+pub struct Benchmark {
+    /// Name of its protocol; empty for the usual one.
+    pub protocol: &'static str,
+    /// Every how many frames its published figures score one.
+    pub interval: u32,
+}
+
 /// The header of an evaluation dataset whose prompt names `categories`.
-pub fn evaluation_header(naming: &Naming, categories: &[String], source: &str) -> DatasetHeader {
+pub fn evaluation_header(
+    naming: &Naming,
+    categories: &[String],
+    source: &str,
+    benchmark: Benchmark,
+) -> DatasetHeader {
     DatasetHeader {
         dataset: naming.dataset.clone(),
         split: naming.split.clone(),
@@ -40,6 +56,8 @@ pub fn evaluation_header(naming: &Naming, categories: &[String], source: &str) -
         positives: Positives::All,
         eval_categories: Some(categories.to_vec()),
         true_categories: BTreeMap::new(),
+        protocol: Some(benchmark.protocol.to_owned()).filter(|name| !name.is_empty()),
+        interval: Some(benchmark.interval),
         settings: serde_json::json!({ "source": source }),
     }
 }

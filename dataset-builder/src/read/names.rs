@@ -15,6 +15,12 @@ pub fn readable(name: &str) -> String {
         .join(" ")
 }
 
+/// Stuff names of COCO without the marks of its merging: `sky-other-merged` is "sky", `wall-brick` "wall brick".
+pub fn without_stuff_marks(name: &str) -> String {
+    let bare = name.trim_end_matches("-merged").trim_end_matches("-other");
+    bare.trim_end_matches("-stuff").replace('-', " ")
+}
+
 /// The categories to ask for: those of the command line, else of the dataset's own file, else the reference's.
 ///
 /// # Errors

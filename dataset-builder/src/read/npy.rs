@@ -58,6 +58,11 @@ impl<R: Read + Seek> MaskArray<R> {
         Ok(Self { file, begin, shape })
     }
 
+    /// Frames of the array.
+    pub fn n_frames(&self) -> u32 {
+        u32::try_from(self.shape[0]).unwrap_or(u32::MAX)
+    }
+
     /// The `height · width` bytes of frame `frame_idx`.
     ///
     /// # Errors

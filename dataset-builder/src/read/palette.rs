@@ -10,7 +10,7 @@ use lavida_data::mask::RleMask;
 use lavida_store::Result;
 
 use crate::read::files;
-use crate::read::pictures::{IMAGE_ENDINGS, load_index_map, masks_by_index};
+use crate::read::pictures::{IMAGE_ENDINGS, load_object_map, masks_by_index};
 use crate::read::video::{Video, load_video};
 use crate::skip::{Reason, Skip};
 
@@ -91,7 +91,7 @@ pub fn load_palette_video(
     let mut frame_masks: Vec<BTreeMap<u8, RleMask>> = Vec::new();
     let (width, height) = (video.width, video.height);
     video.frames.retain(
-        |frame| match load_index_map(&mask_of_stem[&frame.stem], width, height) {
+        |frame| match load_object_map(&mask_of_stem[&frame.stem], width, height) {
             Ok(map) => {
                 frame_masks.push(masks_by_index(&map));
                 true

@@ -45,7 +45,7 @@ pub fn load_video(
 ) -> Option<Video> {
     let mut video: Option<Video> = None;
     for (index, path) in frame_files {
-        let picture = match load_picture(&path) {
+        let picture = match load_picture(&path, skips) {
             Ok(picture) => picture,
             Err(skip) => {
                 skips.push(skip);

@@ -12,6 +12,8 @@ pub mod expressions;
 pub mod images;
 pub mod videos;
 
+use std::path::Path;
+
 use clap::Subcommand;
 use lavida_data::manifest::{DatasetHeader, Purpose};
 use lavida_store::Result;
@@ -21,7 +23,7 @@ pub use crate::read::rows::SourceUnit;
 use crate::skip::Skip;
 
 /// What the command line says of a source, and how the source is opened. Its own arguments implement it.
-pub trait SourceArgs: clap::Args {
+pub trait SourceArgs: clap::Args + Sized {
     /// The source's name on the command line, and its dataset's unless it is renamed.
     const NAME: &'static str;
     /// What `build --help` says of it.
@@ -36,6 +38,10 @@ pub trait SourceArgs: clap::Args {
     /// [`lavida_store::Error::Invalid`] when the layout is not the source's, [`lavida_store::Error::Corrupt`] when an
     /// annotation file is damaged.
     fn open(&self, dataset: &str) -> Result<Box<dyn Source>>;
+
+    /// Its arguments for the dataset that lies in `dir`, where that has its published layout: what `build auto` asks each
+    /// source. Looks at names alone.
+    fn found_in(dir: &Path) -> Option<Self>;
 }
 
 /// An opened source dataset.
@@ -52,6 +58,22 @@ pub trait Source: Send + Sync {
     /// What was found to be unusable while opening.
     fn planned_skips(&self) -> &[Skip] {
         &[]
+    }
+
+    /// What people should know of the dataset as a whole before it is built.
+    fn notices(&self) -> &[String] {
+        &[]
+    }
+
+    /// Reads one unit in pieces, in order, as far as `take` wants more; memory holds a piece. Sources of whole video files
+    /// need it, others have one piece.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::load`].
+    fn stream(&self, unit: usize, take: &mut dyn FnMut(SourceUnit) -> bool) -> Result<()> {
+        take(self.load(unit)?);
+        Ok(())
     }
 
     /// Reads one unit. Blocks on files; called from several threads.
@@ -94,6 +116,11 @@ macro_rules! sources {
                     $(Self::$source(args) => args.open(dataset),)*
                 }
             }
+
+            /// Every source whose published layout the dataset in `dir` has.
+            pub fn found_in(dir: &Path) -> Vec<Self> {
+                [$($args::found_in(dir).map(Self::$source),)*].into_iter().flatten().collect()
+            }
         }
     };
 }
@@ -102,16 +129,30 @@ macro_rules! sources {
 sources! {
     Coco(images::coco::CocoArgs),
     CocoPanoptic(images::coco_panoptic::CocoPanopticArgs),
+    CocoStuff(images::coco_stuff::CocoStuffArgs),
     Ade20k(images::ade20k::Ade20kArgs),
+    Ade20kFull(images::ade20k_full::Ade20kFullArgs),
     Cityscapes(images::cityscapes::CityscapesArgs),
     Mapillary(images::mapillary::MapillaryArgs),
+    MaskedImages(images::masked_images::MaskedImagesArgs),
+    Refclef(expressions::refclef::RefclefArgs),
+    Refcoco(expressions::refcoco::RefcocoArgs),
+    RefcocoPlus(expressions::refcoco_plus::RefcocoPlusArgs),
+    Refcocog(expressions::refcocog::RefcocogArgs),
+    Grefcoco(expressions::grefcoco::GrefcocoArgs),
     Davis(videos::davis::DavisArgs),
     YoutubeVos(videos::youtube_vos::YoutubeVosArgs),
+    LabelledVideos(videos::labelled_videos::LabelledVideosArgs),
     Mevis(expressions::mevis::MevisArgs),
     RefYoutubeVos(expressions::ref_youtube_vos::RefYoutubeVosArgs),
     RefDavis(expressions::ref_davis::RefDavisArgs),
-    UcsdPed(benchmarks::ucsd_ped::UcsdPedArgs),
+    Ubnormal(benchmarks::ubnormal::UbnormalArgs),
     Shanghaitech(benchmarks::shanghaitech::ShanghaitechArgs),
+    UcfCrime(benchmarks::ucf_crime::UcfCrimeArgs),
+    XdViolence(benchmarks::xd_violence::XdViolenceArgs),
+    UcsdPed(benchmarks::ucsd_ped::UcsdPedArgs),
+    Avenue(benchmarks::avenue::AvenueArgs),
+    BenchmarkVideos(benchmarks::benchmark_videos::BenchmarkVideosArgs),
 }
 
 /// Names of the sources whose shards are for `purpose`, from a to z. A mixing weight may name any for training.

@@ -290,13 +290,13 @@ async fn an_output_that_already_holds_a_dataset_is_left_alone() {
     try_build(source.write(), &out.join("dataset"))
         .await
         .expect("first");
-    let before = std::fs::read(out.join("dataset/manifest.json")).expect("manifest");
+    let before = std::fs::read(out.join("dataset/_manifest.json")).expect("manifest");
     let error = try_build(source.spec(), &out.join("dataset"))
         .await
         .expect_err("second");
     check_error(&error, 2, &["dataset", "already exists"]);
     assert_eq!(
-        std::fs::read(out.join("dataset/manifest.json")).expect("manifest"),
+        std::fs::read(out.join("dataset/_manifest.json")).expect("manifest"),
         before
     );
 }

@@ -82,7 +82,7 @@ async fn frames_are_stored_as_they_came() {
 #[tokio::test]
 async fn a_folder_in_file_name_may_be_given_twice_and_sizes_may_be_missing() {
     let mut source = CocoSource::new(1);
-    source.file["images"] = json!([{ "id": "a", "file_name": "train2017/0000.jpg" }]);
+    source.file["images"] = json!([{ "id": "a", "file_name": "images/0000.jpg" }]);
     source.annotations()[0]["image_id"] = json!("a");
     let built = built(source.write()).await;
     assert_eq!(built.clip("train/a/0").objects.len(), 1);

@@ -100,7 +100,7 @@ fn every_failure_has_the_exit_code_of_its_kind() {
     };
     check(&args[..args.len() - 2], 2, "--out");
     check(&["build", "imagenet", "--root", "."], 2, "imagenet");
-    check(&["verify", &uri], 2, "manifest.json");
+    check(&["verify", &uri], 2, "_manifest.json");
     check(&args, 0, "1 samples");
     check(&args, 2, "already exists");
 
@@ -110,7 +110,7 @@ fn every_failure_has_the_exit_code_of_its_kind() {
     *blocked.last_mut().expect("--out") = &below_a_file;
     check(&blocked, 2, "a-file");
 
-    let shard = std::fs::read_dir(out.join("dataset"))
+    let shard = std::fs::read_dir(out.join("dataset/data"))
         .expect("list")
         .map(|entry| entry.expect("entry").path())
         .find(|path| path.extension().is_some_and(|ending| ending == "parquet"))

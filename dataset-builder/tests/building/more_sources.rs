@@ -53,6 +53,7 @@ async fn mapillary_names_classes_by_its_config_file() {
     let built = built(SourceSpec::Mapillary(MapillaryArgs {
         root: folder.path().to_owned(),
         split: "training".to_owned(),
+        version: None,
     }))
     .await;
     let clip = built.clip("training/a/0");

@@ -27,6 +27,8 @@ async fn coco_val2017_with_compressed_run_lengths() {
         annotations: dir.join("coco_panoptic/panoptic_coco_detection_format.json"),
         images: dir.join("coco_panoptic/input_images"),
         split: "val2017".to_owned(),
+        boxes: false,
+        crowds: false,
     }))
     .await;
     // 50 segments, 3 of them crowds.
@@ -64,6 +66,8 @@ async fn coco_panoptic_agrees_with_the_detection_format_pixel_for_pixel() {
         annotations: dir.join("panoptic_coco_detection_format.json"),
         images: dir.join("input_images"),
         split: "val2017".to_owned(),
+        boxes: false,
+        crowds: false,
     }))
     .await;
     assert_eq!(panoptic.clips.len(), 2);

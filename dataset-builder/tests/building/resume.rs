@@ -33,9 +33,8 @@ async fn the_same_input_gives_the_same_manifest_and_shards_whatever_the_jobs() {
         request.writer.row_group_rows = 4;
         request.writer.shard_bytes = 12 * 1024;
         build(&request, &|_| {}).await.expect("builds");
-        let mut written: Vec<(String, Vec<u8>)> = std::fs::read_dir(out.path())
-            .expect("list")
-            .map(|entry| entry.expect("entry").path())
+        let mut written: Vec<(String, Vec<u8>)> = entries(out.path())
+            .into_iter()
             .filter(|path| path.is_file())
             .map(|path| {
                 (
@@ -52,6 +51,18 @@ async fn the_same_input_gives_the_same_manifest_and_shards_whatever_the_jobs() {
     }
     assert!(files[0].len() > 3, "several shards and a manifest");
     assert!(files[0] == files[1]);
+}
+
+/// What lies in a dataset's folder and in that of its shards.
+fn entries(dataset: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let folders = [dataset.to_owned(), dataset.join("data")];
+    let lists = folders
+        .iter()
+        .filter_map(|folder| std::fs::read_dir(folder).ok());
+    lists
+        .flatten()
+        .map(|entry| entry.expect("entry").path())
+        .collect()
 }
 
 /// A DAVIS source of `n_videos` videos of 20 frames: three rows each, with something to skip in every video.
@@ -278,9 +289,8 @@ async fn what_a_killed_build_had_half_written_goes_with_the_next_one_and_is_coun
     let killed_leaving = |mut child: std::process::Child, names: &[&str]| {
         child.kill().expect("kills");
         child.wait().expect("ends");
-        std::fs::create_dir_all(build.dataset()).expect("mkdir");
-        for entry in std::fs::read_dir(build.dataset()).expect("list") {
-            let path = entry.expect("entry").path();
+        std::fs::create_dir_all(build.dataset().join("data")).expect("mkdir");
+        for path in entries(&build.dataset()) {
             if path.to_string_lossy().contains('#') {
                 std::fs::remove_file(path).expect("remove");
             }
@@ -290,25 +300,24 @@ async fn what_a_killed_build_had_half_written_goes_with_the_next_one_and_is_coun
         }
     };
     let (child, _errors) = build.start();
-    killed_leaving(child, &["notes#1", "train-00000-b0.parquet#1"]);
+    killed_leaving(child, &["notes#1", "data/train-00000-b0.parquet#1"]);
     // Another one, which says what it removed, whether it goes on or begins anew.
     let (line, child, _errors) = build.spawn();
     assert!(
         line.contains("interrupted build: 1 unfinished file (5 bytes) removed"),
         "{line}"
     );
-    killed_leaving(child, &["notes#1", "train-00000-b0.parquet#2"]);
+    killed_leaving(child, &["notes#1", "data/train-00000-b0.parquet#2"]);
     let said = build.resumes().await;
     assert!(
         said.contains("interrupted build: 1 unfinished file (5 bytes) removed"),
         "{said}"
     );
-    let left = std::fs::read_dir(build.dataset()).expect("list");
-    let left: Vec<String> = left
-        .map(|entry| {
-            entry
-                .expect("entry")
-                .file_name()
+    let left: Vec<String> = entries(&build.dataset())
+        .iter()
+        .map(|path| {
+            path.file_name()
+                .expect("a name")
                 .to_string_lossy()
                 .into_owned()
         })

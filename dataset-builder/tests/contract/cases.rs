@@ -23,7 +23,10 @@ pub fn every_command_runs(source: &Subject) {
         assert_eq!(header.purpose, source.purpose());
         assert!(built.clips.len() > 1, "{:?}", built.ids());
         assert!(
-            built.clips.iter().any(|clip| !clip.objects.is_empty()),
+            built.clips.iter().any(|clip| {
+                let is_labelled = clip.frame_labels.iter().flatten().any(|label| *label);
+                is_labelled || !clip.objects.is_empty()
+            }),
             "{:?}",
             built.ids()
         );
@@ -37,7 +40,9 @@ pub fn cut_annotations(source: &Subject) {
         let middle = whole.len() / 2;
         let row = whole[..middle].iter().rposition(|byte| *byte == b'\n');
         let cuts = match annotations {
-            Annotations::Json(_) => vec![(middle, 3)],
+            Annotations::Json(_) | Annotations::Pickle(_) => vec![(middle, 3)],
+            // In the middle of a row: a list of fewer rows is a list.
+            Annotations::Lines(_) => vec![(row.unwrap() + 2, 3)],
             // In the middle of a row, which is none then, and after one, when a picture has a class that is missing.
             Annotations::Table(_) => vec![(row.unwrap() + 2, 2), (row.unwrap() + 1, 3)],
         };
@@ -176,16 +181,18 @@ pub fn resumed_build(source: &Subject) {
         request
     };
     let finished = |out: &str| -> Vec<String> {
-        let entries = std::fs::read_dir(source.join(out)).unwrap();
+        let entries = std::fs::read_dir(source.join(out).join("data")).unwrap();
         let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-        names.filter(|name| name.ends_with(".parquet")).collect()
+        let names = names.filter(|name| name.ends_with(".parquet"));
+        names.map(|name| format!("data/{name}")).collect()
     };
     wait(build(&request("whole", None), &|_| {})).unwrap();
     let whole = manifest(source, "whole");
     assert!(whole.shards.len() > 1, "{} shards", whole.shards.len());
-    // Room for all shards but the last.
+    // Room for all shards but the last, and for what is recorded of each.
+    const RECORD_BYTES: u64 = 850;
     let last = whole.shards.last().unwrap().bytes;
-    let capacity = whole.bytes - last / 2;
+    let capacity = whole.bytes - last / 2 + RECORD_BYTES * (whole.shards.len() as u64 - 1);
     let error = wait(build(&request("broken", Some(capacity)), &|_| {})).unwrap_err();
     assert_eq!(error.exit_code(), 4, "{error}");
     assert!(!is_committed(&source.join("broken")));

@@ -16,19 +16,23 @@ pub enum Annotations {
     Json(&'static str),
     /// Rows of columns with tabs between them.
     Table(&'static str),
+    /// Lines of words or cells, of which a cut one cannot be read.
+    Lines(&'static str),
+    /// A pickle.
+    Pickle(&'static str),
 }
 
 impl Annotations {
     pub fn path(&self) -> &'static str {
         match self {
-            Self::Json(path) | Self::Table(path) => path,
+            Self::Json(path) | Self::Table(path) | Self::Lines(path) | Self::Pickle(path) => path,
         }
     }
 }
 
 /// How a mask is taken away or cut, and the reason for which that is counted.
 pub enum Mask {
-    /// A file of its own, in this folder.
+    /// A file of its own, the first in this folder, or this one.
     File {
         folder: &'static str,
         missing: &'static str,
@@ -56,6 +60,27 @@ const fn video_mask(folder: &'static str) -> Mask {
         folder,
         missing: "unannotated_frame",
         cut: "unreadable_mask",
+    }
+}
+
+/// Only a video's own file can be taken away where labels are lines of one file.
+const fn video_file(file: &'static str) -> Mask {
+    Mask::File {
+        folder: file,
+        missing: "incomplete_video",
+        cut: "incomplete_video",
+    }
+}
+
+/// The segmentation of the first annotation of a refer set.
+const fn referred_mask(file: &'static str) -> Mask {
+    Mask::In {
+        file,
+        remove: |file| {
+            let first = file["annotations"][0].as_object_mut().unwrap();
+            first.remove("segmentation").unwrap();
+        },
+        missing: "segmentation_missing",
     }
 }
 
@@ -157,5 +182,104 @@ pub const ALL: &[Parts] = &[
             missing: "incomplete_video", // one file has the masks of all frames of a video
             cut: "missing_mask",
         },
+    },
+    Parts {
+        source: "coco-stuff",
+        annotations: &[],
+        mask: image_mask("cocostuff/annotations/train2017"),
+    },
+    Parts {
+        source: "ade20k-full",
+        annotations: &[Annotations::Json(
+            "ADE20K_2021_17_01/images/ADE/training/urban/street/ADE_train_00000001.json",
+        )],
+        mask: image_mask(
+            "ADE20K_2021_17_01/images/ADE/training/urban/street/ADE_train_00000001_seg.png",
+        ),
+    },
+    Parts {
+        source: "masked-images",
+        annotations: &[],
+        mask: image_mask("concrete/masks/crack"),
+    },
+    Parts {
+        source: "refclef",
+        annotations: &[
+            Annotations::Pickle("refer_seg/refclef/refs(unc).p"),
+            Annotations::Json("refer_seg/refclef/instances.json"),
+        ],
+        mask: referred_mask("refer_seg/refclef/instances.json"),
+    },
+    Parts {
+        source: "refcoco",
+        annotations: &[
+            Annotations::Pickle("refer_seg/refcoco/refs(unc).p"),
+            Annotations::Json("refer_seg/refcoco/instances.json"),
+        ],
+        mask: referred_mask("refer_seg/refcoco/instances.json"),
+    },
+    Parts {
+        source: "refcoco+",
+        annotations: &[
+            Annotations::Pickle("refer_seg/refcoco+/refs(unc).p"),
+            Annotations::Json("refer_seg/refcoco+/instances.json"),
+        ],
+        mask: referred_mask("refer_seg/refcoco+/instances.json"),
+    },
+    Parts {
+        source: "refcocog",
+        annotations: &[
+            Annotations::Pickle("refer_seg/refcocog/refs(umd).p"),
+            Annotations::Json("refer_seg/refcocog/instances.json"),
+        ],
+        mask: referred_mask("refer_seg/refcocog/instances.json"),
+    },
+    Parts {
+        source: "grefcoco",
+        annotations: &[
+            Annotations::Json("refer_seg/grefcoco/grefs(unc).json"),
+            Annotations::Json("refer_seg/annotations/instances_train2014.json"),
+        ],
+        mask: referred_mask("refer_seg/annotations/instances_train2014.json"),
+    },
+    Parts {
+        source: "labelled-videos",
+        annotations: &[Annotations::Lines("mine/labels.csv")],
+        mask: video_file("mine/videos/yard.mp4"),
+    },
+    Parts {
+        source: "ubnormal",
+        annotations: &[Annotations::Lines(
+            "UBnormal/Scene1/abnormal_scene_1_scenario_1_annotations/abnormal_scene_1_scenario_1_tracks.txt",
+        )],
+        mask: image_mask(
+            "UBnormal/Scene1/abnormal_scene_1_scenario_1_annotations/abnormal_scene_1_scenario_1_0005_gt.png",
+        ),
+    },
+    Parts {
+        source: "ucf-crime",
+        annotations: &[Annotations::Lines(
+            "UCF_Crimes/Temporal_Anomaly_Annotation_for_Testing_Videos.txt",
+        )],
+        mask: video_file("UCF_Crimes/Testing_Normal_Videos_Anomaly/Normal_Videos_003_x264.mp4"),
+    },
+    Parts {
+        source: "xd-violence",
+        annotations: &[],
+        mask: video_file("XD-Violence/XD-Violence-test/videos/v=x__#1_label_A.mp4"),
+    },
+    Parts {
+        source: "avenue",
+        annotations: &[],
+        mask: Mask::File {
+            folder: "Avenue/ground_truth_demo/testing_label_mask",
+            missing: "incomplete_video", // one file has the masks of all frames of a video
+            cut: "missing_mask",
+        },
+    },
+    Parts {
+        source: "benchmark-videos",
+        annotations: &[Annotations::Lines("mine/anomalies.csv")],
+        mask: video_file("mine/videos/yard.mp4"),
     },
 ];

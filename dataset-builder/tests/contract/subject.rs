@@ -92,22 +92,26 @@ impl Subject {
     pub fn spec(&self) -> SourceSpec {
         let words = with_out(self.command(), "unused");
         // The first three are the program, `build` and the source, which may be the name of a folder too.
+        // A split may be called like a folder as well.
         let words = words.iter().enumerate().map(|(i, word)| {
             let path = self.join(word);
-            if i >= 3 && path.exists() {
+            if i >= 3 && path.exists() && words[i - 1] != "--split" {
                 path.display().to_string()
             } else {
                 word.clone()
             }
         });
         match Cli::try_parse_from(words).unwrap().command {
-            cli::Command::Build(build) => build.source,
+            cli::Command::Build(build) => build.source.source().unwrap(),
             other => panic!("{other:?}"),
         }
     }
 
-    /// The first file below a folder, by path.
+    /// The first file below a folder, by path, or the file itself.
     pub fn first_file(&self, folder: &str) -> PathBuf {
+        if self.join(folder).is_file() {
+            return self.join(folder);
+        }
         let files = files(&self.join(folder));
         files.into_iter().next().unwrap()
     }
@@ -193,5 +197,5 @@ pub fn wait<T>(work: impl Future<Output = T>) -> T {
 
 /// Whether a folder holds a committed dataset.
 pub fn is_committed(out: &Path) -> bool {
-    out.join("manifest.json").exists()
+    out.join("_manifest.json").exists()
 }

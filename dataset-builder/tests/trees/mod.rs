@@ -2,7 +2,11 @@
 //!
 //! All are sound: nothing in them is left out as a fault. The tests of the builder and those of the documents share them.
 
+pub mod benchmarks;
+pub mod more_images;
+pub mod more_videos;
 pub mod pictures;
+pub mod refer;
 
 use std::path::{Path, PathBuf};
 
@@ -24,6 +28,19 @@ pub fn lay(root: &Path) {
     referring_videos(&root.join("Ref-YouTube-VOS"));
     referring_videos(&root.join("Ref-DAVIS"));
     shanghaitech(&root.join("shanghaitech"));
+    refer::refer_family(&root.join("refer_seg"));
+    more_images::coco_stuff(&root.join("cocostuff"));
+    more_images::ade20k_full(&root.join("ADE20K_2021_17_01"));
+    let older = root.join("mapillary-vistas-1.2");
+    more_images::older_mapillary(&older, "v1.2/labels", "config_v1.2.json");
+    more_images::older_mapillary(&root.join("mapillary-vistas"), "labels", "config.json");
+    more_images::masked_images(&root.join("concrete"));
+    more_videos::ref_davis_texts(&root.join("Ref-DAVIS17"));
+    more_videos::own_videos(&root.join("mine"));
+    benchmarks::ubnormal(&root.join("UBnormal"));
+    benchmarks::ucf_crime(&root.join("UCF_Crimes"));
+    benchmarks::xd_violence(&root.join("XD-Violence"));
+    benchmarks::avenue(&root.join("Avenue"));
 }
 
 /// What `lavida-dataset synth` renders, under the published names.
@@ -59,6 +76,18 @@ fn lay_rendered(root: &Path) {
     // The published dataset has no file of categories.
     let categories = root.join("UCSD_Anomaly_Dataset.v1p2/categories.json");
     std::fs::remove_file(categories).expect("remove");
+    let test = root.join("UCSD_Anomaly_Dataset.v1p2/UCSDped2/Test");
+    let folders = std::fs::read_dir(&test).expect("a folder").filter(|entry| {
+        let name = entry.as_ref().expect("an entry").file_name();
+        let name = name.to_string_lossy().into_owned();
+        name.starts_with("Test") && !name.contains('_')
+    });
+    let lines = "TestVideoFile{end+1}.gt_frame = [2:3];\n".repeat(folders.count());
+    write(
+        &test,
+        "UCSDped2.m",
+        format!("TestVideoFile = {{}};\n{lines}"),
+    );
 }
 
 /// A file below `root`, its folders made.

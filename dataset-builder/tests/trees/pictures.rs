@@ -81,6 +81,11 @@ pub fn rgb_png(indices: &[u8], color: [u8; 3]) -> Vec<u8> {
     png_of(&pixels, (WIDTH, HEIGHT), png::ColorType::Rgb)
 }
 
+/// `[HEIGHT, WIDTH, 3]` as a PNG.
+pub fn rgb_pixels_png(pixels: &[u8]) -> Vec<u8> {
+    png_of(pixels, (WIDTH, HEIGHT), png::ColorType::Rgb)
+}
+
 pub fn gray_png_of_size(width: u32, height: u32) -> Vec<u8> {
     png_of(
         &vec![1; (width * height) as usize],

@@ -103,6 +103,8 @@ pub fn coco_json(bytes: &[u8]) {
         annotations: file("instances.json", bytes),
         images: folder().join("images"),
         split: "train".to_owned(),
+        boxes: false,
+        crowds: false,
     };
     let coco = match args.open(CocoArgs::NAME) {
         Ok(coco) => coco,

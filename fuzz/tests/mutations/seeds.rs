@@ -276,6 +276,8 @@ fn dataset() -> (Vec<u8>, Vec<u8>) {
         positives: Positives::One,
         eval_categories: None,
         true_categories: Default::default(),
+        protocol: None,
+        interval: None,
         settings: serde_json::json!({ "stride": 8 }),
     };
     let store = Store::open("memory://seeds").unwrap();

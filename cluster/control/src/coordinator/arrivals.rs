@@ -17,20 +17,15 @@ impl Coordinator {
                 self.send(id, ToMember::Job(job));
             }
             FromMember::Join(join) => self.join(id, join, now),
-            FromMember::Leave => {
-                if self.left.len() == MAX_LEFT {
-                    self.left.pop_front();
-                }
-                self.left.push_back(id);
-                self.remove(id, EndReason::Left(id), now);
-            }
+            FromMember::Drain => self.drain(id, now),
+            FromMember::Leave => self.leaves(id),
             message => {
                 let Some(known) = self.members.get_mut(&id) else {
                     return self.refuse(id, Refusal::Unknown);
                 };
                 known.last_heard = now;
                 match message {
-                    FromMember::Status(status) => self.status(id, status, now),
+                    FromMember::Status(status) => self.status(id, status),
                     FromMember::Put {
                         generation,
                         key,
@@ -43,11 +38,46 @@ impl Coordinator {
                         let answers = self.rendezvous.get(id, generation, key);
                         self.answer(answers);
                     }
-                    FromMember::Ask | FromMember::Join(_) | FromMember::Leave => {
+                    FromMember::Ask
+                    | FromMember::Join(_)
+                    | FromMember::Drain
+                    | FromMember::Leave => {
                         unreachable!("handled above")
                     }
                 }
             }
+        }
+    }
+
+    /// Takes a member out that wants it.
+    pub(super) fn leaves(&mut self, id: MemberId) {
+        if self.left.len() == MAX_LEFT {
+            self.left.pop_front();
+        }
+        self.left.push_back(id);
+        self.remove(id, DepartureReason::Left);
+    }
+
+    /// A member wants to go: at once where it has no work, else after the step under way.
+    fn drain(&mut self, id: MemberId, now: Duration) {
+        if !self.members.contains_key(&id) {
+            return self.refuse(id, Refusal::Left);
+        }
+        if self.rank_of(id).is_none() {
+            self.leaves(id);
+            return self.refuse(id, Refusal::Left);
+        }
+        self.draining.entry(id).or_insert(now);
+        if let Phase::Working {
+            world,
+            ranks,
+            pause: pause @ None,
+            ..
+        } = &mut self.phase
+        {
+            *pause = Some(ranks.slowest() + 2);
+            self.dirty
+                .extend(world.peers.iter().map(|peer| peer.member));
         }
     }
 
@@ -72,6 +102,7 @@ impl Coordinator {
             known.last_heard = now;
             return; // Said again because the answer was lost.
         }
+        let worker = WorkerName::from(&join);
         self.members.insert(
             id,
             Known {
@@ -82,10 +113,10 @@ impl Coordinator {
                 lease: 0,
             },
         );
-        self.log(Notice::Joined(id));
+        self.log(Notice::Joined { member: id, worker });
     }
 
-    pub(super) fn status(&mut self, id: MemberId, status: Status, now: Duration) {
+    pub(super) fn status(&mut self, id: MemberId, status: Status) {
         self.dirty.insert(id);
         let Some(known) = self.members.get_mut(&id) else {
             return;
@@ -96,21 +127,29 @@ impl Coordinator {
         }
         let stopped = status.activity == Activity::Standing;
         let (generation, damaged) = (status.generation, status.damaged.clone());
+        let stood = known.stands();
+        if let Phase::Working { ranks, .. } = &mut self.phase {
+            ranks.hear(id, &status);
+        }
         known.status = Some(status);
+        self.may_form |= known.stands() != stood;
         if let Some(words) = damaged {
-            self.damaged(id, generation, words, now);
+            self.damaged(id, generation, words);
         }
         let Phase::Working { world, .. } = &self.phase else {
             return;
         };
-        if stopped && generation == world.generation && world.rank_of(id).is_some() {
-            self.end_generation(EndReason::Stopped(id), now);
+        if stopped && generation == world.generation && self.rank_of(id).is_some() {
+            if let Some(departure) = self.departure(id, DepartureReason::Stopped) {
+                self.departures.add(departure.clone());
+                self.end_generation(EndReason::Departed(departure));
+            }
         }
     }
 
     /// A member of the newest generation could not read what it was to go on from. Another of its members may have been
     /// heard first, and the generation be over.
-    fn damaged(&mut self, id: MemberId, generation: Generation, words: String, now: Duration) {
+    fn damaged(&mut self, id: MemberId, generation: Generation, words: String) {
         let newest = self.remembered.generation;
         let step = self.committed;
         let is_newest = generation == newest && self.examined < newest;
@@ -120,35 +159,51 @@ impl Coordinator {
         }
         self.examined = newest;
         self.examine = Some(Examination::of(step));
-        let member = id;
-        self.end_generation(
-            EndReason::Damaged {
-                member,
-                step,
-                words,
-            },
-            now,
-        );
+        let Some(worker) = self.members.get(&id).map(|known| (&known.join).into()) else {
+            return;
+        };
+        self.end_generation(EndReason::Damaged {
+            worker,
+            step,
+            words,
+        });
     }
 
-    pub(super) fn remove(&mut self, id: MemberId, why: EndReason, now: Duration) {
-        if self.members.remove(&id).is_none() {
+    fn departure(&self, id: MemberId, reason: DepartureReason) -> Option<Departure> {
+        let known = self.members.get(&id)?;
+        let rank = self.rank_of(id);
+        Some(Departure {
+            member: id,
+            worker: (&known.join).into(),
+            rank: rank.map(|rank| rank as u32),
+            reason,
+        })
+    }
+
+    pub(super) fn remove(&mut self, id: MemberId, reason: DepartureReason) {
+        let Some(departure) = self.departure(id, reason) else {
+            return;
+        };
+        self.members.remove(&id);
+        self.draining.remove(&id);
+        self.may_form = true;
+        self.dirty.remove(&id);
+        if matches!(self.phase, Phase::Ended { .. }) {
             return;
         }
-        self.dirty.remove(&id);
-        let ended = matches!(self.phase, Phase::Ended { .. });
-        if !ended && matches!(why, EndReason::Disconnected(_) | EndReason::Silent(_)) {
-            self.lost += 1;
+        let node = departure.worker.node.clone();
+        let failures = self.departures.add(departure.clone());
+        if let Some(failures) = failures.filter(|n| *n == self.settings.max_node_failures) {
+            self.log(Notice::StoodDown { node, failures });
         }
-        if self
-            .world()
-            .is_some_and(|world| world.rank_of(id).is_some())
-        {
-            self.end_generation(why, now);
+        if departure.rank.is_some() {
+            self.end_generation(EndReason::Departed(departure));
+        } else {
+            self.log(Notice::Departed(departure));
         }
     }
 
-    pub(super) fn end_generation(&mut self, why: EndReason, now: Duration) {
+    pub(super) fn end_generation(&mut self, why: EndReason) {
         let Phase::Working { world, .. } = &self.phase else {
             return;
         };
@@ -158,10 +213,11 @@ impl Coordinator {
             .extend(world.peers.iter().map(|peer| peer.member));
         self.restarts += u32::from(after_loss);
         self.phase = Phase::Gathering(Gathering {
-            since: now,
+            enough_since: None,
             patience: self.settings.patience_after_loss,
             after_loss,
         });
+        self.may_form = true;
         self.log(Notice::GenerationEnded { generation, why });
         if self.restarts > self.settings.max_restarts {
             let restarts = self.restarts;

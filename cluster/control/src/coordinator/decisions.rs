@@ -8,11 +8,11 @@ use std::{
 use super::{super::*, Coordinator, Known, Pending, Phase, Progress};
 use crate::{
     ledger::{Entry, Fact},
-    settings::{LEASE, PROBE, RETRY},
+    settings::{DRAIN, LEASE, PROBE, RETRY},
 };
 
 impl Coordinator {
-    pub(super) fn advance(&mut self, now: Duration) {
+    pub(super) fn find_silent(&mut self, now: Duration) {
         let silent: Vec<MemberId> = self
             .members
             .iter()
@@ -20,8 +20,11 @@ impl Coordinator {
             .map(|(&id, _)| id)
             .collect();
         for id in silent {
-            self.remove(id, EndReason::Silent(id), now);
+            self.remove(id, DepartureReason::Silent);
         }
+    }
+
+    pub(super) fn advance(&mut self, now: Duration) {
         match &self.phase {
             Phase::Reading => {
                 let asking = self.append.is_none()
@@ -35,7 +38,9 @@ impl Coordinator {
             Phase::Gathering(_) => {
                 self.maybe_stop();
                 self.maybe_finish(now);
-                self.form(now);
+                if self.may_form {
+                    self.form(now);
+                }
             }
             Phase::Opening { .. } => {}
             Phase::Closing(_) => {
@@ -50,7 +55,8 @@ impl Coordinator {
             Phase::Working { .. } => {
                 self.maybe_stop();
                 self.lease_out();
-                self.collect_checkpoint(now);
+                self.collect_checkpoint();
+                self.let_go(now);
                 self.watch_progress(now);
                 self.maybe_finish(now);
             }
@@ -139,51 +145,118 @@ impl Coordinator {
     }
 
     pub(super) fn form(&mut self, now: Duration) {
-        let Phase::Gathering(gathering) = &self.phase else {
-            return;
-        };
         if self.append.is_some() || self.publish.is_some() || self.examine.is_some() {
             return;
         }
-        let mut standing: Vec<(&MemberId, &Known)> = self
-            .members
-            .iter()
-            .filter(|(_, known)| known.stands())
-            .collect();
-        let Some(size) = self.settings.world_size(standing.len()) else {
+        let standing = self.members.iter().filter(|(_, known)| known.stands());
+        let (mut standing, stood_down): (Vec<_>, Vec<_>) =
+            standing.partition(|(_, known)| !self.is_stood_down(&known.join.node));
+        if self.settings.world_size(standing.len()).is_none() {
+            standing.extend(stood_down); // better with them than not at all
+        }
+        let size = self.settings.world_size(standing.len());
+        let most = self.settings.world_size(usize::MAX);
+        let Phase::Gathering(gathering) = &mut self.phase else {
             return;
         };
-        let most = self.settings.world_size(usize::MAX);
-        if Some(size) < most && now < gathering.since + gathering.patience {
+        let Some(size) = size else {
+            gathering.enough_since = None;
+            return;
+        };
+        let since = *gathering.enough_since.get_or_insert(now);
+        if Some(size) < most && now < since + gathering.patience {
             return;
         }
+        let after_loss = gathering.after_loss;
+        let kept = self.newest_held(standing.iter().map(|(_, known)| *known));
+        let holds = |known: &Known| kept.is_some() && known.held() == kept;
+        #[cfg(test)]
+        let any = self.mutated(crate::simulation::Mutation::AnyHeldIsTheNewest);
+        #[cfg(test)]
+        let holds = |known: &Known| holds(known) || (any && known.held().is_some());
+        standing
+            .sort_by_key(|(id, known)| (!holds(known), &known.join.node, known.join.slot, **id));
+        standing.truncate(size); // with those among them that hold the state
         standing.sort_by_key(|(id, known)| (&known.join.node, known.join.slot, **id));
-        let peers = standing[..size].iter().map(|(id, known)| Peer {
+        let peers = standing.iter().map(|(id, known)| Peer {
             member: **id,
             node: known.join.node.clone(),
+            slot: known.join.slot,
             address: known.join.address.clone(),
+            holds: holds(known),
         });
+        let every = self.settings.checkpoint_every.max(1);
+        let resume_from = kept.map_or(self.committed, |held| held.step);
+        let is_due = resume_from / every > self.committed / every || resume_from >= self.end;
+        let owes_checkpoint = resume_from > self.committed && is_due;
+        #[cfg(test)]
+        let owes_checkpoint = owes_checkpoint
+            && !self.mutated(crate::simulation::Mutation::OwedCheckpointIsForgotten);
         let world = World {
             generation: self.remembered.generation.next(),
-            resume_from: self.committed,
+            resume_from,
+            kept,
+            committed: self.committed,
+            owes_checkpoint,
             checkpoint_every: self.settings.checkpoint_every,
             engine: self.settings.engine,
             peers: peers.collect(),
         };
-        let after_loss = gathering.after_loss;
         self.append = Some(Pending::new(Entry {
             coordinator: self.settings.id,
             generation: world.generation,
             fact: Fact::Opened {
                 resume_from: world.resume_from,
+                kept: world.kept.is_some(),
                 world_size: size as u32,
+                ranks: world.peers.iter().map(WorkerName::from).collect(),
+                departures: self.departures.take_unwritten(),
             },
         }));
         self.phase = Phase::Opening { world, after_loss };
     }
 
+    /// The newest state that one of these holds and that counts: of training that was not given up, and not before the
+    /// newest committed step.
+    fn newest_held<'a>(&self, standing: impl Iterator<Item = &'a Known>) -> Option<Held> {
+        let lineage = self.remembered.lineage;
+        let counts = |held: &Held| held.generation >= lineage && held.step >= self.committed;
+        #[cfg(test)]
+        let counts = |held: &Held| {
+            counts(held) || self.mutated(crate::simulation::Mutation::HeldBeforeTheCommit)
+        };
+        #[cfg(test)]
+        if self.mutated(crate::simulation::Mutation::HeldIsForgotten) {
+            return None;
+        }
+        standing.filter_map(Known::held).filter(counts).max()
+    }
+
+    /// Ends a world in order when all have learned what is under way, or when that takes too long for whoever wants to go.
+    fn let_go(&mut self, now: Duration) {
+        let Phase::Working {
+            ranks,
+            pause: Some(pause),
+            ..
+        } = &self.phase
+        else {
+            return;
+        };
+        let waited = self.draining.values().any(|since| now > *since + DRAIN);
+        if ranks.slowest() < *pause && !waited {
+            return;
+        }
+        for id in std::mem::take(&mut self.draining).into_keys() {
+            self.leaves(id);
+            self.refuse(id, Refusal::Left);
+        }
+        if let Phase::Working { pause, .. } = &mut self.phase {
+            *pause = None; // whoever wanted to go is gone another way
+        }
+    }
+
     /// The status of every rank that is in the generation at work, by rank; `None` for one that has not begun.
-    pub(super) fn ranks<'a>(
+    fn statuses<'a>(
         world: &'a World,
         members: &'a BTreeMap<MemberId, Known>,
     ) -> impl Iterator<Item = Option<&'a Status>> {
@@ -193,22 +266,20 @@ impl Coordinator {
         })
     }
 
-    pub(super) fn slowest(&self, world: &World) -> u64 {
-        Self::ranks(world, &self.members)
-            .map(|status| status.map_or(world.resume_from, |status| status.step))
-            .min()
-            .unwrap_or(world.resume_from)
-    }
-
+    /// Gives further leases: to all where the bound for all has moved, else to those that were heard.
     pub(super) fn lease_out(&mut self) {
-        let Phase::Working { world, .. } = &self.phase else {
+        let Phase::Working { world, ranks, .. } = &mut self.phase else {
             return;
         };
         let every = self.settings.checkpoint_every.max(1);
-        let bound = (self.slowest(world).saturating_add(self.settings.ahead))
+        let bound = (ranks.slowest().saturating_add(self.settings.ahead))
             .min((self.committed / every + 2).saturating_mul(every))
             .min(self.end);
-        for peer in &world.peers {
+        let heard = std::mem::take(&mut ranks.heard);
+        let moved = std::mem::replace(&mut ranks.bound, bound) != bound;
+        let all = if moved { 0..world.size() } else { 0..0 };
+        let heard = heard.into_iter().filter(|_| !moved);
+        for peer in all.chain(heard).map(|rank| &world.peers[rank]) {
             let Some(known) = self.members.get_mut(&peer.member) else {
                 continue;
             };
@@ -228,42 +299,29 @@ impl Coordinator {
         }
     }
 
-    pub(super) fn barrier(&self, world: &World) -> u32 {
-        Self::ranks(world, &self.members)
-            .map(|status| status.map_or(0, |status| status.barrier))
-            .min()
-            .unwrap_or(0)
-    }
-
     /// Commits the oldest checkpoint that every rank has written its parts of.
-    pub(super) fn collect_checkpoint(&mut self, now: Duration) {
-        let Phase::Working { world, .. } = &self.phase else {
+    pub(super) fn collect_checkpoint(&mut self) {
+        let Phase::Working { world, ranks, .. } = &self.phase else {
             return;
         };
         if self.append.is_some() || self.publish.is_some() {
             return;
         }
-        let newest = self.committed;
-        let statuses: Vec<Option<&Status>> = Self::ranks(world, &self.members).collect();
-        let next = |status: &Option<&Status>| {
-            let written = status.as_ref()?.written.iter();
-            written.map(|w| w.step).find(|&step| step > newest)
-        };
-        let Some(step) = statuses.iter().filter_map(next).min() else {
+        let Some((step, n_written)) = ranks.next_written(self.committed) else {
             return;
         };
-        let reports: Vec<&Written> = statuses
-            .iter()
-            .filter_map(|status| status.as_ref()?.written.iter().find(|w| w.step == step))
-            .collect();
-        let everybody = reports.len() == world.size();
+        let everybody = n_written == world.size();
         #[cfg(test)]
         let everybody =
             everybody || self.mutated(crate::simulation::Mutation::CommitWithoutEverybody);
         if !everybody {
             return;
         }
-        let whole = whole_checkpoint(&reports, step == self.end, self.settings.checkpoint_every);
+        let reports: Vec<&Written> = Self::statuses(world, &self.members)
+            .filter_map(|status| status?.written.iter().find(|w| w.step == step))
+            .collect();
+        let is_due = step == self.end || world.is_checkpoint(step);
+        let whole = whole_checkpoint(&reports).filter(|_| is_due);
         #[cfg(test)]
         let whole = if self.mutated(crate::simulation::Mutation::CommitWithoutEverybody) {
             Some(reports.iter().flat_map(|w| w.parts.clone()).collect())
@@ -271,7 +329,7 @@ impl Coordinator {
             whole
         };
         let Some(parts) = whole else {
-            return self.end_generation(EndReason::Disagreement { step }, now);
+            return self.end_generation(EndReason::Disagreement { step });
         };
         self.append = Some(Pending::new(Entry {
             coordinator: self.settings.id,
@@ -286,36 +344,60 @@ impl Coordinator {
     }
 
     pub(super) fn watch_progress(&mut self, now: Duration) {
-        let Phase::Working { world, .. } = &self.phase else {
+        let Phase::Working {
+            ranks, progress, ..
+        } = &mut self.phase
+        else {
             return;
         };
-        let seen = (self.slowest(world), self.committed);
-        let barrier = u64::from(self.barrier(world));
-        let seen = (seen.0 + barrier, seen.1);
-        let Phase::Working { progress, .. } = &mut self.phase else {
-            return;
-        };
+        let seen = (ranks.slowest(), u64::from(ranks.barrier()), self.committed);
         if seen != progress.seen || self.append.is_some() || self.publish.is_some() {
             *progress = Progress { seen, at: now };
         } else if now > progress.at + self.settings.stall {
-            self.end_generation(EndReason::Stalled, now);
+            let behind = self.behind();
+            let step = seen.0;
+            self.end_generation(EndReason::Stalled { step, behind });
         }
     }
 }
 
+impl Coordinator {
+    /// Some of the ranks that have learned least.
+    fn behind(&self) -> Vec<String> {
+        const MOST: usize = 3;
+        let Phase::Working { world, ranks, .. } = &self.phase else {
+            return Vec::new();
+        };
+        let slowest = ranks.slowest();
+        let statuses = Self::statuses(world, &self.members).enumerate();
+        let behind = statuses.filter(|(_, status)| {
+            status.map_or(world.resume_from, |status| status.step) == slowest
+        });
+        let named = behind.map(|(rank, status)| {
+            let worker = WorkerName::from(&world.peers[rank]);
+            let begun = if status.is_some() {
+                ""
+            } else {
+                ", which has not begun"
+            };
+            format!("rank {rank}, {worker}{begun}")
+        });
+        named.take(MOST).collect()
+    }
+}
+
 /// The parts of a checkpoint when the ranks' reports make one: all agree on state and number, no name is missing or
-/// written twice, and the step is one at which a checkpoint is due.
-fn whole_checkpoint(reports: &[&Written], is_end: bool, every: u64) -> Option<Vec<WrittenPart>> {
+/// written twice.
+fn whole_checkpoint(reports: &[&Written]) -> Option<Vec<WrittenPart>> {
     let first = reports.first()?;
     let agree = reports
         .iter()
         .all(|w| w.state == first.state && w.n_parts == first.n_parts && w.step == first.step);
-    let due = is_end || first.step.is_multiple_of(every.max(1));
     let mut parts: Vec<WrittenPart> = reports.iter().flat_map(|w| w.parts.clone()).collect();
     parts.sort();
     let n = parts.len();
     let names: BTreeSet<&str> = parts.iter().map(|part| part.name.as_str()).collect();
-    (agree && due && names.len() == n && n == first.n_parts as usize).then_some(parts)
+    (agree && names.len() == n && n == first.n_parts as usize).then_some(parts)
 }
 
 #[cfg(test)]
@@ -328,12 +410,15 @@ mod tests {
             id: CoordinatorId(1),
             run: RunId::default(),
             job: Vec::new(),
+            build: String::new(),
+            node: String::new(),
             engine: Engine::Local,
             min_ranks: 1,
             max_ranks: 1,
             rank_divisor: 1,
             patience: Duration::ZERO,
             patience_after_loss: Duration::ZERO,
+            max_node_failures: 0,
             steps: 1,
             checkpoint_every: 1,
             ahead: 1,

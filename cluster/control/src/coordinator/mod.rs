@@ -17,9 +17,14 @@
 //! | Giving up is an entry too | one that was replaced must not tell members that the run has ended |
 //! | A generation is opened in the ledger before its world works | a number is never used twice, and whoever is replaced learns it at its next entry |
 //! | The world waits for members that stand, and standing means that no work of an older generation is left | so two generations of one process never overlap |
+//! | The first world waits from when there are enough, not from the coordinator's start | nobody is waited for before anybody came |
+//! | A machine that loses workers again and again is left out where a world forms without it | one bad machine must not spend the restarts of all |
 //! | Ranks by (machine, slot, member) | the same members get the same ranks, ranks of a machine stand together |
 //! | A lease is a range of steps for a rank, the least of its demand, the slowest rank plus `ahead`, two checkpoints beyond the committed one, and the end | in flight never exceeds demand, nobody runs away, a slow store slows training instead of filling memory |
 //! | The row groups behind a lease are not named | they are a pure function of the leased positions, which the node knows as well |
+//! | A world goes on from the newest state that a member holds, of training that was not given up and not before the committed step; a checkpoint is read when nobody holds one | a failure costs its step, and who was one update behind takes the state of one ahead |
+//! | A checkpoint that was due and is not committed is the next world's first work | going on must not leave a gap as long as two intervals |
+//! | Somebody who wants to go pauses all two steps after the slowest | the sum under way is finished, and the next world has nothing to take back |
 //! | A checkpoint is committed when every rank wrote its parts and all agree what is whole | a rank that was lost half-way leaves garbage, never half a checkpoint |
 //! | What a member says of damage is looked at before it is believed | it may be the member's own trouble, and going back costs what everybody learned |
 //! | A run that is done is done once its last checkpoint was looked at | nobody goes on from it, so nobody else would find the damage |
@@ -30,7 +35,10 @@
 
 mod arrivals;
 mod decisions;
+mod ranks;
 mod record;
+#[cfg(test)]
+mod tests;
 mod views;
 
 use std::{
@@ -38,12 +46,16 @@ use std::{
     time::Duration,
 };
 
+use ranks::Ranks;
+
 use super::{
-    CoordinatorFrame, Generation, Join, MemberFrame, MemberId, Outcome, Status, World,
+    CoordinatorFrame, DepartureReason, Generation, Held, Join, MemberFrame, MemberId, Outcome,
+    Status, World,
+    departures::Departures,
     ledger::{Entry, Remembered},
     message::Activity,
     rendezvous::Rendezvous,
-    settings::{ASLEEP, CoordinatorSettings, EndReason, Notice},
+    settings::{ASLEEP, CoordinatorSettings, LEASE, Notice},
 };
 
 /// Members whose leaving is remembered, so that a late message does not bring them back.
@@ -163,6 +175,11 @@ struct Known {
 }
 
 impl Known {
+    /// The state that it holds while it stands.
+    fn held(&self) -> Option<Held> {
+        self.status.as_ref()?.held
+    }
+
     fn stands(&self) -> bool {
         let activity = self.status.as_ref().map(|status| status.activity);
         activity == Some(Activity::Standing)
@@ -170,7 +187,8 @@ impl Known {
 }
 
 struct Gathering {
-    since: Duration,
+    /// Since when there are enough for a world.
+    enough_since: Option<Duration>,
     patience: Duration,
     after_loss: bool,
 }
@@ -184,6 +202,9 @@ enum Phase {
     },
     Working {
         world: World,
+        /// All stop after this step: somebody wants to go.
+        pause: Option<u64>,
+        ranks: Box<Ranks>,
         progress: Progress,
     },
     Closing(Outcome),
@@ -196,7 +217,7 @@ enum Phase {
 
 /// What was seen to move, for the stall watch.
 struct Progress {
-    seen: (u64, u64),
+    seen: (u64, u64, u64),
     at: Duration,
 }
 
@@ -239,12 +260,17 @@ pub struct Coordinator {
     probed: Duration,
     rendezvous: Rendezvous,
     restarts: u32,
-    /// Members that went without saying so.
-    lost: u64,
+    /// When it was last called again after it had slept.
+    woke: Option<Duration>,
+    /// Members that want to go, and since when.
+    draining: BTreeMap<MemberId, Duration>,
+    departures: Departures,
     /// The run ends with this step.
     end: u64,
     stopping: bool,
     last_call: Option<Duration>,
+    /// Whether what happened may let a world form.
+    may_form: bool,
     dirty: BTreeSet<MemberId>,
     actions: Vec<Action>,
     #[cfg(test)]
@@ -271,9 +297,12 @@ impl Coordinator {
             probed: Duration::ZERO,
             rendezvous: Rendezvous::default(),
             restarts: 0,
-            lost: 0,
+            woke: None,
+            draining: BTreeMap::new(),
+            departures: Departures::default(),
             stopping: false,
             last_call: None,
+            may_form: true,
             dirty: BTreeSet::new(),
             actions: Vec::new(),
             #[cfg(test)]
@@ -291,9 +320,21 @@ impl Coordinator {
         self.committed
     }
 
-    /// Members that went without saying so, since this coordinator began.
-    pub fn lost_members(&self) -> u64 {
-        self.lost
+    /// Members that went without saying so since this coordinator began, by machine and reason.
+    pub fn lost_members(&self) -> &BTreeMap<(String, DepartureReason), u64> {
+        self.departures.lost()
+    }
+
+    /// Machines that lost their workers so often that they stand by.
+    pub fn stood_down(&self) -> Vec<String> {
+        let failing = self.departures.failing(self.settings.max_node_failures);
+        failing.map(str::to_owned).collect()
+    }
+
+    /// Whether a machine lost its workers so often that they stand by.
+    pub fn is_stood_down(&self, node: &str) -> bool {
+        let most = self.settings.max_node_failures;
+        most > 0 && self.departures.failures(node) >= most
     }
 
     /// The world at work.
@@ -302,6 +343,27 @@ impl Coordinator {
             Phase::Working { world, .. } => Some(world),
             _ => None,
         }
+    }
+
+    /// The rank of a member in the world at work.
+    pub fn rank_of(&self, member: MemberId) -> Option<usize> {
+        match &self.phase {
+            Phase::Working { ranks, .. } => ranks.of_member(member),
+            _ => None,
+        }
+    }
+
+    /// The last step that all ranks of the world at work have learned.
+    pub fn slowest_step(&self) -> Option<u64> {
+        match &self.phase {
+            Phase::Working { ranks, .. } => Some(ranks.slowest()),
+            _ => None,
+        }
+    }
+
+    /// Number of members that take part or wait to.
+    pub fn n_members(&self) -> usize {
+        self.members.len()
     }
 
     /// Members that take part or wait to.
@@ -313,8 +375,13 @@ impl Coordinator {
 
     /// The member's lease in the generation at work: it may learn up to this step.
     pub fn lease(&self, member: MemberId) -> Option<u64> {
-        self.world()?.rank_of(member)?;
+        self.rank_of(member)?;
         self.members.get(&member).map(|known| known.lease)
+    }
+
+    /// Whether the ledger says that the run is this coordinator's, as far as it knows.
+    pub fn owns_run(&self) -> bool {
+        !matches!(self.phase, Phase::Reading | Phase::Ended { .. })
     }
 
     /// How the run ended, once it has.
@@ -335,20 +402,27 @@ impl Coordinator {
                 pending.since = Some(now);
             }
             self.reading_since = Some(now);
+            self.woke = Some(now);
         }
         self.last_call = Some(now);
+        let ticked = event == Event::Tick;
+        // What a member says lets a world form only where somebody begins to stand or goes.
+        self.may_form = !matches!(event, Event::Message(_));
         match event {
             Event::Tick => {}
             Event::Message(frame) => self.message(frame, now),
-            Event::Disconnected(member) => {
-                self.remove(member, EndReason::Disconnected(member), now)
-            }
+            // Those that gave it up while it slept come back by themselves, or are found silent.
+            Event::Disconnected(_) if self.woke.is_some_and(|woke| now < woke + LEASE) => {}
+            Event::Disconnected(member) => self.remove(member, DepartureReason::Disconnected),
             Event::LedgerRead { entries, published } => self.ledger_read(&entries, published, now),
             Event::Appended { index, answer } => self.appended(index, answer, now),
             Event::Probed { index, found } => self.probed(index, found, now),
             Event::Examined { step, found } => self.examined(step, found),
             Event::Published { step, answer } => self.published(step, answer, now),
             Event::Stop => self.stopping = true,
+        }
+        if ticked {
+            self.find_silent(now);
         }
         self.advance(now);
         self.flush();

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use super::{super::*, Coordinator, Examination, Gathering, Known, Pending, Phase, Progress};
+use super::{
+    super::*, Coordinator, Examination, Gathering, Known, Pending, Phase, Progress, Ranks,
+};
 use crate::ledger::{Entry, Fact, Remembered};
 
 impl Coordinator {
@@ -27,6 +29,16 @@ impl Coordinator {
             }
             _ => false,
         });
+        let builds = entries.iter().rev().find_map(|entry| match &entry.fact {
+            Fact::TookOver { build, .. } => Some(build),
+            _ => None,
+        });
+        if let Some(before) = builds.filter(|before| **before != self.settings.build) {
+            self.log(Notice::OtherBuild {
+                before: before.clone(),
+                now: self.settings.build.clone(),
+            });
+        }
         let newest = match unpublished {
             Some(_) => committed,
             None => committed.max(published.unwrap_or(0)),
@@ -45,13 +57,16 @@ impl Coordinator {
         self.append = Some(Pending::new(Entry {
             coordinator: self.settings.id,
             generation: self.remembered.generation.next(),
-            fact: Fact::TookOver,
+            fact: Fact::TookOver {
+                build: self.settings.build.clone(),
+                node: self.settings.node.clone(),
+            },
         }));
     }
 
-    pub(super) fn gather(&mut self, now: Duration) {
+    pub(super) fn gather(&mut self) {
         self.phase = Phase::Gathering(Gathering {
-            since: now,
+            enough_since: None,
             patience: self.settings.patience,
             after_loss: false,
         });
@@ -100,7 +115,7 @@ impl Coordinator {
             return self.end_run(Outcome::Damaged { reason }, now);
         }
         match entry.fact {
-            Fact::TookOver => self.gather(now),
+            Fact::TookOver { .. } => self.gather(),
             Fact::Closed => {
                 if let Phase::Closing(outcome) = &self.phase {
                     self.end_run(outcome.clone(), now);
@@ -167,7 +182,7 @@ impl Coordinator {
         });
         if !all_stand {
             self.phase = Phase::Gathering(Gathering {
-                since: now,
+                enough_since: None,
                 patience: self.settings.patience_after_loss,
                 after_loss,
             });
@@ -184,12 +199,18 @@ impl Coordinator {
             generation: world.generation,
             n_ranks: world.size(),
             resume_from: world.resume_from,
+            n_holders: world.peers.iter().filter(|peer| peer.holds).count(),
         });
         let progress = Progress {
-            seen: (0, 0),
+            seen: (0, 0, 0),
             at: now,
         };
-        self.phase = Phase::Working { world, progress };
+        self.phase = Phase::Working {
+            ranks: Box::new(Ranks::of(&world)),
+            world,
+            pause: None,
+            progress,
+        };
     }
 
     pub(super) fn published(&mut self, step: u64, answer: Answer, now: Duration) {
@@ -216,21 +237,28 @@ impl Coordinator {
                 }
                 self.committed = step;
                 self.restarts = 0;
+                if let Phase::Working { world, .. } = &self.phase
+                    && world.generation == generation
+                {
+                    for peer in &world.peers {
+                        self.departures.works(&peer.node);
+                    }
+                }
                 self.log(Notice::Committed { step, generation });
-                self.grow(now);
+                self.grow();
             }
         }
     }
 
     /// A commit is the moment at which starting again costs least.
-    pub(super) fn grow(&mut self, now: Duration) {
+    pub(super) fn grow(&mut self) {
         let Some(world) = self.world() else { return };
         let size = world.size();
         let ready =
-            |(id, known): &(&MemberId, &Known)| known.stands() || world.rank_of(**id).is_some();
+            |(id, known): &(&MemberId, &Known)| known.stands() || self.rank_of(**id).is_some();
         let n = self.members.iter().filter(ready).count();
         if self.committed < self.end && self.settings.world_size(n) > Some(size) {
-            self.end_generation(EndReason::Grown, now);
+            self.end_generation(EndReason::Grown);
         }
     }
 }

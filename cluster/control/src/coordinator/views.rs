@@ -58,10 +58,16 @@ impl Coordinator {
             ..MemberView::default()
         };
         match &self.phase {
-            Phase::Working { world, .. } if world.rank_of(id).is_some() => {
+            Phase::Working {
+                world,
+                ranks,
+                pause,
+                ..
+            } if ranks.of_member(id).is_some() => {
                 view.working = true;
                 view.lease = known.lease;
-                view.barrier = self.barrier(world);
+                view.pause = *pause;
+                view.barrier = ranks.barrier();
                 let begun = known.status.as_ref().map(|status| status.generation);
                 if begun != Some(world.generation) {
                     view.world = Some(world.clone());

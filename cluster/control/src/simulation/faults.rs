@@ -22,6 +22,12 @@ impl Simulation {
                 }
                 self.queue.after(back_after, What::StartNode(node));
             }
+            Fault::NodeDrains { node } => {
+                let life = (node, self.nodes[node].life);
+                if self.lives(life) && self.nodes[node].suspended_until <= now {
+                    self.node(life, MemberEvent::Drain)?;
+                }
+            }
             Fault::SuspendNode { node, duration } => {
                 self.nodes[node].suspended_until = now + duration;
             }
@@ -67,7 +73,7 @@ impl Simulation {
         Ok(())
     }
 
-    fn kill_node(&mut self, n: usize) {
+    pub(super) fn kill_node(&mut self, n: usize) {
         let node = &mut self.nodes[n];
         if !node.alive {
             return;

@@ -8,8 +8,8 @@ use super::{
     trainer::{PARTS, Round, SimulatedTrainer, hash, learn},
 };
 use crate::{
-    Engine, FromMember, Generation, Join, Member, MemberAction, MemberEvent, MemberFrame, MemberId,
-    Pace, RunId, World, Written, WrittenPart, decode, encode,
+    Engine, FromMember, Generation, Held, Join, Member, MemberAction, MemberEvent, MemberFrame,
+    MemberId, Pace, Refusal, RunId, World, Written, WrittenPart, decode, encode,
 };
 
 /// When an engine gives up on a peer that does not answer.
@@ -25,6 +25,8 @@ pub(super) struct Node {
     pub id: MemberId,
     pub member: Member,
     pub trainer: Option<SimulatedTrainer>,
+    /// The state that was last held whole, and the model in it.
+    pub kept: Option<(Held, u64)>,
     /// The coordinator that it has a connection to.
     pub connection: Option<usize>,
     /// It was told how the run ended.
@@ -41,6 +43,7 @@ impl Node {
             id: MemberId(0),
             member: Member::new(MemberId(0), None, plan.window),
             trainer: None,
+            kept: None,
             connection: None,
             done: false,
         }
@@ -140,16 +143,11 @@ impl Simulation {
                 MemberAction::Snapshot {
                     generation, step, ..
                 } => {
-                    let trainer = self.working(life, generation);
-                    let here = trainer.map(|trainer| (trainer.step, trainer.model));
-                    let Some((here, model)) = here else { continue };
-                    if here != step {
-                        let law = format!("a snapshot of step {step} was asked for at step {here}");
-                        return Err(law);
+                    // What a world begins with is written once it is there.
+                    match self.working(life, generation) {
+                        Some(trainer) if !trainer.loaded => trainer.owed = Some(step),
+                        _ => self.snapshot(life, generation, step)?,
                     }
-                    let delay = self.dice.between(MS, self.plan.write);
-                    self.queue
-                        .after(delay, What::PartsStored(life, generation, step, model));
                 }
                 MemberAction::Committed { step } => {
                     if !self.store.manifests.contains_key(&step) {
@@ -158,6 +156,12 @@ impl Simulation {
                     }
                 }
                 MemberAction::End(_) => self.nodes[n].done = true,
+                // It wanted to go; another process takes its place.
+                MemberAction::Refused(Refusal::Left) => {
+                    self.kill_node(n);
+                    let back_after = self.dice.between(SECOND, 3 * SECOND);
+                    self.queue.after(back_after, What::StartNode(n));
+                }
                 MemberAction::Refused(refusal) => return Err(format!("refused: {refusal}")),
                 MemberAction::Passed { .. } | MemberAction::Found { .. } => {}
             }
@@ -201,6 +205,25 @@ impl Simulation {
         if node.trainer.is_some() {
             return Err("a world began beside the work of another".to_owned());
         }
+        let held = node.kept.filter(|(held, _)| {
+            let counts = held.generation >= self.lineage_before(generation);
+            counts && held.step > world.resume_from && Some(*held) > world.kept
+        });
+        if let Some((held, _)) = held {
+            return Err(format!(
+                "generation {generation} goes back to step {} though {held:?} is held",
+                world.resume_from
+            ));
+        }
+        let intervals = |step: u64| step / world.checkpoint_every;
+        let is_due = intervals(world.resume_from) > intervals(world.committed);
+        if is_due && !world.owes_checkpoint {
+            return Err(format!(
+                "generation {generation} goes on from step {} and not with the checkpoint that is owed since step {}",
+                world.resume_from, world.committed
+            ));
+        }
+        let node = &mut self.nodes[life.0];
         node.trainer = Some(SimulatedTrainer::new(world, node.id));
         let delay = self.dice.between(5 * MS, 500 * MS);
         self.queue.after(delay, What::Loaded(life, generation));
@@ -227,6 +250,22 @@ impl Simulation {
             self.queue
                 .after(delay, What::TrainerStopped(life, generation));
         }
+    }
+
+    fn snapshot(&mut self, life: Life, generation: Generation, step: u64) -> Result<(), String> {
+        let trainer = self.working(life, generation);
+        let here = trainer.map(|trainer| (trainer.step, trainer.model));
+        let Some((here, model)) = here else {
+            return Ok(());
+        };
+        if here != step {
+            let law = format!("a snapshot of step {step} was asked for at step {here}");
+            return Err(law);
+        }
+        let delay = self.dice.between(MS, self.plan.write);
+        self.queue
+            .after(delay, What::PartsStored(life, generation, step, model));
+        Ok(())
     }
 
     /// Begins the next step if there is a lease for it.
@@ -261,8 +300,13 @@ impl Simulation {
             return Ok(());
         }
         if let What::TrainerStopped(..) = what {
-            self.nodes[life.0].trainer = None;
-            return self.node(life, MemberEvent::Stopped { generation });
+            let node = &mut self.nodes[life.0];
+            if let Some(trainer) = node.trainer.take().filter(|trainer| trainer.loaded) {
+                let (step, model) = (trainer.step, trainer.model);
+                node.kept = Some((Held { generation, step }, model));
+            }
+            let held = node.kept.map(|(held, _)| held);
+            return self.node(life, MemberEvent::Stopped { generation, held });
         }
         if self.working(life, generation).is_none() {
             return Ok(());
@@ -281,6 +325,9 @@ impl Simulation {
             return Ok(());
         };
         let step = trainer.step;
+        if trainer.world.kept.is_some() {
+            return self.takes_state(life, generation);
+        }
         let manifest = self.store.manifests.get(&step);
         let damaged = match manifest {
             Some(entry) => self.store.is_damaged(step, entry),
@@ -304,6 +351,89 @@ impl Simulation {
         }
         self.compute(life, generation);
         Ok(())
+    }
+
+    /// A rank begins with the state that it holds, or with that of the rank that gives it, if both live and reach each other.
+    fn takes_state(&mut self, life: Life, generation: Generation) -> Result<(), String> {
+        let kept = self.nodes[life.0].kept;
+        let Some(trainer) = self.working(life, generation) else {
+            return Ok(());
+        };
+        let (world, rank) = (trainer.world.clone(), trainer.rank);
+        let model = if world.peers[rank].holds {
+            match kept {
+                Some((held, model)) if Some(held) == world.kept => Some(model),
+                // It has been in a later world than the coordinator had heard of when it formed this one.
+                Some((held, _)) if Some(held.generation) > world.kept.map(|k| k.generation) => None,
+                other => {
+                    return Err(format!(
+                        "rank {rank} is to go on from {:?} and holds {other:?}",
+                        world.kept
+                    ));
+                }
+            }
+        } else {
+            let donor = world
+                .donor()
+                .ok_or("nobody holds what all are to go on from")?;
+            let member = world.peers[donor].member;
+            let from = self
+                .nodes
+                .iter()
+                .position(|node| node.alive && node.id == member);
+            let now = self.queue.now;
+            let reaches = |n: usize| {
+                let (low, high) = (n.min(life.0), n.max(life.0));
+                !self.cuts.is_cut(Link::Engine { low, high }, now)
+                    && self.nodes[n].suspended_until <= now
+            };
+            let from = from.filter(|&n| reaches(n));
+            let of_world = from.and_then(|n| {
+                let trainer = self.nodes[n].trainer.as_ref()?;
+                let works = trainer.world.generation == generation && !trainer.stopped;
+                self.nodes[n].kept.filter(|_| works)
+            });
+            of_world.map(|(_, model)| model)
+        };
+        let is_damaged = self.dice.chance(2);
+        match model {
+            // A hash that does not fit, or nobody there: the next world tries again.
+            Some(_) if is_damaged && !world.peers[rank].holds => {
+                self.trainer_fails(life, generation)
+            }
+            None => self.trainer_fails(life, generation),
+            Some(model) => {
+                if self.models.get(world.resume_from as usize) != Some(&model) {
+                    return Err(format!("what is held of {:?} is another model", world.kept));
+                }
+                let mut owed = None;
+                if let Some(trainer) = self.working(life, generation) {
+                    trainer.model = model;
+                    trainer.loaded = true;
+                    owed = trainer.owed.take();
+                }
+                if let Some(step) = owed {
+                    self.snapshot(life, generation, step)?;
+                }
+                self.compute(life, generation);
+            }
+        }
+        Ok(())
+    }
+
+    /// The generation from which on held states counted when this one was opened.
+    fn lineage_before(&self, generation: Generation) -> Generation {
+        let mut remembered = crate::ledger::Remembered::default();
+        for entry in &self.store.ledger {
+            let opens = matches!(entry.fact, crate::ledger::Fact::Opened { .. });
+            if opens && entry.generation == generation {
+                break;
+            }
+            if remembered.add(entry).is_err() {
+                break; // the store has found it already
+            }
+        }
+        remembered.lineage
     }
 
     fn computed(&mut self, life: Life, generation: Generation) -> Result<(), String> {

@@ -47,6 +47,7 @@ pub enum Fault {
     CutStore { duration: u64 },
     TrainerFails { node: usize },
     NodeLeaves { node: usize, back_after: u64 },
+    NodeDrains { node: usize },
     DamageCheckpoint,
 }
 
@@ -125,7 +126,7 @@ impl HistoryPlan {
         let other = dice.between(0, n_nodes as u64) as usize;
         let short = dice.between(50 * MS, 3 * SECOND).min(left);
         let long = dice.between(100 * MS, 12 * SECOND).min(left);
-        match dice.between(0, 14) {
+        match dice.between(0, 15) {
             0 | 1 => Fault::CrashNode {
                 node,
                 back_after: long,
@@ -149,6 +150,7 @@ impl HistoryPlan {
             10 => Fault::CutStore { duration: long },
             11 => Fault::TrainerFails { node },
             12 => Fault::DamageCheckpoint,
+            13 => Fault::NodeDrains { node },
             _ => Fault::NodeLeaves {
                 node,
                 back_after: long,

@@ -159,6 +159,35 @@ fn committing_before_everybody_has_written_is_found() {
 }
 
 #[test]
+fn going_on_from_what_was_held_before_a_commit_is_found() {
+    check_found(
+        Mutation::HeldBeforeTheCommit,
+        &["to start from", "without a manifest", "holds", "above"],
+    );
+}
+
+#[test]
+fn going_back_to_a_checkpoint_though_somebody_holds_more_is_found() {
+    check_found(Mutation::HeldIsForgotten, &["goes back to step"]);
+}
+
+#[test]
+fn taking_any_state_for_the_newest_is_found() {
+    check_found(
+        Mutation::AnyHeldIsTheNewest,
+        &["is to go on from", "another model"],
+    );
+}
+
+#[test]
+fn forgetting_a_checkpoint_that_is_owed_is_found() {
+    check_found(
+        Mutation::OwedCheckpointIsForgotten,
+        &["not with the checkpoint that is owed"],
+    );
+}
+
+#[test]
 fn leasing_more_than_there_is_room_for_is_found() {
     check_found(Mutation::LeaseBeyondDemand, &["in flight"]);
 }

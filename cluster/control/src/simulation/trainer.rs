@@ -45,6 +45,8 @@ pub struct SimulatedTrainer {
     pub step: u64,
     pub lease: u64,
     pub loaded: bool,
+    /// A snapshot of the state it begins with, asked for before that is there.
+    pub owed: Option<u64>,
     pub computing: bool,
     pub stopped: bool,
 }
@@ -58,6 +60,7 @@ impl SimulatedTrainer {
             step: world.resume_from,
             lease: world.resume_from,
             loaded: false,
+            owed: None,
             computing: false,
             stopped: false,
             world,

@@ -58,6 +58,8 @@ pub struct IndexMap {
     pub height: u32,
     /// `[H, W]` row-major.
     pub indices: Vec<u8>,
+    /// Whether the numbers are places in a palette; gray values may be shades as well.
+    pub is_palette: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -109,6 +111,21 @@ pub fn decode_rgb(frame: &EncodedFrame) -> Result<RgbFrame> {
     .map_err(|reason| Error::corrupt(&frame.path, codec.expected(), reason))
 }
 
+/// [`decode_rgb`] for who decides whether a picture is kept: a JPEG whose scan ends early is damage here, though a decoder
+/// would fill it with gray.
+///
+/// # Errors
+///
+/// As [`decode_rgb`].
+pub fn decode_whole(frame: &EncodedFrame) -> Result<RgbFrame> {
+    let rgb = decode_rgb(frame)?;
+    if Codec::of(&frame.bytes) == Some(Codec::Jpeg) {
+        decoded(|| check_scan(&frame.bytes))
+            .map_err(|reason| Error::corrupt(&frame.path, Codec::Jpeg.expected(), reason))?;
+    }
+    Ok(rgb)
+}
+
 /// The stored numbers of a gray or palette PNG of at most 8 bits.
 ///
 /// # Errors
@@ -151,6 +168,7 @@ pub fn decode_indices(bytes: &[u8]) -> Result<IndexMap> {
         width: image.width,
         height: image.height,
         indices,
+        is_palette: image.colour == png::ColorType::Indexed,
     })
 }
 
@@ -175,11 +193,71 @@ pub fn probe_size(frame: &EncodedFrame) -> Result<(u32, u32)> {
 
 fn unknown_codec(frame: &EncodedFrame) -> Error {
     let start = &frame.bytes[..frame.bytes.len().min(4)];
-    Error::corrupt(
-        &frame.path,
-        "a JPEG, PNG, TIFF or BMP",
-        format!("{} bytes that begin with {start:02x?}", frame.bytes.len()),
-    )
+    let found = match format_name(&frame.bytes) {
+        Some(name) => format!("{name} ({} bytes)", frame.bytes.len()),
+        None => format!("{} bytes that begin with {start:02x?}", frame.bytes.len()),
+    };
+    Error::corrupt(&frame.path, "a JPEG, PNG, TIFF or BMP", found)
+}
+
+/// What bytes are that are no picture of ours, where their beginning says so.
+fn format_name(bytes: &[u8]) -> Option<&'static str> {
+    let text = bytes.trim_ascii_start();
+    let is_tag = |tag: &[u8]| {
+        text.get(..tag.len())
+            .is_some_and(|begin| begin.eq_ignore_ascii_case(tag))
+    };
+    Some(match bytes {
+        [] => "an empty file",
+        [b'G', b'I', b'F', b'8', ..] => "a GIF",
+        [
+            b'R',
+            b'I',
+            b'F',
+            b'F',
+            _,
+            _,
+            _,
+            _,
+            b'W',
+            b'E',
+            b'B',
+            b'P',
+            ..,
+        ] => "a WebP picture",
+        [0, 0, 0, 12, b'j', b'P', ..] | [0xff, 0x4f, 0xff, 0x51, ..] => "a JPEG 2000 picture",
+        [0xff, 0x0a, ..] | [0, 0, 0, 12, b'J', b'X', b'L', ..] => "a JPEG XL picture",
+        [
+            _,
+            _,
+            _,
+            _,
+            b'f',
+            b't',
+            b'y',
+            b'p',
+            b'a',
+            b'v',
+            b'i',
+            b'f',
+            ..,
+        ] => "an AVIF picture",
+        [_, _, _, _, b'f', b't', b'y', b'p', b'h' | b'm', ..] => "a HEIF picture or an mp4",
+        [b'%', b'P', b'D', b'F', ..] => "a PDF",
+        [b'P', b'K', 3, 4, ..] => "a ZIP archive",
+        [0x1f, 0x8b, ..] => "a gzip file",
+        _ if is_tag(b"<!doctype html") || is_tag(b"<html") => {
+            "an HTML page, as a failed download leaves"
+        }
+        _ if is_tag(b"<?xml") || is_tag(b"<svg") => "XML or SVG",
+        _ if is_tag(b"version https://git-lfs") => {
+            "a pointer of Git LFS (`git lfs pull` brings the file)"
+        }
+        _ if is_tag(b"../.git/annex") || is_tag(b"../../.git/annex") => "a pointer of git-annex",
+        _ if is_tag(b"{") => "JSON",
+        _ if bytes.iter().all(|byte| *byte == 0) => "zeros",
+        _ => return None,
+    })
 }
 
 /// Why a picture cannot be decoded, in the decoder's words.
@@ -221,6 +299,48 @@ fn open_jpeg(bytes: &[u8]) -> Result<(Jpeg<'_>, Size), Reason> {
     let info = decoder.info().ok_or("no header")?;
     let size = claimed(info.width.into(), info.height.into(), bytes.len())?;
     Ok((decoder, size))
+}
+
+/// That every block of the picture was in the file. What the format tolerates between its segments is no damage.
+///
+/// A decoder that meets the end marker fills what is left; one that meets the end of the file says so. So it is given the file
+/// without its end marker. A progressive file has to have it.
+fn check_scan(bytes: &[u8]) -> Result<(), Reason> {
+    let longest = usize::from(u16::MAX);
+    let options = DecoderOptions::default()
+        .set_max_width(longest)
+        .set_max_height(longest)
+        .set_strict_mode(true)
+        .jpeg_set_out_colorspace(ColorSpace::RGB);
+    let end = bytes.windows(2).rposition(|pair| pair == [0xff, 0xd9]);
+    let open = match end {
+        Some(end) if !is_progressive(bytes) => &bytes[..end],
+        _ => bytes,
+    };
+    match zune_jpeg::JpegDecoder::new_with_options(ZCursor::new(open), options).decode() {
+        Ok(_) => Ok(()),
+        Err(error) => {
+            let reason = error.to_string();
+            let is_between = ["between headers", "components", "No more bytes"]
+                .iter()
+                .any(|said| reason.contains(said));
+            if is_between { Ok(()) } else { Err(reason) }
+        }
+    }
+}
+
+fn is_progressive(bytes: &[u8]) -> bool {
+    const START_OF_SCAN: u8 = 0xda;
+    let mut at = 2;
+    while let Some(&[0xff, marker, high, low]) = bytes.get(at..at + 4) {
+        match marker {
+            0xff => at += 1,
+            START_OF_SCAN => return false,
+            0xc2 | 0xc6 | 0xca | 0xce => return true,
+            _ => at += 2 + usize::from(u16::from_be_bytes([high, low])),
+        }
+    }
+    true
 }
 
 fn jpeg(bytes: &[u8]) -> Result<RgbFrame, Reason> {

@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::clips::clip::Clip;
 use crate::clips::mask::RleMask;
-use crate::exposure::pool::DatasetPool;
+use crate::exposure::pool::{DatasetPool, Others};
 pub use crate::exposure::settings::{Exclusion, ExposureSettings, MaxCategories};
 use crate::seed::StageRng;
 use crate::shards::catalog::Catalog;
@@ -111,21 +111,10 @@ impl AnomalyExposureSampler {
         let wants_anomaly = rng.unit() < self.settings.anomaly_ratio;
         let is_anomaly = wants_anomaly && masks.iter().any(Option::is_some);
 
-        let others = pool.others(clip, &positives, self.settings.exclusion);
         // A clip without an object leaves room for one all the same, so that K_E keeps its range.
         let slots = pool.max_categories - positives.len().max(1);
-        let n_others = others.len();
-        if n_others == 0 {
-            return Err(Error::invalid(
-                format!("dataset {}, distractors for clip {}", clip.dataset, clip.id),
-                "a category that the clip does not show",
-                format!(
-                    "none among {}",
-                    format_args!("{} texts", pool.texts().len())
-                ),
-            ));
-        }
-        let n_distractors = 1 + rng.below(slots.min(n_others));
+        let others = self.others(clip, pool, &positives, rng)?;
+        let n_distractors = 1 + rng.below(slots.min(others.len()));
         let distractors = others.draw(n_distractors, rng);
 
         let mut named: Vec<(String, bool)> =
@@ -149,6 +138,36 @@ impl AnomalyExposureSampler {
             user_template: rng.below(USER_TEMPLATES.len()),
             answer_template: rng.below(ANSWER_TEMPLATES.len()),
         })
+    }
+
+    /// What may stand beside a clip's own texts: texts of its dataset or, where the clip shows all of them, of another one of the
+    /// mix, each as likely.
+    fn others<'a>(
+        &'a self,
+        clip: &Clip,
+        own: &'a DatasetPool,
+        positives: &[String],
+        rng: &mut StageRng,
+    ) -> Result<Others<'a>> {
+        let of = |pool: &'a DatasetPool| pool.others(clip, positives, self.settings.exclusion);
+        let others = of(own);
+        if others.len() > 0 {
+            return Ok(others);
+        }
+        let elsewhere = self.pools.iter().filter(|(name, _)| **name != clip.dataset);
+        let mut elsewhere: Vec<Others<'a>> = elsewhere
+            .map(|(_, pool)| of(pool))
+            .filter(|others| others.len() > 0)
+            .collect();
+        if elsewhere.is_empty() {
+            return Err(Error::invalid(
+                format!("dataset {}, distractors for clip {}", clip.dataset, clip.id),
+                "a category that the clip does not show, of its dataset or of another one of the run (a second --data brings some)",
+                format!("none among {} texts", own.texts().len()),
+            ));
+        }
+        let chosen = rng.below(elsewhere.len());
+        Ok(elsewhere.swap_remove(chosen))
     }
 
     pub(crate) fn pool(&self, clip: &Clip) -> Result<&DatasetPool> {

@@ -245,6 +245,8 @@ mod tests {
                 positives: Positives::One,
                 eval_categories: None,
                 true_categories: Default::default(),
+                protocol: None,
+                interval: None,
                 settings: serde_json::Value::Null,
             },
             clips: (0..n_samples).map(clip).collect(),

@@ -16,8 +16,8 @@ use crate::clips::clip::Clip;
 pub use crate::clips::clip::{ClipMeta, ObjectMeta};
 use crate::shards::disk_cache::DiskCache;
 pub use crate::shards::manifest::{
-    CategorySource, DatasetHeader, DatasetManifest, MANIFEST_KEY, MetadataEntry, Positives,
-    Purpose, RowGroupEntry, ShardEntry, ShardRange,
+    CARD_KEY, CategorySource, DatasetHeader, DatasetManifest, EARLIER_MANIFEST_KEY, ERRORS_KEY,
+    MANIFEST_KEY, MetadataEntry, Positives, Purpose, RowGroupEntry, ShardEntry, ShardRange,
 };
 use crate::shards::parquet_file::{Footer, decode_metadata};
 use crate::{Error, Result};
@@ -61,14 +61,15 @@ impl Dataset {
     /// [`Error::Invalid`] when nothing was committed there or the version is not known,
     /// [`Error::Corrupt`] when the manifest is damaged.
     pub async fn open(store: &Store) -> Result<Self> {
-        let what = store.full(MANIFEST_KEY);
-        let manifest: DatasetManifest =
-            manifest::read(store, MANIFEST_KEY).await?.ok_or_else(|| {
-                let found = "none: not a dataset, or its build has not finished";
-                Error::invalid(&what, "the manifest of a dataset", found)
-            })?;
-        manifest.validate(&what)?;
-        Ok(Self::new(store, manifest))
+        for key in [MANIFEST_KEY, EARLIER_MANIFEST_KEY] {
+            if let Some(manifest) = manifest::read::<DatasetManifest>(store, key).await? {
+                manifest.validate(&store.full(key))?;
+                return Ok(Self::new(store, manifest));
+            }
+        }
+        let found = "none: not a dataset, or its build has not finished";
+        let expected = "the manifest of a dataset";
+        Err(Error::invalid(store.full(MANIFEST_KEY), expected, found))
     }
 
     /// The same, keeping what is read in `cache`. What lies in a folder is read where it is.
@@ -238,9 +239,10 @@ impl Dataset {
         for object in self.store.list("").await? {
             let mut named = self.manifest.shards.iter().map(|shard| &shard.key);
             let metadata = self.manifest.metadata.as_ref().map(|entry| &entry.key);
+            let beside = [MANIFEST_KEY, EARLIER_MANIFEST_KEY, CARD_KEY, ERRORS_KEY];
             if !named.any(|key| *key == object.key)
                 && metadata != Some(&object.key)
-                && object.key != MANIFEST_KEY
+                && !beside.contains(&object.key.as_str())
             {
                 report.leftovers.push(object.key);
             }

@@ -1,4 +1,4 @@
-//! What a dataset says of itself: `manifest.json`, whose presence makes its shards count.
+//! What a dataset says of itself: `_manifest.json`, whose presence makes its shards count.
 //!
 //! The header is what the exposure sampler has to know of the source (which texts distract, how
 //! many at most); the rest lists the shards with a hash for every part of them that is ever read
@@ -12,8 +12,20 @@ use serde::{Deserialize, Serialize};
 pub use crate::clips::clip::Purpose;
 use crate::{Error, Result};
 
-/// Key of the manifest below the dataset's URI.
-pub const MANIFEST_KEY: &str = "manifest.json";
+/// Key of the manifest below the dataset's URI. Readers of folders of Parquet pass over names that begin so.
+pub const MANIFEST_KEY: &str = "_manifest.json";
+
+/// Key of the manifest of a dataset that was built before shards had a folder of their own; it is read as it is.
+pub const EARLIER_MANIFEST_KEY: &str = "manifest.json";
+
+/// The folder of the shards, and of nothing else: what other readers are pointed at.
+pub const SHARDS_FOLDER: &str = "data";
+
+/// The card that Hugging Face and people read.
+pub const CARD_KEY: &str = "README.md";
+
+/// What the builder left out, a row each: a Parquet file beside the shards' folder.
+pub const ERRORS_KEY: &str = "_errors.parquet";
 
 /// Where the exposure sampler finds categories that are not in the clip.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,12 +71,43 @@ pub struct DatasetHeader {
     /// Evaluation: which of them each video truly holds, where the benchmark says.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub true_categories: BTreeMap<String, Vec<String>>,
+    /// Evaluation: the protocol that it is scored by, whatever the set is called; the one of its name, or the usual one,
+    /// when `None`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<String>,
+    /// Evaluation: every how many frames the benchmark's published figures score one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interval: Option<u32>,
     /// What the builder was told (window length, stride …), for people and for `--resume`.
     #[serde(default)]
     pub settings: serde_json::Value,
 }
 
 impl DatasetHeader {
+    /// What other readers call this part: `train`, `validation` or `test`.
+    pub fn common_split(&self) -> &'static str {
+        let is = |names: &[&str]| names.iter().any(|name| self.split.starts_with(name));
+        match self.purpose {
+            _ if is(&["train"]) => "train",
+            _ if is(&["val", "dev"]) => "validation",
+            _ if is(&["test"]) => "test",
+            Purpose::Training => "train",
+            Purpose::Evaluation => "test",
+        }
+    }
+
+    /// Begins the names of the shards: from it Hugging Face guesses the split.
+    pub(crate) fn shard_prefix(&self) -> String {
+        let common = self.common_split();
+        let rest = self.split.strip_prefix(common);
+        let is_guessed = rest.is_some_and(|rest| !rest.starts_with(|c: char| c.is_alphabetic()));
+        if is_guessed {
+            self.split.clone()
+        } else {
+            format!("{common}-{}", self.split)
+        }
+    }
+
     /// Checks what the sampler and the shard names rely on.
     ///
     /// # Errors
@@ -91,7 +134,10 @@ impl DatasetHeader {
             }
         }
         if self.purpose == Purpose::Training
-            && (self.eval_categories.is_some() || !self.true_categories.is_empty())
+            && (self.eval_categories.is_some()
+                || !self.true_categories.is_empty()
+                || self.protocol.is_some()
+                || self.interval.is_some())
         {
             return refuse("purpose", "evaluation, where labels are", "training");
         }
@@ -175,7 +221,7 @@ pub struct MetadataEntry {
     pub data: ShardRange,
 }
 
-/// A built dataset, as `manifest.json` holds it.
+/// A built dataset, as `_manifest.json` holds it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DatasetManifest {
@@ -321,6 +367,8 @@ mod tests {
                 positives: Positives::One,
                 eval_categories: None,
                 true_categories: BTreeMap::new(),
+                protocol: None,
+                interval: None,
                 settings: serde_json::Value::Null,
             },
             samples: 10,

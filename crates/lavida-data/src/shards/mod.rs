@@ -3,6 +3,7 @@
 pub mod catalog;
 pub mod dataset;
 pub mod disk_cache;
+pub mod errors_file;
 pub mod manifest;
 mod parquet_file;
 mod progress;

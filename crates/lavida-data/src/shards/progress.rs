@@ -1,11 +1,11 @@
 //! What an unfinished build leaves behind so that it can be resumed.
 //!
-//! A build claims a number with put-if-absent of `unfinished-NNNNN.json` and puts the number into
+//! A build claims a number with put-if-absent of `_unfinished-NNNNN.json` and puts the number into
 //! its shards' names, so two builds never write one key. Every finished shard is recorded in
-//! `unfinished-NNNNN-SSSSS.json`. A resumed build claims a new number and copies the list of the
+//! `_unfinished-NNNNN-SSSSS.json`. A resumed build claims a new number and copies the list of the
 //! shards that are done into its own claim; after the commit all of these are deleted.
 //!
-//! In a local folder a build also holds a lock on `unfinished-NNNNN.lock` for as long as its process lives. What object_store
+//! In a local folder a build also holds a lock on `_unfinished-NNNNN.lock` for as long as its process lives. What object_store
 //! had not finished (`KEY#N`) of a build whose lock is free is nobody's any more.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,10 +14,10 @@ use std::fs::{File, TryLockError};
 use lavida_store::{Removed, Store, Versioned, manifest};
 use serde::{Deserialize, Serialize};
 
-use crate::shards::manifest::{MANIFEST_KEY, ShardEntry};
+use crate::shards::manifest::{MANIFEST_KEY, SHARDS_FOLDER, ShardEntry};
 use crate::{Error, Result};
 
-const PREFIX: &str = "unfinished-";
+const PREFIX: &str = "_unfinished-";
 const LOCK: &str = ".lock";
 
 /// Where a build stands after a clip.
@@ -94,7 +94,14 @@ pub async fn remove_unfinished(store: &Store) -> Result<Removed> {
         Some(build) => !alive.contains(&build),
         None => key == MANIFEST_KEY && alive.is_empty(),
     };
-    store.remove_unfinished(is_dead).await
+    let mut removed = store.remove_unfinished(is_dead).await?;
+    let of_shards = store
+        .child(SHARDS_FOLDER)
+        .remove_unfinished(is_dead)
+        .await?;
+    removed.n_files += of_shards.n_files;
+    removed.n_bytes += of_shards.n_bytes;
+    Ok(removed)
 }
 
 /// Whether a process holds this lock, or may: where locks cannot be asked for nothing is known to be dead.
@@ -240,15 +247,15 @@ mod tests {
     #[test]
     fn every_key_of_a_build_says_which_and_others_say_none() {
         for (key, build) in [
-            ("train-00000-b7.parquet", Some(7)),
+            ("data/train-00000-b7.parquet", Some(7)),
             ("a-b2-00012-b13.parquet", Some(13)),
-            ("train-b3.metadata", Some(3)),
-            ("unfinished-00004.json", Some(4)),
-            ("unfinished-00004-00001.json", Some(4)),
+            ("_clips-b3.metadata", Some(3)),
+            ("_unfinished-00004.json", Some(4)),
+            ("_unfinished-00004-00001.json", Some(4)),
             ("photos.parquet", None),
             ("notes-b.parquet", None),
             ("train-00000-b7.parquet.bak", None),
-            ("manifest.json", None),
+            ("_manifest.json", None),
         ] {
             assert_eq!(build_of(key), build, "{key}");
         }
@@ -262,12 +269,13 @@ mod tests {
         let second = Journal::claim(&store, "f", Vec::new()).await.unwrap();
         assert_eq!((first.build, second.build), (0, 1));
         let files = [
-            "train-00000-b0.parquet#1",
-            "train-00000-b1.parquet#1",
-            "unfinished-00000-00000.json#1",
-            "manifest.json#1",
+            "data/train-00000-b0.parquet#1",
+            "data/train-00000-b1.parquet#1",
+            "_unfinished-00000-00000.json#1",
+            "_manifest.json#1",
             "mine#1",
         ];
+        std::fs::create_dir(folder.path().join(SHARDS_FOLDER)).unwrap();
         for name in files {
             std::fs::write(folder.path().join(name), "half").unwrap();
         }

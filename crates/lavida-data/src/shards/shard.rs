@@ -1,7 +1,7 @@
 //! Building a dataset: clips in, Parquet shards and one manifest out.
 //!
 //! Clips gather into row groups, row groups stream into shards, and nothing counts before
-//! `manifest.json` is there, written last with put-if-absent. A build that is killed leaves shards
+//! `_manifest.json` is there, written last with put-if-absent. A build that is killed leaves shards
 //! that nobody reads and records that let it be resumed at its last whole shard. Memory holds one
 //! row group, the parts of it on their way to the store and, compressed, the metadata of every clip.
 
@@ -14,7 +14,8 @@ use crate::clips::clip::Clip;
 use crate::clips::clip::ClipMeta;
 use crate::shards::dataset::Dataset;
 use crate::shards::manifest::{
-    DatasetHeader, DatasetManifest, MANIFEST_KEY, MetadataEntry, ShardEntry, ShardRange,
+    DatasetHeader, DatasetManifest, EARLIER_MANIFEST_KEY, MANIFEST_KEY, MetadataEntry,
+    SHARDS_FOLDER, ShardEntry, ShardRange,
 };
 use crate::shards::parquet_file::{MetadataEncoder, ShardEncoder};
 pub use crate::shards::progress::remove_unfinished;
@@ -161,6 +162,21 @@ impl DatasetWriter {
         self.pushed.samples
     }
 
+    /// Frames of them.
+    pub fn n_frames(&self) -> u64 {
+        self.pushed.frames
+    }
+
+    /// Objects of them.
+    pub fn n_objects(&self) -> u64 {
+        self.pushed.objects
+    }
+
+    /// What was left out so far, by reason.
+    pub fn skipped(&self) -> &BTreeMap<String, u64> {
+        &self.skipped
+    }
+
     /// Adds a clip; the source's position after it is the number of clips so far.
     ///
     /// # Errors
@@ -232,7 +248,7 @@ impl DatasetWriter {
             .map(|done| done.shard.clone())
             .collect();
         let metadata = self.metadata.finish()?;
-        let metadata_key = format!("{}-b{}.metadata", self.header.split, self.journal.build);
+        let metadata_key = format!("_clips-b{}.metadata", self.journal.build);
         self.store.put(&metadata_key, metadata.clone()).await?;
         let dataset = DatasetManifest {
             metadata: Some(MetadataEntry {
@@ -288,8 +304,8 @@ impl DatasetWriter {
 
     async fn open(&self) -> Result<Box<OpenShard>> {
         let key = format!(
-            "{}-{:05}-b{}.parquet",
-            self.header.split,
+            "{SHARDS_FOLDER}/{}-{:05}-b{}.parquet",
+            self.header.shard_prefix(),
             self.journal.done.len(),
             self.journal.build
         );
@@ -355,12 +371,13 @@ async fn check_start(
             format!("{settings:?}"),
         ));
     }
-    match store.size(MANIFEST_KEY).await? {
-        Some(_) => Err(Error::Exists {
-            what: format!("dataset {}", store.full(MANIFEST_KEY)),
-        }),
-        None => Ok(()),
+    for key in [MANIFEST_KEY, EARLIER_MANIFEST_KEY] {
+        if store.size(key).await?.is_some() {
+            let what = format!("dataset {}", store.full(key));
+            return Err(Error::Exists { what });
+        }
     }
+    Ok(())
 }
 
 /// What has to be the same for a build to be the same build.

@@ -428,11 +428,11 @@ fn a_dataset_without_a_distractor_is_named() {
     };
     check(
         dataset("set", Some(1), Positives::One, vec![one("class 00")]),
-        "dataset set, distractors for clip v/0: expected a category that the clip does not show, found none among 1 texts",
+        "dataset set, distractors for clip v/0: expected a category that the clip does not show, of its dataset or of another one of the run (a second --data brings some), found none among 1 texts",
     );
     check(
         dataset("set", None, Positives::One, vec![one("only text")]),
-        "dataset set, distractors for clip v/0: expected a category that the clip does not show, found none among 1 texts",
+        "dataset set, distractors for clip v/0: expected a category that the clip does not show, of its dataset or of another one of the run (a second --data brings some), found none among 1 texts",
     );
 }
 

@@ -101,6 +101,8 @@ pub fn dataset(
             positives,
             eval_categories: None,
             true_categories: Default::default(),
+            protocol: None,
+            interval: None,
             settings: serde_json::Value::Null,
         },
         clips,

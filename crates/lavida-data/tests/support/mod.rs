@@ -41,6 +41,8 @@ pub fn header(dataset: &str, purpose: Purpose) -> DatasetHeader {
         positives: Positives::One,
         eval_categories: None,
         true_categories: BTreeMap::new(),
+        protocol: None,
+        interval: None,
         settings: serde_json::json!({ "stride": 8 }),
     }
 }

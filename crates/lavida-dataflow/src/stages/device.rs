@@ -8,7 +8,10 @@ use lavida_train::{reduce::StepShare, step::LossTerms, trainer::UpdateReport};
 use ractor::ActorRef;
 
 use super::{guarded, trainer};
-use crate::parts::{Learner, MakeLearner};
+use crate::{
+    parts::{Learner, MakeLearner},
+    worker::KeepState,
+};
 
 /// Work for the device.
 pub enum DeviceWork {
@@ -36,10 +39,12 @@ pub enum Done {
     Attended,
 }
 
-/// Starts the thread. It ends when the sender is dropped or the trainer is gone.
+/// Starts the thread. It ends when the sender is dropped or the trainer is gone; then the state goes to `keep`, if somebody
+/// wants it.
 pub fn spawn(
     make: MakeLearner,
     trainer: ActorRef<trainer::Msg>,
+    keep: Option<KeepState>,
 ) -> std::io::Result<mpsc::Sender<DeviceWork>> {
     let (sender, jobs) = mpsc::channel();
     std::thread::Builder::new()
@@ -62,8 +67,12 @@ pub fn spawn(
             for job in jobs {
                 let done = guarded(|| run(learner.as_mut(), job));
                 if !answer(done) {
-                    return;
+                    break;
                 }
+            }
+            if let Some(keep) = keep {
+                let kept = guarded(|| Ok(learner.keep())).ok().flatten();
+                let _ = keep.send(kept); // nobody who wants it any more is fine
             }
         })?;
     Ok(sender)

@@ -28,7 +28,7 @@ use crate::{
     clock::Clock,
     parts::MakeLearner,
     telemetry::{MetricsLog, figures::RankFigures, progress::RunProgress},
-    worker::{Orders, Slice},
+    worker::{KeepState, Orders, Slice},
 };
 
 /// Asks upstream for microbatches.
@@ -71,6 +71,8 @@ pub struct TrainerStage {
     pub side_by_side: usize,
     /// Steps between checkpoints.
     pub checkpoint_every: u64,
+    /// A step beside these after which a checkpoint is due.
+    pub owed_checkpoint: Option<u64>,
     /// Who commits, where this worker takes snapshots.
     pub checkpointer: Option<ActorRef<checkpointer::Msg>>,
     /// Which positions are this worker's.
@@ -93,8 +95,12 @@ pub struct Start {
     pub step: u64,
     /// What this worker may do at first.
     pub orders: Orders,
+    /// The newest step whose checkpoint counts.
+    pub committed: u64,
     /// Makes the learner.
     pub learner: MakeLearner,
+    /// Who wants its state at the end.
+    pub keep: Option<KeepState>,
     /// Log of steps, where this worker writes it.
     pub log: Option<MetricsLog>,
     /// Shows them.
@@ -151,7 +157,7 @@ impl Actor for TrainerStage {
     ) -> Result<State, ActorProcessingErr> {
         Ok(State {
             demand: None,
-            device: device::spawn(start.learner, myself)?,
+            device: device::spawn(start.learner, myself, start.keep)?,
             step: start.step,
             next_position: self.slice.first(),
             epoch: 0,
@@ -161,7 +167,7 @@ impl Actor for TrainerStage {
             on_device: false,
             ready: false,
             saving: None,
-            snapshot_step: start.step,
+            snapshot_step: start.committed,
             save: None,
             stopping: false,
             log: start.log,
@@ -355,7 +361,9 @@ impl TrainerStage {
 
     fn snapshot_is_due(&self, state: &State) -> bool {
         state.step > state.snapshot_step
-            && (state.step.is_multiple_of(self.checkpoint_every) || self.at_end(state))
+            && (state.step.is_multiple_of(self.checkpoint_every)
+                || self.owed_checkpoint == Some(state.step)
+                || self.at_end(state))
     }
 
     /// Whether no further step is to be made. A stop before the first step of a run still makes one, so that there is

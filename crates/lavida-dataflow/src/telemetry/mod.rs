@@ -53,10 +53,20 @@ pub struct MetricsLog {
 }
 
 impl MetricsLog {
-    /// Opens the logs of `run`, keeping the rows up to and including `resumed_step`.
-    pub async fn open(run: &Store, resumed_step: u64, clock: Arc<dyn Clock>) -> Result<Self> {
+    /// Opens the logs of `run`, keeping the rows up to and including `resumed_step`. What they lack of those is taken from
+    /// `records`: whoever wrote the log may have died before the last ones were there.
+    pub async fn open(
+        run: &Store,
+        resumed_step: u64,
+        records: &[StepRecord],
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self> {
         let earlier = run.try_get(METRICS).await?.unwrap_or_default();
-        let metrics = keep_until(&run.full(METRICS), &earlier, resumed_step)?;
+        let (mut metrics, last) = keep_until(&run.full(METRICS), &earlier, resumed_step)?;
+        let lacks = |record: &&StepRecord| (last + 1..=resumed_step).contains(&record.step);
+        for record in records.iter().filter(lacks) {
+            metrics.extend(row(record)?);
+        }
         let events_key = format!("events.out.tfevents.{resumed_step:010}.lavida");
         let log = Self {
             events: events::header(clock.wall().as_secs_f64()),
@@ -81,9 +91,7 @@ impl MetricsLog {
 
     /// Logs one step.
     pub fn record(&mut self, record: &StepRecord) -> Result<()> {
-        let mut row = serde_json::to_vec(record)
-            .map_err(|e| Error::Internal(format!("a step record does not serialise: {e}")))?;
-        row.push(b'\n');
+        let row = row(record)?;
         let scalars = record
             .losses
             .named()
@@ -132,16 +140,25 @@ fn append_to(path: &Path) -> Result<File> {
     opened.map_err(|e| Error::unwritable(path.display(), e))
 }
 
-/// The rows of `step` and before. A last row cut by a crash is dropped: its step is after every checkpoint.
-fn keep_until(what: &str, rows: &[u8], step: u64) -> Result<Vec<u8>> {
+fn row(record: &StepRecord) -> Result<Vec<u8>> {
+    let mut row = serde_json::to_vec(record)
+        .map_err(|e| Error::Internal(format!("a step record does not serialise: {e}")))?;
+    row.push(b'\n');
+    Ok(row)
+}
+
+/// The rows of `step` and before, and the step of the last of them. A last row cut by a crash is dropped: its step is after every checkpoint.
+fn keep_until(what: &str, rows: &[u8], step: u64) -> Result<(Vec<u8>, u64)> {
     let mut kept = Vec::new();
+    let mut last = 0;
     let whole_rows = rows.split_inclusive(|b| *b == b'\n');
     for (i, row) in whole_rows.filter(|row| row.ends_with(b"\n")).enumerate() {
         let record: StepRecord = serde_json::from_slice(row)
             .map_err(|e| Error::corrupt(format!("{what} row {}", i + 1), "a step record", e))?;
         if record.step <= step {
             kept.extend_from_slice(row);
+            last = record.step;
         }
     }
-    Ok(kept)
+    Ok((kept, last))
 }

@@ -140,7 +140,7 @@ impl Case {
             stop: stop_sender,
         };
         let clock: Arc<dyn Clock> = Arc::new(SteppingClock::new(Duration::from_millis(1)));
-        let log = MetricsLog::open(&self.run, self.steps.start, clock.clone())
+        let log = MetricsLog::open(&self.run, self.steps.start, &[], clock.clone())
             .await
             .unwrap();
         let per_step = self.microbatch * self.accumulation;
@@ -167,6 +167,9 @@ impl Case {
             accumulation: self.accumulation,
             side_by_side: self.side_by_side,
             checkpoint_every: self.checkpoint_every,
+            committed: self.steps.start,
+            owed_checkpoint: None,
+            keep: None,
             committer: self.commits.then(|| {
                 self.committer.clone().unwrap_or_else(|| {
                     Arc::new(StoreCommitter {

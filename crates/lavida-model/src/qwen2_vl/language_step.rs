@@ -74,7 +74,9 @@ impl LanguageStep {
         let device = device.clone().autodiff();
         let mllm = Qwen2Vl::init(vision, &language, special, &device);
         draw(&mllm.model, &device, seed);
-        draw(&mllm.lm_head, &device, seed);
+        if let Some(head) = &mllm.lm_head {
+            draw(head, &device, seed);
+        }
         let values = scene(n_visual, language.hidden_size, seed);
         let values = TensorData::new(values, [n_visual, language.hidden_size]);
         Self {
@@ -86,7 +88,8 @@ impl LanguageStep {
 
     /// Parameters of the language model, its head included.
     pub fn n_parameters(&self) -> usize {
-        self.mllm.model.num_params() + self.mllm.lm_head.num_params()
+        let head = self.mllm.lm_head.as_ref().map_or(0, Module::num_params);
+        self.mllm.model.num_params() + head
     }
 
     /// Forward and backward once; the gradients go.

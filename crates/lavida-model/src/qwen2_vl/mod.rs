@@ -19,7 +19,7 @@ use burn::nn::Linear;
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Device, FloatDType, Int, Tensor, TensorData};
 use lavida_kernels::compression::{CompressionError, compress_samples};
-use lavida_kernels::watch::gated;
+use lavida_kernels::{linear::linear, watch::gated};
 
 use crate::compression::{Compression, CompressionConfig, KeepRatio};
 use crate::config::{LanguageConfig, Positions, VisionConfig};
@@ -97,8 +97,8 @@ pub struct Qwen2Vl {
     pub visual: VisionTower,
     /// The language model.
     pub model: LanguageModel,
-    /// Hidden states to logits, without bias.
-    pub lm_head: Linear,
+    /// Hidden states to logits, without bias; none where the embedding does it.
+    pub lm_head: Option<Linear>,
     mrope_section: [usize; 3],
     rope_theta: f64,
     #[module(skip)]
@@ -132,13 +132,15 @@ impl Qwen2Vl {
         Self {
             visual: vision.init(language.hidden_size, device),
             model: language.init_model(device),
-            lm_head: normal_linear(
-                language.hidden_size,
-                language.vocab_size,
-                false,
-                language::INITIAL_STD,
-                device,
-            ),
+            lm_head: (!language.tie_word_embeddings).then(|| {
+                normal_linear(
+                    language.hidden_size,
+                    language.vocab_size,
+                    false,
+                    language::INITIAL_STD,
+                    device,
+                )
+            }),
             mrope_section: language.mrope_section,
             rope_theta: language.rope_theta,
             positions: language.positions,
@@ -164,11 +166,9 @@ impl Qwen2Vl {
         let rows = hidden_last.clone().flatten::<2>(0, 1); // [B·S, D]
         let semantic_feature = select_rows(rows.clone(), &layout.seg_rows);
         let answer = (!layout.answer_rows.is_empty()).then(|| AnswerPrediction {
-            logits: linear_of(
-                &gated(&self.lm_head, &rows),
-                select_rows(rows.clone(), &layout.answer_rows),
-            )
-            .cast(FloatDType::F32),
+            logits: self
+                .head(&rows, select_rows(rows.clone(), &layout.answer_rows))
+                .cast(FloatDType::F32),
             targets: int_tensor(&layout.answer_ids, &rows.device()),
         });
         MllmOutput {
@@ -185,7 +185,16 @@ impl Qwen2Vl {
     ///
     /// - hidden: `[B, S, D]`, after the final norm; output: `[B, S, V]`
     pub fn logits(&self, hidden: Tensor<3>) -> Tensor<3> {
-        linear_of(&self.lm_head, hidden)
+        self.head(&hidden, hidden.clone())
+    }
+
+    /// Logits of some of the rows of `all`. A tied head's gradient is complete only with the embedding's, so no gate hands it on
+    /// before.
+    fn head<const D: usize, const A: usize>(&self, all: &Tensor<A>, rows: Tensor<D>) -> Tensor<D> {
+        match &self.lm_head {
+            Some(head) => linear_of(&gated(head, all), rows),
+            None => linear(rows, self.model.embed_tokens.weight.val().transpose(), None),
+        }
     }
 
     /// Looks at the clips, compresses what is seen and places it between the words.

@@ -38,6 +38,7 @@ pub(super) fn sizes(positions: Positions) -> (VisionConfig, LanguageConfig) {
         mrope_section: [1, 1, 2],
         rope_theta: 1e6,
         rms_norm_eps: 1e-6,
+        tie_word_embeddings: false,
         positions,
     };
     (vision, language)

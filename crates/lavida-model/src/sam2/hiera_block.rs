@@ -1,7 +1,7 @@
 //! A block of Hiera: attention within windows or over the frame, and an MLP.
 //!
 //! The first block of a stage still uses the windows of the stage before and shrinks its queries by 2 × 2
-//! max-pooling, so that the window halves with them.
+//! max-pooling, so that the window halves with them; one of an odd side loses its last row and column.
 //! Reference: `MultiScaleBlock` and `MultiScaleAttention` in `hieradet.py` (SAM2).
 //!
 //! Shapes: `N` frames · `h w` grid of the map · `a` side of a window · `C` width · `K` heads · `d` width
@@ -56,17 +56,8 @@ pub struct MultiScaleBlock {
 
 impl MultiScaleBlockConfig {
     /// A new block with random weights.
-    ///
-    /// # Panics
-    ///
-    /// Panics if a shrinking block has windows of an odd side.
     pub fn init(&self, device: &Device) -> MultiScaleBlock {
         let shrinks = self.dim != self.dim_out;
-        assert!(
-            !shrinks || self.window_size.is_multiple_of(2),
-            "the windows before a stage are halved with the map, so {} must be even",
-            self.window_size
-        );
         let norm = |dim| {
             LayerNormConfig::new(dim)
                 .with_epsilon(NORM_EPSILON)
@@ -95,7 +86,8 @@ impl MultiScaleBlock {
         let side = self.window_size;
         // A window that is the whole frame is global attention, without moving a token.
         let is_global = side == 0 || map.grid == [side, side];
-        let is_padded = !is_global && !map.divides([side, side]);
+        let is_cut = self.proj.is_some() && !side.is_multiple_of(2); // pooled, its windows do not tile the pooled map
+        let is_padded = !is_global && (is_cut || !map.divides([side, side]));
         let map = if is_global {
             map
         } else if is_padded {
@@ -123,12 +115,16 @@ impl MultiScaleBlock {
         shortcut.with_tokens(tokens + hidden)
     }
 
-    /// Attention in windows that do not tile the grid: zeros fill the last ones, are attended to like
-    /// any token, and are cut off afterwards.
+    /// Attention in windows that do not tile the grid, or whose halves do not tile the next one: zeros fill the last ones, are
+    /// attended to like any token, and are cut off afterwards.
     ///
     /// # Shapes
     ///
     /// - normed: row by row; output: `[N, h'·w', C]` for the grid `[h', w']` asked for
+    ///
+    /// # Panics
+    ///
+    /// Panics if the halves of odd windows are smaller together than that grid; settings with such windows are refused.
     fn attend_padded(&self, normed: WindowedMap, grid_out: [usize; 2]) -> Tensor<3> {
         let side = self.window_size;
         let (n_frames, n_channels) = (normed.n_frames(), normed.n_channels());
@@ -183,7 +179,11 @@ impl MultiScaleAttention {
             linear(rows.clone(), weight, bias).reshape([n_groups, group, width])
         };
         let queries = map.with_tokens(part(0));
-        let queries = if pools { queries.max_pooled() } else { queries };
+        let queries = match (pools, is_global) {
+            (false, _) => queries,
+            (true, true) => queries.max_pooled(),
+            (true, false) => queries.pooled_within_windows(),
+        };
 
         let [groups, n_keys] = if is_global {
             let n_frames = map.n_frames();
@@ -338,8 +338,11 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "must be even")]
-    fn an_odd_window_cannot_be_halved() {
-        check_block([6, 6], 3, 16);
+    fn an_odd_window_loses_its_last_row_and_column_where_it_is_pooled() {
+        check_block([8, 8], 5, 16); // two windows a side, pooled to 2 cells each
+        check_block([8, 8], 7, 16); // pooled to 3 each, of which 4 in all are kept
+        check_block([7, 7], 7, 16); // the whole frame
+        check_block([4, 4], 7, 16); // more than the frame
+        check_block([8, 16], 7, 16);
     }
 }

@@ -122,6 +122,29 @@ impl WindowedMap {
     }
 }
 
+impl WindowedMap {
+    /// The largest of each 2 × 2 cells of every window, whose last odd row or column is dropped: the windows stay as many, and
+    /// the grid is what they make together.
+    pub fn pooled_within_windows(self) -> Self {
+        let [a, b] = self.window;
+        let (grid, even) = (self.grid, [a / 2 * 2, b / 2 * 2]);
+        let [n_windows, _, n_channels] = self.tokens.dims();
+        let tokens = if even == [a, b] {
+            self.tokens
+        } else {
+            self.tokens
+                .reshape([n_windows, a, b, n_channels])
+                .slice([0..n_windows, 0..even[0], 0..even[1]])
+                .reshape([n_windows, even[0] * even[1], n_channels])
+        };
+        Self {
+            tokens: max_pool(tokens, even),
+            grid: [grid[0] / a * (a / 2), grid[1] / b * (b / 2)],
+            window: [a / 2, b / 2],
+        }
+    }
+}
+
 /// `[N·windows, a·b, C]` to `[N, h·w, C]` row by row.
 fn merge_windows(
     tokens: Tensor<3>,

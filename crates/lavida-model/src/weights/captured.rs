@@ -40,6 +40,22 @@ impl CapturedTensor {
         }
     }
 
+    /// Takes values that are in the host's memory.
+    pub fn of_data(name: String, data: TensorData) -> Self {
+        Self {
+            name,
+            dtype: data.dtype(),
+            shape: data.shape().to_vec(),
+            layout: Layout::Same,
+            read: Arc::new(move || data.clone()),
+        }
+    }
+
+    /// Its name in the file.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// The same with its values in the host's memory. From a device with a memory of its own they are copied: nothing
     /// there keeps the values once its tensor is updated, except at the cost of a second copy there.
     pub fn on_host(self) -> Self {

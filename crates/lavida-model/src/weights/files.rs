@@ -176,6 +176,9 @@ impl TensorFiles {
         let name = folder.join(INDEX).display().to_string();
         let bytes = lavida_files::read(&folder.join(INDEX), MAX_INDEX_BYTES)
             .map_err(|error| WeightError::file(&name, "a readable file", error))?;
+        if let Some(found) = placeholder(&bytes) {
+            return Err(WeightError::file(&name, "the file itself", found));
+        }
         let Index { weight_map } = serde_json::from_slice(&bytes)
             .map_err(|error| WeightError::file(&name, "JSON with a weight_map", error))?;
         let mut faults = Vec::new();
@@ -237,13 +240,17 @@ impl TensorFiles {
     ///
     /// A tensor that cannot be read or holds no floats.
     pub fn read_weights(&self) -> Result<Tensors, WeightError> {
+        self.each_weight().collect()
+    }
+
+    /// The tensors of [`Self::read_weights`] one by one, each read when it is asked for.
+    pub fn each_weight(&self) -> impl Iterator<Item = Result<(String, TensorData), WeightError>> {
         let weights = self.names().filter(|name| !is_unused(name));
-        let read = |name: &str| {
+        weights.map(|name| {
             let data = self.read_stored(name)?;
             let kept = kept(data.dtype(), None);
             Ok((name.to_owned(), in_format(data, kept)))
-        };
-        weights.map(read).collect()
+        })
     }
 
     /// The tensors that are only carried, exactly as they are stored.
@@ -387,6 +394,23 @@ fn row_major<'a>(
     Cow::Owned(gathered)
 }
 
+/// What a file is that stands in a real one's place, with what to do about it; none where its bytes begin like no such thing.
+pub fn placeholder(bytes: &[u8]) -> Option<&'static str> {
+    const LOOKED_AT: usize = 256;
+    let start = &bytes[..bytes.len().min(LOOKED_AT)];
+    let start = String::from_utf8_lossy(start).trim_start().to_lowercase();
+    if start.starts_with("version https://git-lfs.github.com/spec/") {
+        Some("a Git LFS pointer: run `git lfs pull` in its folder, or download the file")
+    } else if ["<!doctype html", "<html"]
+        .iter()
+        .any(|tag| start.starts_with(tag))
+    {
+        Some("an HTML page: download the file itself (a gated model wants a token)")
+    } else {
+        None
+    }
+}
+
 #[expect(unsafe_code, reason = "mapping a file is unsafe wherever it is done")]
 pub(super) fn map(path: &Path) -> Result<Arc<Mmap>, WeightError> {
     let unreadable = |error| WeightError::file(path.display(), "a readable file", error);
@@ -394,7 +418,10 @@ pub(super) fn map(path: &Path) -> Result<Arc<Mmap>, WeightError> {
     // SAFETY: the file must not shrink or change while it is mapped. It is a checkpoint somebody finished writing; who
     // changes one while it is imported gets other weights or a bus error, as with every reader of such files.
     let map = unsafe { Mmap::map(&file) }.map_err(unreadable)?;
-    Ok(Arc::new(map))
+    match placeholder(&map) {
+        None => Ok(Arc::new(map)),
+        Some(found) => Err(WeightError::file(path.display(), "the file itself", found)),
+    }
 }
 
 #[cfg(test)]

@@ -9,6 +9,8 @@ mod carried;
 mod error;
 mod files;
 pub mod import;
+mod incoming;
+mod merging;
 pub mod names;
 mod pickle;
 mod safetensors;
@@ -19,15 +21,19 @@ pub use burnpack::write_burnpack;
 pub use captured::{CapturedFile, CapturedTensor, capture};
 pub use carried::{CARRIED, read_carried};
 pub use error::{WeightError, WeightMismatch};
-pub use files::TensorFiles;
+pub use files::{TensorFiles, placeholder};
+pub use incoming::IncomingTensors;
+pub use merging::Merging;
 pub use safetensors::{read_safetensors, write_safetensors};
-pub use shards::write_shards;
+pub use shards::{ShardWriter, write_shards};
+
+pub use burn::tensor::TensorData;
 
 use std::collections::BTreeMap;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::optim::GradientsParams;
-use burn::tensor::{DType, Tensor, TensorData};
+use burn::tensor::{DType, Tensor};
 use half::{bf16, f16};
 
 use names::{Layout, Path, transpose};
@@ -158,15 +164,29 @@ pub fn export_gradients<M: Module>(module: &M, gradients: &GradientsParams) -> T
     exporter.1
 }
 
-/// The module with every parameter replaced by the tensor of its name, converted to the device's float type.
-/// Which parameters train stays as it was.
+/// The module with every parameter replaced by the tensor of its name, in f32. Which parameters train stays as it was.
 ///
 /// # Errors
 ///
 /// [`WeightError::Mismatch`] lists every tensor that is missing, left over, of another shape or not finite.
 pub fn load<M: Module>(module: M, tensors: Tensors) -> Result<M, WeightError> {
+    load_as(module, tensors, |_| DType::F32)
+}
+
+/// [`load`] of each parameter in the number format that `format` says for its name. Tensors are let go one by one as they are
+/// taken, so no more than one is there twice.
+///
+/// # Errors
+///
+/// As [`load`].
+pub fn load_as<M: Module>(
+    module: M,
+    tensors: Tensors,
+    format: impl Fn(&str) -> DType,
+) -> Result<M, WeightError> {
     let mut loader = Loader {
         path: Path::default(),
+        format,
         tensors,
         mismatch: WeightMismatch::default(),
     };
@@ -224,13 +244,14 @@ pub(crate) fn walk<M: Module>(module: &M, visitor: &mut impl ParameterWalk) {
     });
 }
 
-struct Loader {
+struct Loader<F> {
     path: Path,
+    format: F,
     tensors: Tensors,
     mismatch: WeightMismatch,
 }
 
-impl ModuleMapper for Loader {
+impl<F: Fn(&str) -> DType> ModuleMapper for Loader<F> {
     fn enter_module(&mut self, name: &str, container_type: &str) {
         self.path.enter(name, container_type);
     }
@@ -260,7 +281,9 @@ impl ModuleMapper for Loader {
             self.mismatch.not_finite.push(name);
             return param;
         }
-        let tensor = Tensor::from_data(in_layout(data, layout), &param.lazy_device());
+        let dtype = (self.format)(&name);
+        let data = in_layout(files::in_format(data, dtype), layout);
+        let tensor = Tensor::from_data(data, (&param.lazy_device(), dtype));
         let id = param.id;
         param.transform_for_load(tensor, id)
     }

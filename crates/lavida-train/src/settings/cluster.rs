@@ -1,5 +1,6 @@
 //! `[cluster]`: how a run on several workers is led.
 
+use lavida_data::{Error, Result};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -33,9 +34,16 @@ pub struct ClusterSettings {
     /// With fewer no step is made.
     #[schemars(range(min = 1, max = 65_536), extend("unit" = "workers"))]
     pub min_workers: usize,
-    /// How long the first step waits for all wanted workers once there are enough.
+    /// How long the first step waits for all wanted workers, from when there are enough.
     #[schemars(range(min = 0, max = 31_536_000), extend("unit" = "seconds"))]
     pub patience_s: u64,
+    /// The same after a worker was lost, for another in its place.
+    #[schemars(range(min = 0, max = 31_536_000), extend("unit" = "seconds"))]
+    pub patience_after_loss_s: u64,
+    /// A machine that lost workers so often since it last had part in a checkpoint stands by, as long as the others are enough
+    /// for a world; 0 for never.
+    #[schemars(range(min = 0, max = 1_000_000_000), extend("unit" = "losses"))]
+    pub max_node_failures: u32,
     /// A run that learns and commits nothing for so long starts again from its last checkpoint.
     #[schemars(range(min = 1, max = 31_536_000), extend("unit" = "seconds"))]
     pub stall_s: u64,
@@ -56,10 +64,48 @@ impl Default for ClusterSettings {
             workers: 0,
             min_workers: 1,
             patience_s: 60,
+            patience_after_loss_s: 2,
+            max_node_failures: 3,
             stall_s: 1800,
             max_restarts: 10,
             shard_optimizer: false,
             sums: SumOrder::Ranks,
         }
+    }
+}
+
+impl ClusterSettings {
+    /// The numbers of workers that share `shares` microbatches evenly.
+    pub fn even_sizes(shares: usize) -> impl DoubleEndedIterator<Item = usize> {
+        (1..=shares).filter(move |size| shares.is_multiple_of(*size))
+    }
+
+    /// Refuses numbers of workers that cannot share the `shares` microbatches of a step.
+    pub(super) fn check(&self, shares: usize) -> Result<()> {
+        let even = || {
+            let sizes = Self::even_sizes(shares).map(|size| size.to_string());
+            sizes.collect::<Vec<_>>().join(", ")
+        };
+        let batch = || format!("train.global_batch / train.microbatch is {shares}");
+        if self.workers > 0 && !shares.is_multiple_of(self.workers) {
+            let expected = format!("0 or one of {} ({})", even(), batch());
+            return Err(Error::invalid("cluster.workers", expected, self.workers));
+        }
+        let most = match self.workers {
+            0 => shares,
+            workers => workers,
+        };
+        if self.min_workers > most {
+            let expected = match self.workers {
+                0 => format!("at most {shares} ({})", batch()),
+                workers => format!("at most cluster.workers, which is {workers}"),
+            };
+            return Err(Error::invalid(
+                "cluster.min_workers",
+                expected,
+                self.min_workers,
+            ));
+        }
+        Ok(())
     }
 }

@@ -170,7 +170,8 @@ impl Settings {
         self.model.check()?;
         self.sampler.check(&self.model.vision)?;
         self.train.check(self.model.language.hidden_size)?;
-        self.optimizer.check()
+        self.optimizer.check()?;
+        self.cluster.check(self.accumulation())
     }
 }
 

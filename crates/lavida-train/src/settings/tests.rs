@@ -103,6 +103,35 @@ fn settings_that_do_not_hold_are_none_for_serde_either() {
 }
 
 #[test]
+fn workers_that_cannot_share_a_step_are_refused_by_key() {
+    let batch = ["train.global_batch=12", "train.microbatch=2"];
+    let with = |more: &'static [&'static str]| [&batch[..], more].concat();
+    for fits in [
+        &["cluster.workers=3"][..],
+        &["cluster.workers=6", "cluster.min_workers=4"],
+        &["cluster.min_workers=6"],
+    ] {
+        tiny(&with(fits)).unwrap();
+    }
+    refused(
+        &with(&["cluster.workers=4"]),
+        &["cluster.workers", "0 or one of 1, 2, 3, 6", "found 4"],
+    );
+    refused(
+        &with(&["cluster.workers=3", "cluster.min_workers=4"]),
+        &[
+            "cluster.min_workers",
+            "cluster.workers, which is 3",
+            "found 4",
+        ],
+    );
+    refused(
+        &with(&["cluster.min_workers=7"]),
+        &["cluster.min_workers", "at most 6", "found 7"],
+    );
+}
+
+#[test]
 fn a_value_of_another_kind_is_told_in_the_users_words() {
     refused(
         &["train.steps=ten"],

@@ -48,7 +48,6 @@ pub fn try_trainer(
     settings: &Settings,
     checkpoint: Option<(u64, &BTreeMap<String, Bytes>)>,
 ) -> lavida_data::Result<Trainer> {
-    let part = |parts: &BTreeMap<String, Bytes>, name: &str| parts[name].clone();
     let parts = TrainerParts {
         settings: settings.clone(),
         tokenizers: Arc::new(Tokenizers::tiny()),
@@ -63,12 +62,14 @@ pub fn try_trainer(
         },
         weights: match checkpoint {
             None => InitialWeights::Random,
-            Some((_, parts)) => InitialWeights::Resume {
-                weights: part(parts, "weights.safetensors"),
-                optimizer: part(parts, "optimizer.safetensors"),
-            },
+            Some((_, parts)) => {
+                let names = ["weights.safetensors", "frozen.safetensors"];
+                let weights = names.iter().filter_map(|name| parts.get(*name));
+                InitialWeights::resume(weights, &parts["optimizer.safetensors"])?
+            }
         },
         carried: None,
+        frozen: Default::default(),
         reducer: Box::new(Alone),
         now: ticking(),
     };

@@ -2,13 +2,14 @@
 
 use clap::Args;
 use lavida_data::Error;
+use lavida_dataflow::device::DeviceName;
 use lavida_store::Store;
 use lavida_terminal::screen;
 
 use crate::{
     arguments::Dtype,
     export::{Format, Packing, Staged, free},
-    scoring::open_model,
+    scoring::open_weights,
 };
 
 #[derive(Debug, Args)]
@@ -28,7 +29,7 @@ pub struct ExportArgs {
     /// Folder or bucket to write; for a bucket the export is made in this machine's temporary folder (TMPDIR) first
     #[arg(long, value_name = "URI")]
     pub out: String,
-    /// Override a setting, as `section.key=value` (device=cpu where the run's device is not here); may be repeated
+    /// Override a setting, as `section.key=value`; may be repeated
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub set: Vec<String>,
 }
@@ -41,14 +42,15 @@ pub async fn run(args: ExportArgs) -> anyhow::Result<()> {
     };
     let out = Store::open(&args.out)?;
     free(&out).await?;
-    let model = open_model(&args.checkpoint, &args.set).await?;
+    let model = open_weights(&args.checkpoint, &args.set).await?;
+    DeviceName::parse(&model.about.settings.device)?; // none is needed, but what is written has to be one
     let carried = model.carried().await?;
     if carried.is_empty() {
         screen::line(
             "export: no SAM2 memory: the model was not imported with it, so the reference's classes will report those tensors as missing",
         );
     }
-    let staged = Staged::write(&model, &carried, &out, packing).await?;
+    let staged = Staged::of_opened(&model, &carried, &out, packing).await?;
     for file in staged.publish().await? {
         screen::line(&format!(
             "{}  {} ({} bytes)",

@@ -13,6 +13,7 @@ use lavida_data::{
 };
 use lavida_score::exported::Exported;
 use lavida_store::{Store, local_path};
+use lavida_terminal::progress::Busy;
 use lavida_train::settings::Settings;
 use serde_json::{Value, json};
 
@@ -36,6 +37,9 @@ pub struct InspectArgs {
     /// A built dataset
     #[arg(long, value_name = "URI")]
     pub data: Option<String>,
+    /// Read every file that the checkpoint is made of, shared ones too, and hold it against its size and hash
+    #[arg(long, requires = "checkpoint")]
+    pub verify: bool,
     /// Replay the draw of this sample as a picture
     #[arg(long, value_name = "ID", requires = "data")]
     pub sample: Option<String>,
@@ -75,7 +79,7 @@ pub struct InspectArgs {
 
 pub async fn run(args: InspectArgs) -> anyhow::Result<()> {
     let document = match (&args.checkpoint, &args.data, &args.sample) {
-        (Some(uri), _, _) => checkpoint(uri).await?,
+        (Some(uri), _, _) => checkpoint(uri, args.verify).await?,
         (_, Some(uri), None) => dataset(uri).await?,
         (_, Some(uri), Some(sample)) => replay(&args, uri, sample).await?,
         (None, None, _) => anyhow::bail!("--checkpoint or --data"), // clap asks for one of them
@@ -87,17 +91,22 @@ pub async fn run(args: InspectArgs) -> anyhow::Result<()> {
     }
 }
 
-async fn checkpoint(uri: &str) -> anyhow::Result<Value> {
+async fn checkpoint(uri: &str, verify: bool) -> anyhow::Result<Value> {
     if let Some(exported) = open_export(uri)? {
-        return export(&exported);
+        return export(&exported); // which was held against its sums
     }
     let checkpoint = lavida_checkpoint::open(uri).await?;
+    if verify {
+        let _reading = Busy::new(&format!("reading every file of {}", checkpoint.uri()));
+        checkpoint.verify().await?;
+    }
     let parts = checkpoint.manifest.parts.iter();
     let parts: Vec<Value> = parts
         .map(|part| json!({ "name": part.name, "bytes": part.bytes, "blake3": part.blake3 }))
         .collect();
     Ok(json!({
         "checkpoint": checkpoint.uri(),
+        "verified": verify,
         "state": checkpoint.manifest.state,
         "parts": parts,
         "settings": toml::from_str::<Value>(&checkpoint.settings_toml().await?)?,

@@ -10,7 +10,9 @@ use crate::{
     arguments::at_least,
     config,
     launch::{
-        join, launched, lead, local, processes,
+        join, launched,
+        lead::{self, TakesOver},
+        local, processes,
         scheduler::{self, ClusterChoice},
     },
 };
@@ -46,6 +48,10 @@ pub struct TrainArgs {
     /// join it
     #[arg(long, value_enum, default_value_t = ClusterChoice::Auto, conflicts_with_all = ["join", "listen"])]
     pub cluster: ClusterChoice,
+    /// Lead the run although another coordinator leads it now: that one ends with exit code 5, and its workers end or join
+    /// this one
+    #[arg(long, conflicts_with = "join")]
+    pub take_over: bool,
     /// Serve Prometheus metrics at http://IP:PORT/metrics, port 0 for any; workers that are started here follow at PORT+1, …
     #[arg(long, value_name = "IP:PORT")]
     pub metrics: Option<SocketAddr>,
@@ -64,16 +70,21 @@ pub async fn run(args: TrainArgs) -> anyhow::Result<()> {
     };
     let (data, n_workers) = (&args.data, args.local);
     let loaded = config::load(config, &args.set)?;
+    let takes_over = if args.take_over {
+        TakesOver::Always
+    } else {
+        TakesOver::Never
+    };
     if let Some(address) = &args.listen {
-        return lead::run(loaded, data, out, address, certs, args.metrics).await;
+        return lead::run(loaded, data, out, takes_over, address, certs, args.metrics).await;
     }
     if n_workers > 1 && lead::reaches_beyond_a_process(&loaded.settings) {
-        return processes::run(loaded, data, out, n_workers, args.metrics).await;
+        return processes::run(loaded, data, out, takes_over, n_workers, args.metrics).await;
     }
     if n_workers == 1
         && let Some(place) = scheduler::place(args.cluster, scheduler::environment)?
     {
-        return launched::run(loaded, data, out, place, certs, args.metrics).await;
+        return launched::run(loaded, data, out, takes_over, place, certs, args.metrics).await;
     }
     local::run(&loaded, data, out, n_workers, args.metrics).await
 }

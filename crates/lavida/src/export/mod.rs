@@ -8,13 +8,15 @@ use std::path::Path;
 use clap::ValueEnum;
 use lavida_checkpoint::contents::{CLIP_TOKENIZER, SETTINGS, TOKENIZER};
 use lavida_data::Error;
+use lavida_dataflow::device;
 use lavida_model::{
+    lavida::Lavida,
     precision::Precision,
-    weights::{Tensors, write_burnpack, write_shards},
+    weights::{ShardWriter, Tensors, write_burnpack, write_shards},
 };
 use lavida_score::{
     exported::{CONFIG, ExportedFile, SUMS, weight_error},
-    model::ScoringModel,
+    model::{ModelInfo, OpenedModel, ScoringModel},
 };
 use lavida_store::Store;
 use lavida_terminal::progress::{Busy, Progress, Unit};
@@ -72,18 +74,43 @@ pub struct Staged {
 impl Staged {
     /// The export of a model that was never imported as one safetensors file in f32.
     pub async fn of_trained(model: &ScoringModel, out: &Store) -> anyhow::Result<Self> {
-        Self::write(model, &Tensors::new(), out, Packing::default()).await
+        let (packing, carried) = (Packing::default(), Tensors::new());
+        let staging = Staging::begin(out).await?;
+        let weights = model.scorer.model();
+        let names = write_module(weights, &carried, staging.folder(), packing)?;
+        Self::with_documents(staging, names, &model.about(), &carried, packing)
     }
 
-    /// Writes the export, with what the model carries, where it does not count.
-    pub async fn write(
-        model: &ScoringModel,
+    /// Writes the export of a model, with what it carries, where it does not count. Weights go from file to file one by one;
+    /// only Burn's format, which wants to know them all first, takes the model into memory.
+    pub async fn of_opened(
+        model: &OpenedModel,
         carried: &Tensors,
         out: &Store,
         packing: Packing,
     ) -> anyhow::Result<Self> {
         let staging = Staging::begin(out).await?;
-        let (files, sums) = write_files(model, carried, staging.folder(), packing)?;
+        let folder = staging.folder();
+        let names = match packing.format {
+            Format::Burnpack => {
+                let scorer = model
+                    .scorer(packing.precision, &device::named("cpu")?)
+                    .await?;
+                write_module(scorer.model(), carried, folder, packing)?
+            }
+            Format::Safetensors => write_weights(model, carried, folder, packing).await?,
+        };
+        Self::with_documents(staging, names, &model.about, carried, packing)
+    }
+
+    fn with_documents(
+        staging: Staging,
+        weights: Vec<String>,
+        about: &ModelInfo,
+        carried: &Tensors,
+        packing: Packing,
+    ) -> anyhow::Result<Self> {
+        let (files, sums) = write_documents(weights, about, carried, staging.folder(), packing)?;
         Ok(Self {
             staging,
             files,
@@ -98,15 +125,14 @@ impl Staged {
     }
 }
 
-/// Writes every file of the export into `out`, and says what they are and what their sums say.
-fn write_files(
-    model: &ScoringModel,
+/// Writes the weights of a model that is in memory. Says the files' names.
+fn write_module(
+    weights: &Lavida,
     carried: &Tensors,
     out: &Path,
     packing: Packing,
-) -> anyhow::Result<(Vec<ExportedFile>, String)> {
-    let weights = model.scorer.model();
-    let mut names = match packing.format {
+) -> anyhow::Result<Vec<String>> {
+    let written = match packing.format {
         Format::Burnpack => {
             let _writing = Busy::new("export: writing the weights");
             write_burnpack(weights, carried, out, packing.precision)
@@ -127,17 +153,52 @@ fn write_files(
                 on_bytes,
             )
         }
-    }
-    .map_err(weight_error)?;
-    let serving = serving::document(model, carried, packing, &names)?;
+    };
+    Ok(written.map_err(weight_error)?)
+}
+
+/// Writes safetensors files of a model's weights, each as it is read. Says the files' names.
+async fn write_weights(
+    model: &OpenedModel,
+    carried: &Tensors,
+    out: &Path,
+    packing: Packing,
+) -> anyhow::Result<Vec<String>> {
+    let policies = model.about.settings.policies();
+    let merging = model.merging(&policies)?;
+    let (precision, max_bytes) = (packing.precision, packing.max_shard_bytes);
+    let served = merging.served();
+    let writer = ShardWriter::create(out, served, precision, carried, max_bytes);
+    let mut writer = writer.map_err(weight_error)?;
+    let folder = out.display().to_string();
+    Store::open(&folder)?.check_room(writer.progress().1)?;
+    let progress = Progress::new("export: writing", Unit::Bytes, writer.progress().1);
+    let write = |name: &str, data| {
+        writer.write(name, data).map_err(weight_error)?;
+        progress.set(writer.progress().0);
+        Ok(())
+    };
+    model.each_weight(merging, write).await?;
+    Ok(writer.finish().map_err(weight_error)?)
+}
+
+/// Writes every file of the export into `out` but its weights, which are there, and says what they are and what their sums say.
+fn write_documents(
+    mut names: Vec<String>,
+    about: &ModelInfo,
+    carried: &Tensors,
+    out: &Path,
+    packing: Packing,
+) -> anyhow::Result<(Vec<ExportedFile>, String)> {
+    let serving = serving::document(about, carried, packing, &names)?;
     let files = [
-        (CONFIG, serde_json::to_vec_pretty(&config(model))?),
+        (CONFIG, serde_json::to_vec_pretty(&config(about))?),
         (SERVING, serde_json::to_vec_pretty(&serving)?),
-        (SETTINGS, settings(&model.settings).to_toml().into_bytes()),
-        (TOKENIZER, model.tokenizers.prompt_json()?.into_bytes()),
+        (SETTINGS, settings(about, packing).to_toml().into_bytes()),
+        (TOKENIZER, about.tokenizers.prompt_json()?.into_bytes()),
         (
             CLIP_TOKENIZER,
-            model.tokenizers.category_json()?.into_bytes(),
+            about.tokenizers.category_json()?.into_bytes(),
         ),
     ];
     for (name, bytes) in files {
@@ -164,7 +225,7 @@ fn write_files(
     Ok((exported, sums))
 }
 
-fn config(model: &ScoringModel) -> serde_json::Value {
+fn config(model: &ModelInfo) -> serde_json::Value {
     let m = &model.settings.model;
     let special = model.tokenizers.special();
     json!({
@@ -184,9 +245,13 @@ fn config(model: &ScoringModel) -> serde_json::Value {
     })
 }
 
-/// The settings as they hold for the export: its own vocabularies, and no adapters, which are merged.
-fn settings(of_checkpoint: &Settings) -> Settings {
-    let mut settings = of_checkpoint.clone();
+/// The settings as they hold for the export: its own vocabularies, no adapters, which are merged, and the number format that
+/// weights were rounded to.
+fn settings(about: &ModelInfo, packing: Packing) -> Settings {
+    let mut settings = about.settings.clone();
+    if packing.precision == Precision::Bf16 {
+        settings.train.precision = Precision::Bf16;
+    }
     settings.model.tokenizer = TOKENIZER.to_owned();
     settings.model.clip_tokenizer = CLIP_TOKENIZER.to_owned();
     settings.train.initial = None;

@@ -9,7 +9,7 @@ use lavida_data::{
     tokenizer::SEG_TOKEN,
 };
 use lavida_model::{lavida::UNUSED_TENSORS, precision::Precision, weights::Tensors};
-use lavida_score::model::ScoringModel;
+use lavida_score::model::ModelInfo;
 use serde_json::{Value, json};
 
 use super::{Format, Packing};
@@ -21,7 +21,7 @@ const GATED: f32 = -1024.0;
 
 /// The whole document.
 pub fn document(
-    model: &ScoringModel,
+    model: &ModelInfo,
     carried: &Tensors,
     packing: Packing,
     weights: &[String],

@@ -29,6 +29,8 @@ const CHUNK_BYTES: usize = 8 << 20;
 pub struct Staging {
     out: Store,
     place: Place,
+    /// Whether there was no folder before.
+    made_folder: bool,
 }
 
 #[derive(Debug)]
@@ -116,6 +118,7 @@ impl Staging {
     /// folder cannot be made.
     pub async fn begin(out: &Store) -> Result<Self> {
         free(out).await?;
+        let made_folder = out.local_path().is_some_and(|folder| !folder.exists());
         let place = match out.local_path() {
             Some(folder) => {
                 remove_interrupted(&folder)?;
@@ -134,6 +137,7 @@ impl Staging {
         Ok(Self {
             out: out.clone(),
             place,
+            made_folder,
         })
     }
 
@@ -210,10 +214,16 @@ fn move_files<'a>(from: &Path, to: &Path, names: impl Iterator<Item = &'a str>) 
 
 impl Drop for Staging {
     fn drop(&mut self) {
-        if let Place::Inside(folder, _) = &self.place
-            && let Err(error) = fs::remove_dir_all(folder)
-        {
+        let Place::Inside(folder, _) = &self.place else {
+            return;
+        };
+        if let Err(error) = fs::remove_dir_all(folder) {
             tracing::warn!("{}: {error}", folder.display());
+        }
+        if self.made_folder
+            && let Some(out) = folder.parent()
+        {
+            let _ = fs::remove_dir(out); // an export that was published is in it, and it stays
         }
     }
 }

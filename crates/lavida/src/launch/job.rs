@@ -4,7 +4,10 @@ use std::path::PathBuf;
 
 use lavida_control::RunId;
 use lavida_data::{Error, Result};
-use lavida_dataflow::{device::DeviceName, run::Run};
+use lavida_dataflow::{
+    device::DeviceName,
+    run::{Run, check_goes_on},
+};
 use lavida_store::{Store, hex};
 use lavida_terminal::screen;
 use serde::{Deserialize, Serialize};
@@ -20,6 +23,10 @@ use crate::config::{self, Loaded};
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Job {
+    /// The build that leads the run: two builds do not train together.
+    build: String,
+    /// Hash of the coordinator's program, by which another file of the same build is told.
+    program: String,
     /// Settings as resolved, in TOML.
     settings: String,
     /// Where relative paths in them start from.
@@ -31,10 +38,15 @@ pub struct Job {
 }
 
 impl Job {
-    /// Opens the data and says what the run is.
+    /// Opens the data, compares it and the settings with the run's newest checkpoint, and says what the run is.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] where the run began with others: nothing of it is touched.
     pub async fn of(loaded: &Loaded, data: &[String], out: &str) -> anyhow::Result<Self> {
         DeviceName::parse(&loaded.settings.device)?; // workers have it, this machine need not
         let catalog = open_catalog(data, &loaded.settings).await?;
+        check_goes_on(&Store::open(out)?, &loaded.settings, &catalog).await?;
         let mixture = described(&catalog, &loaded.settings);
         screen::line(&format!("train: mixes {mixture}"));
         let absolute = |uri: &String| Ok(Store::open(uri)?.uri().to_owned());
@@ -45,6 +57,8 @@ impl Job {
                 .map_err(|e| Error::invalid(loaded.folder.display(), "the settings' folder", e))?
         };
         Ok(Self {
+            build: build(),
+            program: program()?,
             settings: loaded.settings.to_toml(),
             folder,
             data: data.iter().map(absolute).collect::<Result<_>>()?,
@@ -58,9 +72,30 @@ impl Job {
     }
 
     /// The job of a coordinator, and which run that is.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] when this is another build than the coordinator's.
     pub fn read(bytes: &[u8]) -> Result<(Self, RunId)> {
-        let job = serde_json::from_slice(bytes)
-            .map_err(|e| Error::invalid("the coordinator's job", "one of this version", e))?;
+        let unreadable = |e| Error::invalid("the coordinator's job", "one of this version", e);
+        // First the build: that of another may have other keys.
+        let value: serde_json::Value = serde_json::from_slice(bytes).map_err(unreadable)?;
+        let (theirs, ours) = (value["build"].as_str().unwrap_or("an earlier one"), build());
+        if theirs != ours {
+            let expected = format!("build {theirs}, as the coordinator");
+            return Err(Error::invalid(
+                "this worker",
+                expected,
+                format!("build {ours}"),
+            ));
+        }
+        let job: Self = serde_json::from_value(value).map_err(unreadable)?;
+        if job.program != program()? {
+            screen::line(&format!(
+                "train: this program is another file than the coordinator's, of the same build {ours}: \
+                 other features, or changes that are not committed"
+            ));
+        }
         Ok((job, RunId::of(bytes)))
     }
 
@@ -79,5 +114,42 @@ impl Job {
             return Err(Error::invalid(self.data.join(", "), expected, found).into());
         }
         Ok(run)
+    }
+}
+
+/// What this program was built from: its version and its commit.
+pub fn build() -> String {
+    let (version, commit) = (env!("CARGO_PKG_VERSION"), env!("LAVIDA_BUILD_COMMIT"));
+    format!("{version} ({commit})")
+}
+
+/// Hash of this program's file.
+fn program() -> Result<String> {
+    let unreadable = |e: std::io::Error| Error::unreadable("this program's file", e);
+    let path = std::env::current_exe().map_err(unreadable)?;
+    let mut hasher = blake3::Hasher::new();
+    let file = lavida_files::open(&path).map_err(unreadable)?;
+    hasher.update_reader(file).map_err(unreadable)?;
+    Ok(hasher.finalize().to_hex().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_job_of_another_build_is_refused_whatever_else_it_says() {
+        for (job, words) in [
+            (
+                r#"{"build": "9.9 (else)", "unheard_of": 1}"#,
+                "expected build 9.9 (else), as the coordinator",
+            ),
+            (r#"{"settings": ""}"#, "expected build an earlier one"),
+        ] {
+            let error = Job::read(job.as_bytes()).unwrap_err();
+            assert_eq!(error.exit_code(), 2);
+            let text = error.to_string();
+            assert!(text.contains(words) && text.contains(&build()), "{text}");
+        }
     }
 }

@@ -71,6 +71,13 @@ pub async fn run(
     };
     run.figures = figures;
     run.quiet = has_parent; // it shows the run itself
+    screen::line(&format!(
+        "train: worker {}/{} (member {id}, process {}) joins the run {} at {address}",
+        node_name(),
+        slot()?,
+        std::process::id(),
+        job.out
+    ));
     let asks = Join {
         run: run_id,
         node: node_name(),
@@ -146,7 +153,7 @@ fn own_address_towards(coordinator: &str) -> Result<String> {
 }
 
 /// What this machine calls itself: ranks of one machine stand together.
-fn node_name() -> String {
+pub fn node_name() -> String {
     let name = lavida_files::read_system("/proc/sys/kernel/hostname");
     let name = name.ok().or_else(|| std::env::var("HOSTNAME").ok());
     let name = name.unwrap_or_default();

@@ -15,7 +15,8 @@ use lavida_terminal::screen;
 use tokio::net::TcpStream;
 
 use super::{
-    join, lead,
+    join,
+    lead::{self, TakesOver},
     outcome::{is_complete, report},
     processes::{self, Ended, PARTING, Workers, own_folder},
     scheduler::{Place, Scheduler},
@@ -27,6 +28,7 @@ pub async fn run(
     mut loaded: Loaded,
     data: &[String],
     out: &str,
+    takes_over: TakesOver,
     place: Place,
     certs: Option<&Path>,
     metrics_at: Option<SocketAddr>,
@@ -84,7 +86,7 @@ pub async fn run(
         cluster.workers = n;
     }
     let at = listen_at(&place.coordinator)?;
-    let coordinator = lead::start(&loaded, data, out, at, &secured).await?;
+    let coordinator = lead::start(&loaded, data, out, takes_over, at, &secured).await?;
     let outcome = processes::lead_with(coordinator, workers, &loaded, metrics_at).await?;
     match place.scheduler {
         Scheduler::Slurm => report(&outcome, steps, out),

@@ -4,8 +4,8 @@ use std::{net::SocketAddr, path::Path};
 
 use lavida_cluster::{
     engine::{is_built, require},
-    shell::{CoordinatorHandle, Security, coordinate, random_cookie, random_id},
-    training::{coordinator_settings, cuda_device},
+    shell::{CoordinatorHandle, Security, coordinate, owner, random_cookie, random_id},
+    training::{Program, coordinator_settings, cuda_device},
 };
 use lavida_control::{CoordinatorId, Engine, Outcome};
 use lavida_data::{Error, Result};
@@ -14,7 +14,8 @@ use lavida_terminal::screen;
 use lavida_train::settings::Settings;
 
 use super::{
-    job::Job,
+    job::{self, Job},
+    join::node_name,
     metrics,
     outcome::report,
     security::{COOKIE, security},
@@ -26,6 +27,7 @@ pub async fn run(
     loaded: Loaded,
     data: &[String],
     out: &str,
+    takes_over: TakesOver,
     address: &str,
     certificates: Option<&Path>,
     metrics_at: Option<SocketAddr>,
@@ -38,7 +40,7 @@ pub async fn run(
         drawn = true;
         random_cookie()
     })?;
-    let coordinator = start(&loaded, data, out, at, &security).await?;
+    let coordinator = start(&loaded, data, out, takes_over, at, &security).await?;
     let with = match (certificates, drawn) {
         (Some(_), _) => " --certs DIR".to_owned(),
         _ => String::new(),
@@ -56,11 +58,26 @@ pub async fn run(
     report(&outcome, loaded.settings.train.steps, out)
 }
 
-/// A coordinator of this run that listens.
+/// What a coordinator does about another one that leads its run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TakesOver {
+    /// It ends without touching the run.
+    Never,
+    /// It takes the run over: the other one is fenced.
+    Always,
+}
+
+/// A coordinator of this run that listens. Settings, data and the newest checkpoint are read, and who leads the run now is
+/// asked, before anything of it is written.
+///
+/// # Errors
+///
+/// [`Error::Invalid`] when the run began with other settings or data, or another coordinator leads it.
 pub async fn start(
     loaded: &Loaded,
     data: &[String],
     out: &str,
+    takes_over: TakesOver,
     at: SocketAddr,
     security: &Security,
 ) -> anyhow::Result<CoordinatorHandle> {
@@ -68,8 +85,20 @@ pub async fn start(
     let job = Job::of(loaded, data, out).await?.to_bytes();
     let id = CoordinatorId(random_id());
     let engine = engine(&loaded.settings)?;
-    let settings = coordinator_settings(id, &loaded.settings, engine, job)?;
-    Ok(coordinate(settings, at, security, Store::open(out)?).await?)
+    let program = Program {
+        build: job::build(),
+        node: node_name(),
+    };
+    let settings = coordinator_settings(id, &loaded.settings, engine, job, program)?;
+    let run = Store::open(out)?;
+    if takes_over == TakesOver::Never
+        && let Some(owner) = owner::living(&run).await?
+    {
+        let expected =
+            "a run that nobody leads now; --take-over fences who does, whose workers then end";
+        return Err(Error::invalid(out, expected, format!("{owner} leads it")).into());
+    }
+    Ok(coordinate(settings, at, security, run).await?)
 }
 
 /// Shows the run until it has ended. An interrupt ends it after what is under way.
@@ -93,7 +122,7 @@ pub async fn until_ended(
 
 /// What carries gradients between the processes of a run, if this build has it: NCCL between GPUs, Gloo between CPUs and
 /// where there is no NCCL.
-fn between_processes(settings: &Settings) -> Engine {
+pub fn between_processes(settings: &Settings) -> Engine {
     match cuda_device(&settings.device) {
         Some(_) if is_built(Engine::Nccl) => Engine::Nccl,
         _ => Engine::Gloo,

@@ -61,7 +61,7 @@ struct Led {
 
 impl Collector for Led {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let status = *self.status.borrow();
+        let status = self.status.borrow().clone();
         let members = self.members.borrow().clone();
 
         let help = "Workers that take part or wait to, by what they do.";
@@ -103,11 +103,6 @@ impl Collector for Led {
                 status.n_commits,
             ),
             (
-                "lavida_run_lost_members",
-                "Members that went without saying so.",
-                status.n_lost_members,
-            ),
-            (
                 "lavida_run_lost_generations",
                 "Generations that ended before the run, growth not counted.",
                 status.n_lost_generations,
@@ -115,6 +110,20 @@ impl Collector for Led {
         ] {
             let counter = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
             ConstCounter::new(value).encode(counter)?;
+        }
+
+        let help = "Workers that went without saying so, by machine and by how it was noticed.";
+        let name = "lavida_run_lost_members";
+        let mut lost = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for ((node, reason), n) in &status.lost_members {
+            let labels = [("node", node.as_str()), ("reason", reason.word())];
+            ConstCounter::new(*n).encode(lost.encode_family(&labels)?)?;
+        }
+        let help = "Machines whose workers stand by because they were lost again and again.";
+        let name = "lavida_run_stood_down";
+        let mut stood_down = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for node in &status.stood_down {
+            ConstGauge::new(1u64).encode(stood_down.encode_family(&[("node", node.as_str())])?)?;
         }
 
         let ranks = || {

@@ -21,7 +21,9 @@ use lavida_train::settings::Settings;
 use tokio::process::{Child, Command};
 
 use super::{
-    join, lead, metrics,
+    join,
+    lead::{self, TakesOver},
+    metrics,
     outcome::{is_complete, report},
     security::COOKIE,
 };
@@ -139,6 +141,7 @@ pub async fn run(
     mut loaded: Loaded,
     data: &[String],
     out: &str,
+    takes_over: TakesOver,
     n: usize,
     at: Option<SocketAddr>,
 ) -> anyhow::Result<()> {
@@ -151,7 +154,7 @@ pub async fn run(
     (cluster.workers, cluster.min_workers) = (n, n);
     let security = Security::on_loopback(random_cookie()?);
     let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
-    let coordinator = lead::start(&loaded, data, out, loopback, &security).await?;
+    let coordinator = lead::start(&loaded, data, out, takes_over, loopback, &security).await?;
     let workers = Workers {
         first_slot: 0,
         n,

@@ -86,7 +86,7 @@ async fn lines(
     let mut ticks = tokio::time::interval(LINE);
     loop {
         ticks.tick().await;
-        let (status, members) = (*status.borrow(), members.borrow().clone());
+        let (status, members) = (status.borrow().clone(), members.borrow().clone());
         screen::line(&format!("train: {}", run_line(aim, &status, &members)));
         for straggler in stragglers(&members) {
             screen::line(&format!("train: {straggler}"));

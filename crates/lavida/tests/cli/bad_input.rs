@@ -1,8 +1,8 @@
 //! Bad input ends with its own message and exit code, and leaves nothing half done.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use crate::support::{TINY, World, finish};
+use crate::support::{TINY, World, finish, names};
 
 /// A train command on data that is never opened.
 fn settings_refused(args: &[&str], words: &[&str]) {
@@ -143,7 +143,7 @@ fn a_run_without_a_checkpoint_is_no_checkpoint() {
 }
 
 fn shard(world: &World, dataset: &str) -> PathBuf {
-    let folder = world.join("shards").join(dataset);
+    let folder = world.join("shards").join(dataset).join("data");
     let files = std::fs::read_dir(folder)
         .unwrap()
         .map(|entry| entry.unwrap().path());
@@ -229,4 +229,38 @@ fn what_is_no_video_is_refused() {
         ran.refused(2, &[video]);
         assert!(!world.join("scored").exists(), "{video}");
     }
+}
+
+#[test]
+fn a_copy_of_a_run_has_all_it_needs_and_a_file_of_frozen_weights_that_is_gone_or_changed_is_named()
+{
+    let world = World::new();
+    let run = world.trained();
+    let copy = |from: &Path, to: &Path| {
+        let copied = std::process::Command::new("cp")
+            .arg("-r")
+            .args([from, to])
+            .status();
+        assert!(copied.unwrap().success());
+    };
+    copy(&world.join(run), &world.join("elsewhere"));
+    std::fs::remove_dir_all(world.join(run)).unwrap();
+    let verify = ["inspect", "--checkpoint", "elsewhere", "--verify", "--json"];
+    assert_eq!(world.run(&verify).json()["verified"], true);
+
+    let frozen = world.join("elsewhere/frozen");
+    let frozen = frozen.join(&names(&frozen)[0]);
+    let mut bytes = std::fs::read(&frozen).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(&frozen, bytes).unwrap();
+    let both = ["elsewhere/frozen/", "checkpoints/0000000002/manifest.json"];
+    world.run(&verify).refused(3, &both);
+    std::fs::remove_file(&frozen).unwrap();
+    let export = ["export", "--checkpoint", "elsewhere", "--out", "exported"];
+    for args in [&verify[..], &export] {
+        world
+            .run(args)
+            .refused(3, &[&both[..], &["no file"]].concat());
+    }
+    finish(world.train("elsewhere", &[])).refused(3, &both);
 }

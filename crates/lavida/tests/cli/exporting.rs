@@ -74,7 +74,10 @@ fn an_export_scores_as_the_checkpoint_did_to_the_bit_with_adapters_merged() {
     ];
     finish(world.lavida(&args)).succeeded();
     let trained = std::fs::read(world.join("run/checkpoints/0000000002/g0-weights.safetensors"));
-    let trained = read_safetensors(&trained.unwrap()).unwrap();
+    let mut trained = read_safetensors(&trained.unwrap()).unwrap();
+    let frozen = world.join("run/frozen");
+    let frozen = std::fs::read(frozen.join(&names(&frozen)[0]));
+    trained.extend(read_safetensors(&frozen.unwrap()).unwrap());
     let adapters = trained
         .keys()
         .filter(|name| name.contains(".lora_"))

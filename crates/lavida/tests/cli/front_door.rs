@@ -207,8 +207,8 @@ fn what_is_no_store_is_not_called_one() {
         .run(&[&predict[..], &["--out", "file/scored"]].concat())
         .refused(2, &["file/scored"]);
     world
-        .run(&["inspect", "--data", "shards/coco/manifest.json"])
-        .refused(2, &["manifest.json", "expected a folder"]);
+        .run(&["inspect", "--data", "shards/coco/_manifest.json"])
+        .refused(2, &["_manifest.json", "expected a folder"]);
 }
 
 #[test]

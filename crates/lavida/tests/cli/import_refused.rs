@@ -377,3 +377,26 @@ fn a_tensor_that_is_only_carried_and_is_no_number_is_named() {
     run_in(folder, &import).refused(3, &words);
     assert!(!folder.join("back").exists());
 }
+
+const POINTER: &str = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 4\n";
+const PAGE: &str = "<!DOCTYPE html>\n<html><body>Access to this model is restricted</body></html>";
+
+#[test]
+fn a_file_that_only_stands_for_the_real_one_is_named_with_what_to_do() {
+    for (text, words) in [
+        (POINTER, "git lfs pull"),
+        (PAGE, "download the file itself"),
+    ] {
+        for file in [SHARD, INDEX, "tokenizer.json", "config.json"] {
+            let folder = tempfile::tempdir().unwrap();
+            let qwen2_vl = copy(folder.path(), "qwen2_vl", |folder| {
+                std::fs::write(folder.join(file), text).unwrap();
+            });
+            check(with_qwen2_vl(qwen2_vl), &[], 3, &[file, words]);
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let sam2 = folder.path().join("sam2.pt");
+        std::fs::write(&sam2, text).unwrap();
+        check(with_sam2(sam2), &[], 3, &["sam2.pt", words]);
+    }
+}

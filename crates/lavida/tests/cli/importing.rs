@@ -279,7 +279,7 @@ fn the_layout_of_newer_transformers_is_read_too() {
 }
 
 #[test]
-fn a_tied_head_is_the_embedding() {
+fn a_tied_head_stays_one_matrix_through_training_and_export() {
     let folder = tempfile::tempdir().unwrap();
     let qwen2_vl = changed(folder.path(), "qwen2_vl", |tensors, config| {
         tensors.remove("lm_head.weight").unwrap();
@@ -289,12 +289,44 @@ fn a_tied_head_is_the_embedding() {
         qwen2_vl,
         ..Towers::default()
     };
-    tied.import(folder.path(), "tied", &[]).succeeded();
-    let weights = weights(folder.path(), "tied");
-    assert_eq!(
-        weights["lm_head.weight"],
-        weights["model.embed_tokens.weight"]
+    let ran = tied.import(folder.path(), "tied", &[]).succeeded();
+    let key = "model.language.tie_word_embeddings = true";
+    assert!(ran.stderr().contains(key), "{}", ran.stderr());
+    assert!(!weights(folder.path(), "tied").contains_key("lm_head.weight"));
+
+    let world = World::new();
+    tied.import(world.path(), "tied", &[]).succeeded();
+    let settings = fixture("lavida.toml");
+    let train = |out: &str, more: &[&str]| {
+        let args = [
+            "train",
+            "--config",
+            settings.to_str().unwrap(),
+            "--data",
+            "shards/coco",
+        ];
+        let set = ["--set", "train.initial=tied", "--out", out];
+        finish(world.lavida(&[&args[..], &set, more].concat())).succeeded()
+    };
+    train("run", &["--set", "model.language.tie_word_embeddings=true"]);
+    let args = ["export", "--checkpoint", "run", "--out", "exported"];
+    run_in(world.path(), &args).succeeded();
+    let exported = published(&world.join("exported"));
+    assert!(!exported.contains_key("lm_head.weight"));
+    let first = weights(world.path(), "tied");
+    let embedding = "model.embed_tokens.weight";
+    let before = first[embedding].clone().convert_dtype(DType::F32);
+    assert_ne!(exported[embedding], before, "the embedding learns");
+    // Settings that want two matrices get two, and a word.
+    let ran = train("two", &[]);
+    assert!(
+        ran.stderr().contains("tie_word_embeddings"),
+        "{}",
+        ran.stderr()
     );
+    let args = ["export", "--checkpoint", "two", "--out", "exported-two"];
+    run_in(world.path(), &args).succeeded();
+    assert!(published(&world.join("exported-two")).contains_key("lm_head.weight"));
 }
 
 #[test]
@@ -370,4 +402,30 @@ fn an_import_is_inspected_and_trained_from_as_any_checkpoint() {
         "--json",
     ];
     assert_eq!(world.run(&eval).json()["frames"], 10);
+}
+
+#[test]
+fn names_that_a_wrapper_of_the_model_left_are_read_without_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let wrapped = |prefix: &'static str| {
+        move |tensors: &mut Tensors, _: &mut Value| {
+            let named = std::mem::take(tensors).into_iter();
+            *tensors = named
+                .map(|(name, data)| (format!("{prefix}{name}"), data))
+                .collect();
+        }
+    };
+    let towers = Towers {
+        qwen2_vl: changed(folder.path(), "qwen2_vl", wrapped("module._orig_mod.")),
+        clip: changed(folder.path(), "clip", wrapped("base_model.model.")),
+        ..Towers::default()
+    };
+    towers.import(folder.path(), "wrapped", &[]).succeeded();
+    Towers::default()
+        .import(folder.path(), "plain", &[])
+        .succeeded();
+    assert_eq!(
+        weights(folder.path(), "wrapped"),
+        weights(folder.path(), "plain")
+    );
 }

@@ -192,7 +192,7 @@ fn a_benchmark_of_one_label_or_one_frame_is_scored() {
 fn the_swap_control_needs_an_absent_category_for_each_video() {
     let world = World::new();
     world.trained();
-    let manifest = std::fs::read(world.join("shards/ucsd-ped/manifest.json")).unwrap();
+    let manifest = std::fs::read(world.join("shards/ucsd-ped/_manifest.json")).unwrap();
     let manifest: Value = serde_json::from_slice(&manifest).unwrap();
     let truth = manifest["header"]["true_categories"].as_object().unwrap();
     let shown = truth.values().next().unwrap()[0].as_str().unwrap();

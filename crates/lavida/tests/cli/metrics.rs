@@ -229,7 +229,6 @@ fn a_coordinator_and_its_worker_are_scraped_each_for_itself() {
         (r#"lavida_run_workers{state="standing"}"#, 0.0),
         ("lavida_run_generation", 2.0),
         ("lavida_run_target_steps", 100_000.0),
-        ("lavida_run_lost_members_total", 0.0),
     ] {
         assert_eq!(value(&text, sample), Some(expected), "{sample}: {text}");
     }
@@ -239,7 +238,9 @@ fn a_coordinator_and_its_worker_are_scraped_each_for_itself() {
     leads.says("train: no world works: 0 workers here, step 0/100000"); // where standard error is no terminal
 
     works.kill();
-    scraped(&mut leads, &at, "lavida_run_lost_members_total", 1.0);
+    let lost = "lavida_run_lost_members_total{node=\"";
+    let text = scraped_until(&mut leads, &at, lost, |text| text.contains(lost));
+    assert!(text.contains("reason=\"disconnected\"} 1"), "{text}");
     scraped(&mut leads, &at, "lavida_run_lost_generations_total", 1.0);
 }
 

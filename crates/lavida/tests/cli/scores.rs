@@ -200,7 +200,9 @@ fn an_export_has_the_checkpoints_names_and_sums_that_match_and_is_never_overwrit
     };
     let exported = tensors(&out.join("model.safetensors"));
     let weights = world.join("run/checkpoints/0000000002/g0-weights.safetensors");
-    let trained = tensors(&weights);
+    let mut trained = tensors(&weights);
+    let frozen = world.join("run/frozen");
+    trained.extend(tensors(&frozen.join(&names(&frozen)[0])));
     assert_eq!(
         exported.keys().collect::<Vec<_>>(),
         trained.keys().collect::<Vec<_>>()

@@ -43,6 +43,8 @@ impl World {
                 annotations: coco.join("annotations/instances_train.json"),
                 images: coco.join("images"),
                 split: "train".into(),
+                boxes: false,
+                crowds: false,
             }),
             SourceSpec::Mevis(MevisArgs {
                 root: world.join("mevis"),

@@ -61,6 +61,45 @@ fn a_run_whose_workers_are_killed_at_any_moment_goes_on_with_others_and_ends_the
     assert_eq!(led.check(), whole);
 }
 
+/// No checkpoint but the last: whoever goes back has nothing to go back to but the beginning.
+#[test]
+#[cfg(feature = "gloo")]
+fn a_run_that_loses_a_worker_again_and_again_goes_on_from_what_the_others_hold_and_ends_the_same() {
+    const STEPS: u64 = 24;
+    const EVERY: u64 = 6;
+    let more = vec!["train.steps=24", "checkpoint.every=1000"];
+    let mut moments = Moments::new();
+    let world = World::new();
+    let began = std::time::Instant::now();
+    let whole = Led::undisturbed_with(&world, more.clone());
+    let undisturbed = began.elapsed();
+    let mut led = Led::new(&world, "again");
+    led.more = more;
+    let began = std::time::Instant::now();
+    let mut leads = led.coordinator(0);
+    let mut workers = led.workers(&mut leads);
+    let kills: Vec<u64> = (1..STEPS / EVERY).map(|i| i * EVERY).collect();
+    for &step in &kills {
+        moments.within_the_step_after(&led, step);
+        let mut killed = workers.swap_remove(moments.draw(RANKS as u64) as usize);
+        let at = killed.kill();
+        workers.push(led.worker(&leads));
+        leads.recovers("a killed worker", at, DEATH);
+    }
+    all_end(&mut workers);
+    leads.process.ends_with(0);
+    println!(
+        "undisturbed {:.1} s, with {} workers killed {:.1} s",
+        undisturbed.as_secs_f64(),
+        kills.len(),
+        began.elapsed().as_secs_f64()
+    );
+    let held = leads.process.times_said(", which 1 of them hold");
+    assert_eq!(held, kills.len(), "{}", leads.process.said());
+    assert_eq!(leads.process.times_said("go on from step 0"), 1);
+    assert_eq!(led.check(), whole);
+}
+
 #[test]
 fn a_run_whose_worker_hangs_goes_on_with_another_and_the_one_that_wakes_up_commits_nothing() {
     let world = World::new();

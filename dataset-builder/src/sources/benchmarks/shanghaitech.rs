@@ -1,9 +1,9 @@
 //! ShanghaiTech Campus (evaluation): test frames and one NumPy array of pixel masks a video.
 //!
-//! Masks are read frame by frame from the array file: a video's array may be half a gigabyte. Where mask and frame counts
-//! differ, the frames without a mask are left out.
+//! Masks are read frame by frame from the array file: a video's array may be half a gigabyte. A frame's place in the array is
+//! the number in its name, so a missing frame does not shift the labels of the rest; frames without a mask are left out.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use lavida_data::clip::ObjectTrack;
@@ -12,7 +12,7 @@ use lavida_data::mask::RleMask;
 use lavida_store::Result;
 
 use crate::read::files::{self, InputDigest};
-use crate::read::header::evaluation_header;
+use crate::read::header::{Benchmark, evaluation_header};
 use crate::read::names::category_list;
 use crate::read::npy::MaskArray;
 use crate::read::pictures::IMAGE_ENDINGS;
@@ -65,6 +65,15 @@ impl SourceArgs for ShanghaitechArgs {
     fn open(&self, dataset: &str) -> Result<Box<dyn Source>> {
         Ok(Box::new(Shanghaitech::open(self, dataset)?))
     }
+
+    fn found_in(dir: &Path) -> Option<Self> {
+        let is_set =
+            dir.join("testing/frames").is_dir() && dir.join("testing/test_pixel_mask").is_dir();
+        is_set.then(|| Self {
+            root: dir.to_owned(),
+            categories: None,
+        })
+    }
 }
 
 /// The test videos of ShanghaiTech.
@@ -105,9 +114,37 @@ impl Shanghaitech {
     }
 }
 
+/// Which mask is each frame's: by the numbers of the names, from 0 or, where the last is the number of masks, from 1. Other names
+/// are paired in order when there are as many as masks. `None` where nothing says.
+fn frame_indices(frames: &[PathBuf], n_masks: u32) -> Option<Vec<u32>> {
+    let number = |path: &PathBuf| {
+        let stem = files::stem(path);
+        let digits = stem.len() - stem.trim_end_matches(|c: char| c.is_ascii_digit()).len();
+        stem[stem.len() - digits..].parse::<u32>().ok()
+    };
+    let numbers: Option<Vec<u32>> = frames.iter().map(number).collect();
+    let numbers = numbers.filter(|numbers| numbers.windows(2).all(|pair| pair[0] < pair[1]));
+    match numbers.as_deref() {
+        Some([first, .., last]) if *first >= 1 && *last == n_masks => {
+            numbers.map(|numbers| numbers.iter().map(|n| n - 1).collect())
+        }
+        Some([.., last]) if *last < n_masks || numbers.as_ref()?.first() == Some(&0) => numbers,
+        _ if frames.len() as u64 == u64::from(n_masks) => Some((0..n_masks).collect()),
+        _ => None,
+    }
+}
+
 impl Source for Shanghaitech {
     fn header(&self) -> DatasetHeader {
-        evaluation_header(&self.naming, &self.categories, ShanghaitechArgs::NAME)
+        evaluation_header(
+            &self.naming,
+            &self.categories,
+            ShanghaitechArgs::NAME,
+            Benchmark {
+                protocol: "shanghaitech",
+                interval: 2,
+            },
+        )
     }
 
     fn n_units(&self) -> usize {
@@ -135,7 +172,25 @@ impl Source for Shanghaitech {
             }
         };
         let frame_files = files::list_files(frames_dir, &IMAGE_ENDINGS)?;
-        let Some(mut video) = load_video(&name, None, (0u32..).zip(frame_files), &mut skips) else {
+        let n_masks = masks.n_frames();
+        let Some(indices) = frame_indices(&frame_files, n_masks) else {
+            return Ok(SourceUnit::skipped(Skip::new(
+                Reason::IncompleteVideo,
+                frames_dir.display(),
+                format!("frames whose numbers say which of the {n_masks} masks is theirs"),
+                format!("{} frames under other names", frame_files.len()),
+            )));
+        };
+        for index in (0..n_masks).filter(|index| !indices.contains(index)) {
+            skips.push(Skip::new(
+                Reason::MaskWithoutFrame,
+                format!("{}: frame {index}", masks_path.display()),
+                format!("a frame of this number in {}", frames_dir.display()),
+                "none",
+            ));
+        }
+        let frames = indices.into_iter().zip(frame_files);
+        let Some(mut video) = load_video(&name, None, frames, &mut skips) else {
             return Ok(SourceUnit::empty(skips));
         };
         let mut truth: Vec<Option<RleMask>> = Vec::new();

@@ -16,8 +16,9 @@ use lavida_data::mask::RleMask;
 use lavida_store::{Error, Result};
 use serde::Deserialize;
 
+use crate::read::evaluation::Intervals;
 use crate::read::files::{self, InputDigest};
-use crate::read::header::evaluation_header;
+use crate::read::header::{Benchmark, evaluation_header};
 use crate::read::names::category_list;
 use crate::read::pictures::{IMAGE_ENDINGS, load_binary_mask, load_index_map, masks_by_index};
 use crate::read::rows::{Naming, SourceUnit, cut_rows};
@@ -50,6 +51,19 @@ impl SourceArgs for UcsdPedArgs {
     fn open(&self, dataset: &str) -> Result<Box<dyn Source>> {
         Ok(Box::new(UcsdPed::open(self, dataset)?))
     }
+
+    fn found_in(dir: &Path) -> Option<Self> {
+        let is_part =
+            |part: PathBuf| part.join("Test").is_dir() && files::name(&part).starts_with("UCSDped");
+        let is_set = ["UCSDped1", "UCSDped2"]
+            .iter()
+            .any(|part| is_part(dir.join(part)))
+            || std::path::absolute(dir).is_ok_and(is_part);
+        is_set.then(|| Self {
+            root: dir.to_owned(),
+            categories: None,
+        })
+    }
 }
 
 /// `categories.json`
@@ -66,6 +80,63 @@ struct TestVideo {
     frames_dir: PathBuf,
     truth_dir: PathBuf,
     objects_dir: PathBuf,
+    /// Anomalous frames of the part's `.m` file, where there is one.
+    frame_truth: Option<Intervals>,
+}
+
+/// Anomalous frames of each test video, in the order of their folders: lines `TestVideoFile{end+1}.gt_frame = [5:90, 140:200];`,
+/// counted from 1, both ends included.
+///
+/// # Errors
+///
+/// [`Error::Invalid`] when the file cannot be read, [`Error::Corrupt`] for a line of another form.
+fn read_frame_truth(path: &Path, digest: &mut InputDigest) -> Result<Vec<Intervals>> {
+    const FORM: &str = "lines `TestVideoFile{end+1}.gt_frame = [FIRST:LAST, …];`";
+    let text = files::read_text(path, FORM, digest)?;
+    let mut videos = Vec::new();
+    for (row, line) in text.lines().enumerate() {
+        let line = line.split('%').next().unwrap_or_default().trim();
+        let Some((_, ranges)) = line.split_once("gt_frame") else {
+            if line.is_empty() || line.ends_with("{};") {
+                continue;
+            }
+            return Err(Error::corrupt(
+                format!("{}: line {}", path.display(), row + 1),
+                FORM,
+                format!("`{line}`"),
+            ));
+        };
+        let ranges = ranges
+            .split_once('[')
+            .and_then(|(_, ranges)| Some(ranges.split_once(']')?.0));
+        let range = |text: &str| {
+            let (first, last) = text.split_once(':').unwrap_or((text, text));
+            let (first, last): (u32, u32) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
+            (first >= 1 && first <= last).then(|| (first - 1, last - 1))
+        };
+        let parts = ranges.map(|ranges| {
+            ranges
+                .split([',', ' ', ';'])
+                .filter(|part| !part.is_empty())
+        });
+        let intervals = parts.and_then(|mut parts| {
+            parts.try_fold(Vec::new(), |mut all, part| {
+                all.push(range(part)?);
+                Some(all)
+            })
+        });
+        match intervals {
+            Some(intervals) => videos.push(Intervals(intervals)),
+            None => {
+                return Err(Error::corrupt(
+                    format!("{}: line {}", path.display(), row + 1),
+                    FORM,
+                    format!("`{line}`"),
+                ));
+            }
+        }
+    }
+    Ok(videos)
 }
 
 /// The test videos of UCSD Ped1 and Ped2.
@@ -92,15 +163,36 @@ impl UcsdPed {
             .filter(|part| part.join("Test").is_dir())
             .collect();
         let mut videos = Vec::new();
+        let mut digest = InputDigest::default();
         for part in &parts {
-            for frames_dir in files::list_dirs(&part.join("Test"))? {
-                let name = files::name(&frames_dir);
-                if !name.ends_with("_gt") && !name.ends_with("_objects") {
-                    videos.push(TestVideo {
-                        name: format!(
-                            "{}/{name}",
-                            files::name(&std::path::absolute(part).unwrap_or(part.clone()))
+            let mut folders = files::list_dirs(&part.join("Test"))?;
+            folders.retain(|dir| {
+                let name = files::name(dir);
+                !name.ends_with("_gt") && !name.ends_with("_objects")
+            });
+            let part_name = files::name(&std::path::absolute(part).unwrap_or(part.clone()));
+            let table = part.join("Test").join(format!("{part_name}.m"));
+            let mut frame_truth = Vec::new();
+            if table.is_file() {
+                frame_truth = read_frame_truth(&table, &mut digest)?;
+                if frame_truth.len() != folders.len() {
+                    return Err(Error::invalid(
+                        table.display(),
+                        format!(
+                            "frame truth of {} test videos, in their order",
+                            folders.len()
                         ),
+                        format!("of {}", frame_truth.len()),
+                    ));
+                }
+            }
+            let mut frame_truth = frame_truth.into_iter();
+            for frames_dir in folders {
+                let name = files::name(&frames_dir);
+                {
+                    videos.push(TestVideo {
+                        frame_truth: frame_truth.next(),
+                        name: format!("{part_name}/{name}"),
                         truth_dir: frames_dir.with_file_name(format!("{name}_gt")),
                         objects_dir: frames_dir.with_file_name(format!("{name}_objects")),
                         frames_dir,
@@ -111,7 +203,6 @@ impl UcsdPed {
         if videos.is_empty() {
             return Err(files::layout_error(&args.root, LAYOUT));
         }
-        let mut digest = InputDigest::default();
         videos.iter().for_each(|video| digest.add(&video.name));
         let sidecar_path = args.root.join("categories.json");
         let sidecar: CategoriesFile = if lavida_files::is_there(&sidecar_path) {
@@ -241,7 +332,15 @@ impl Source for UcsdPed {
     fn header(&self) -> DatasetHeader {
         DatasetHeader {
             true_categories: self.true_categories.clone(),
-            ..evaluation_header(&self.naming, &self.categories, UcsdPedArgs::NAME)
+            ..evaluation_header(
+                &self.naming,
+                &self.categories,
+                UcsdPedArgs::NAME,
+                Benchmark {
+                    protocol: "ucsd-ped",
+                    interval: 1,
+                },
+            )
         }
     }
 
@@ -257,7 +356,8 @@ impl Source for UcsdPed {
         let test = &self.videos[unit];
         let mut skips = Vec::new();
         let frame_files = files::list_files(&test.frames_dir, &IMAGE_ENDINGS)?;
-        if frame_files.is_empty() || !test.truth_dir.is_dir() {
+        let has_masks = test.truth_dir.is_dir();
+        if frame_files.is_empty() || !has_masks && test.frame_truth.is_none() {
             let found = format!(
                 "{} frames; {}",
                 frame_files.len(),
@@ -266,12 +366,22 @@ impl Source for UcsdPed {
             return Ok(SourceUnit::skipped(Skip::new(
                 Reason::IncompleteVideo,
                 test.frames_dir.display(),
-                format!("frames, and ground truth in {}", test.truth_dir.display()),
+                format!(
+                    "frames, and ground truth in {} or in the part's .m file",
+                    test.truth_dir.display()
+                ),
                 found,
             )));
         }
         let stems: BTreeSet<String> = frame_files.iter().map(|path| files::stem(path)).collect();
-        let truth_files = pair_masks(&stems, &test.truth_dir, &["bmp", "png"])?;
+        let truth_files = match has_masks {
+            true => pair_masks(
+                &stems,
+                &test.truth_dir,
+                &["bmp", "png", "tif", "tiff", "jpg"],
+            )?,
+            false => BTreeMap::new(),
+        };
         for (stem, path) in truth_files
             .iter()
             .filter(|(stem, _)| !stems.contains(*stem))
@@ -291,6 +401,10 @@ impl Source for UcsdPed {
         let mut truth: Vec<Option<RleMask>> = Vec::new();
         let (width, height) = (video.width, video.height);
         video.frames.retain(|frame| {
+            if !has_masks {
+                truth.push(None);
+                return true;
+            }
             let unpaired = || test.truth_dir.join(format!("{}.bmp", frame.stem));
             let path = truth_files
                 .get(&frame.stem)
@@ -305,15 +419,24 @@ impl Source for UcsdPed {
             return Ok(SourceUnit::empty(skips));
         }
 
-        let labels: Vec<bool> = truth.iter().map(Option::is_some).collect();
+        // Masks and the table were made apart; a frame that a mask shows is anomalous, and where there are no masks the table says.
+        let labels: Vec<bool> = match &test.frame_truth {
+            Some(table) if !has_masks => video
+                .frames
+                .iter()
+                .map(|frame| table.hold(frame.index as usize))
+                .collect(),
+            _ => truth.iter().map(Option::is_some).collect(),
+        };
         let names = self.anomaly_names(&test.name);
-        let mut tracks = vec![ObjectTrack {
+        let mut tracks = Vec::new();
+        tracks.extend(has_masks.then(|| ObjectTrack {
             id: "anomaly".to_owned(),
             category: (names.len() == 1).then(|| names[0].clone()),
             descriptions: names,
             masks: truth,
             anomalous: Some(true),
-        }];
+        }));
         tracks.extend(other_objects(&video, &test.objects_dir, &mut skips)?);
         let clips = cut_rows(
             &self.naming,

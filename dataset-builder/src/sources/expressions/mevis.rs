@@ -4,7 +4,7 @@
 //! it, so the objects of an expression are those that carry its text. A `null` run length means: absent in this frame.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use lavida_data::clip::ObjectTrack;
@@ -16,6 +16,7 @@ use serde::Deserialize;
 use crate::read::coco_masks::{RunLengths, run_lengths_mask};
 use crate::read::files::{self, InputDigest};
 use crate::read::header::training_header;
+use crate::read::lenient::Maybe;
 use crate::read::pictures::IMAGE_ENDINGS;
 use crate::read::rows::{Naming, SourceUnit, cut_rows};
 use crate::read::video::{Video, load_video};
@@ -43,6 +44,17 @@ impl SourceArgs for MevisArgs {
     fn open(&self, dataset: &str) -> Result<Box<dyn Source>> {
         Ok(Box::new(Mevis::open(self, dataset)?))
     }
+
+    fn found_in(dir: &Path) -> Option<Self> {
+        let split = ["train", "valid_u", ""]
+            .into_iter()
+            .find(|split| dir.join(split).join("mask_dict.json").is_file())?;
+        let split = if split.is_empty() { "train" } else { split };
+        Some(Self {
+            root: dir.to_owned(),
+            split: split.to_owned(),
+        })
+    }
 }
 
 #[derive(Deserialize)]
@@ -69,7 +81,7 @@ struct Mevis {
     dir: PathBuf,
     videos: Vec<(String, ExpressionsOfVideo)>,
     /// One entry a frame, by annotation id.
-    masks: HashMap<String, Vec<Option<RunLengths>>>,
+    masks: HashMap<String, Vec<Option<Maybe<RunLengths>>>>,
     digest: InputDigest,
 }
 
@@ -188,7 +200,17 @@ impl Mevis {
         let mut track = Vec::with_capacity(video.frames.len());
         for frame in &video.frames {
             let mask = match &masks[frame.index as usize] {
-                Some(rle) => {
+                Some(Maybe::Not(value)) => {
+                    let what = format!("{what}, frame {}", frame.stem);
+                    let found: String = value.to_string().chars().take(60).collect();
+                    return Err(Skip::new(
+                        Reason::RleInvalid,
+                        what,
+                        "`size` and `counts`, or null",
+                        found,
+                    ));
+                }
+                Some(Maybe::Is(rle)) => {
                     let what = format!("{what}, frame {}", frame.stem);
                     match run_lengths_mask(rle, &what, video.width, video.height) {
                         Ok(mask) => Some(mask),

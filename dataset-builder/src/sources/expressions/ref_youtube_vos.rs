@@ -13,6 +13,7 @@ use serde::Deserialize;
 
 use crate::read::files::{self, InputDigest};
 use crate::read::header::training_header;
+use crate::read::lenient::Id;
 use crate::read::palette::load_palette_video;
 use crate::read::rows::{Naming, SourceUnit, cut_rows};
 use crate::skip::{Reason, Skip};
@@ -42,6 +43,19 @@ impl SourceArgs for RefYoutubeVosArgs {
         let videos = RefVideos::open(&self.root, naming, Positives::OneOrTwo, Self::NAME)?;
         Ok(Box::new(videos))
     }
+
+    fn found_in(dir: &Path) -> Option<Self> {
+        // A converted Ref-DAVIS has the same files; its videos are DAVIS's.
+        let is_davis =
+            dir.join("train/JPEGImages/bear").is_dir() || dir.join("JPEGImages/bear").is_dir();
+        let has_texts = dir
+            .join("meta_expressions/train/meta_expressions.json")
+            .is_file();
+        (has_texts && !is_davis).then(|| Self {
+            root: dir.to_owned(),
+            split: "train".to_owned(),
+        })
+    }
 }
 
 #[derive(Deserialize)]
@@ -57,18 +71,30 @@ struct ExpressionsOfVideo {
 #[derive(Deserialize)]
 struct Expression {
     exp: String,
-    obj_id: serde_json::Value,
+    obj_id: Id,
 }
 
-/// A set of referring videos in this layout, its expressions read.
+/// Texts by object id, of each video.
+pub(super) type Texts = BTreeMap<String, BTreeMap<String, Vec<String>>>;
+
+/// A set of videos with palette masks, its texts read.
 pub(super) struct RefVideos {
-    naming: Naming,
-    positives: Positives,
-    source: &'static str,
-    dir: PathBuf,
-    expressions_file: PathBuf,
-    videos: Vec<(String, ExpressionsOfVideo)>,
-    digest: InputDigest,
+    /// Names of its rows.
+    pub naming: Naming,
+    /// How the reference exposes the set.
+    pub positives: Positives,
+    /// Its name on the command line.
+    pub source: &'static str,
+    /// Folder of the videos' folders of frames.
+    pub frames_dir: PathBuf,
+    /// Folder of the videos' folders of masks.
+    pub masks_dir: PathBuf,
+    /// Its videos and what is said of them.
+    pub videos: Vec<(String, BTreeMap<String, Vec<String>>)>,
+    /// What was left out of the texts.
+    pub planned_skips: Vec<Skip>,
+    /// Of its files of texts.
+    pub digest: InputDigest,
 }
 
 impl RefVideos {
@@ -87,59 +113,54 @@ impl RefVideos {
         let dir = files::split_dir(root, split);
         files::require_dir(&dir.join("JPEGImages"), LAYOUT)?;
         files::require_dir(&dir.join("Annotations"), LAYOUT)?;
-        let expressions_file = root
+        let path = root
             .join("meta_expressions")
             .join(split)
             .join("meta_expressions.json");
         let mut digest = InputDigest::default();
         let file: ExpressionsFile = files::read_json(
-            &expressions_file,
+            &path,
             "`{\"videos\": {video: {\"expressions\": {id: {\"exp\", \"obj_id\"}}}}}`",
             &mut digest,
         )?;
+        let mut texts = Texts::new();
+        let mut planned_skips = Vec::new();
+        for (video, of_video) in file.videos {
+            let objects = texts.entry(video.clone()).or_default();
+            for (id, value) in of_video.expressions {
+                let parsed = Expression::deserialize(&value).ok();
+                match parsed.filter(|expression| !expression.exp.trim().is_empty()) {
+                    Some(expression) => {
+                        add_text(objects, expression.obj_id.to_string(), &expression.exp)
+                    }
+                    None => planned_skips.push(Skip::new(
+                        Reason::MissingDescription,
+                        format!("{}: video {video}, expression {id}", path.display()),
+                        "`exp`, a text, and `obj_id`",
+                        value,
+                    )),
+                }
+            }
+        }
         Ok(Self {
             naming,
             positives,
             source,
-            dir,
-            expressions_file,
-            videos: file.videos.into_iter().collect(),
+            frames_dir: dir.join("JPEGImages"),
+            masks_dir: dir.join("Annotations"),
+            videos: texts.into_iter().collect(),
+            planned_skips,
             digest,
         })
     }
+}
 
-    /// Texts by object id.
-    fn descriptions(
-        &self,
-        video: &str,
-        expressions: &ExpressionsOfVideo,
-        skips: &mut Vec<Skip>,
-    ) -> BTreeMap<String, Vec<String>> {
-        let mut texts: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        for (id, value) in &expressions.expressions {
-            let parsed = serde_json::from_value::<Expression>(value.clone());
-            match parsed {
-                Ok(expression) if !expression.exp.trim().is_empty() => {
-                    let object = expression.obj_id.as_str().map(str::to_owned);
-                    let object = object.unwrap_or_else(|| expression.obj_id.to_string());
-                    let texts = texts.entry(object).or_default();
-                    let text = expression.exp.trim();
-                    if !texts.iter().any(|known| known == text) {
-                        texts.push(text.to_owned());
-                    }
-                }
-                _ => skips.push(Skip::new(
-                    Reason::MissingDescription,
-                    format!(
-                        "{}: video {video}, expression {id}",
-                        self.expressions_file.display()
-                    ),
-                    "`exp`, a text, and `obj_id`",
-                    value,
-                )),
-            }
-        }
-        texts
+/// Adds a text to those of an object, once.
+pub(super) fn add_text(objects: &mut BTreeMap<String, Vec<String>>, object: String, text: &str) {
+    let texts = objects.entry(object).or_default();
+    let text = text.trim();
+    if !texts.iter().any(|known| known == text) {
+        texts.push(text.to_owned());
     }
 }
 
@@ -161,26 +182,30 @@ impl Source for RefVideos {
         self.digest.hex()
     }
 
+    fn planned_skips(&self) -> &[Skip] {
+        &self.planned_skips
+    }
+
     fn load(&self, unit: usize) -> Result<SourceUnit> {
-        let (name, expressions) = &self.videos[unit];
+        let (name, descriptions) = &self.videos[unit];
         let mut skips = Vec::new();
-        let mut descriptions = self.descriptions(name, expressions, &mut skips);
-        let frames_dir = self.dir.join("JPEGImages").join(name);
-        let masks_dir = self.dir.join("Annotations").join(name);
+        let frames_dir = self.frames_dir.join(name);
+        let masks_dir = self.masks_dir.join(name);
         let Some(palette) = load_palette_video(name, &frames_dir, &masks_dir, &mut skips)? else {
             return Ok(SourceUnit::empty(skips));
         };
         let mut tracks = Vec::new();
         for (index, masks) in palette.masks {
             let id = index.to_string();
-            match descriptions.remove(&id) {
+            match descriptions.get(&id) {
                 Some(descriptions) => tracks.push(ObjectTrack {
                     id,
                     category: None,
-                    descriptions,
+                    descriptions: descriptions.clone(),
                     masks,
                     anomalous: None,
                 }),
+                None if index == 255 => {} // void
                 None => skips.push(Skip::new(
                     Reason::MissingDescription,
                     format!("{}: object {id}", masks_dir.display()),

@@ -23,7 +23,7 @@ use crate::sources::{Source, SourceArgs};
 const LAYOUT: &str = "ADEChallengeData2016: ROOT/images/SPLIT/*.jpg, ROOT/annotations/SPLIT/*.png and ROOT/objectInfo150.txt";
 
 /// Classes that are scenery. Reference: `BACKGROUND`.
-const BACKGROUND: [&str; 20] = [
+pub(super) const BACKGROUND: [&str; 20] = [
     "wall", "building", "sky", "floor", "tree", "ceiling", "road", "grass", "sidewalk", "earth",
     "mountain", "field", "sea", "sand", "path", "runway", "river", "hill", "land", "lake",
 ];
@@ -55,6 +55,17 @@ impl SourceArgs for Ade20kArgs {
 
     fn open(&self, dataset: &str) -> Result<Box<dyn Source>> {
         Ok(Box::new(Ade20k::open(self, dataset)?))
+    }
+
+    fn found_in(dir: &Path) -> Option<Self> {
+        dir.join("objectInfo150.txt").is_file().then(|| Self {
+            root: dir.to_owned(),
+            split: if dir.join("images/training").is_dir() {
+                Ade20kSplit::Training
+            } else {
+                Ade20kSplit::Validation
+            },
+        })
     }
 }
 
@@ -89,6 +100,15 @@ impl Ade20k {
         files::require_dir(&images_dir, LAYOUT)?;
         files::require_dir(&annotations_dir, LAYOUT)?;
         let images = files::list_files(&images_dir, &IMAGE_ENDINGS)?;
+        if images.is_empty() {
+            let found = match files::list_dirs(&images_dir)?.len() {
+                0 => files::describe(&images_dir),
+                n => format!(
+                    "{n} folders, as ADE20K's full releases have: ade20k-full reads the one of 2021"
+                ),
+            };
+            return Err(Error::invalid(images_dir.display(), LAYOUT, found));
+        }
         let mut digest = InputDigest::default();
         images.iter().for_each(|path| digest.add(files::name(path)));
         let stems: BTreeSet<String> = images.iter().map(|path| files::stem(path)).collect();
@@ -125,6 +145,9 @@ impl Ade20k {
         match self.names.get(class_idx).map(String::as_str) {
             Some(name) if BACKGROUND.contains(&name) => Class::Scenery(name),
             Some(name) => Class::Object(name),
+            None if index == 255 => Class::Foreign(
+                "a mark of maps whose classes were shifted by one (0 is \"wall\" there), not of the published ones",
+            ),
             None => Class::Unknown,
         }
     }
@@ -135,8 +158,7 @@ impl Ade20k {
 /// Later names are not used: a name that only ever occurs as the true category would give the answer away.
 fn read_names(path: &Path, digest: &mut InputDigest) -> Result<Vec<String>> {
     const FORM: &str = "a table `Idx Ratio Train Val Name` of ADE20K's classes";
-    let text = files::read_text(path, FORM)?;
-    digest.add(&text);
+    let text = files::read_text(path, FORM, digest)?;
     let mut names = Vec::new();
     for (row, line) in text
         .lines()

@@ -3,11 +3,11 @@
 //! Eight classes become objects, as in the reference (`CitySpaceDataset`); the other classes are recorded as present. Six
 //! categories a prompt at most.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use lavida_data::manifest::{CategorySource, DatasetHeader, Positives, Purpose};
-use lavida_store::Result;
+use lavida_store::{Error, Result};
 
 use crate::read::class_map::{Class, class_map_unit};
 use crate::read::files::{self, InputDigest};
@@ -76,6 +76,16 @@ impl SourceArgs for CityscapesArgs {
     fn open(&self, dataset: &str) -> Result<Box<dyn Source>> {
         Ok(Box::new(Cityscapes::open(self, dataset)?))
     }
+
+    fn found_in(dir: &Path) -> Option<Self> {
+        let split = ["train", "val"].into_iter().find(|split| {
+            dir.join("leftImg8bit").join(split).is_dir() && dir.join("gtFine").join(split).is_dir()
+        })?;
+        Some(Self {
+            root: dir.to_owned(),
+            split: split.to_owned(),
+        })
+    }
 }
 
 /// A Cityscapes split whose folders have been listed.
@@ -98,6 +108,11 @@ impl Cityscapes {
         let images_dir = args.root.join("leftImg8bit").join(&args.split);
         let labels_dir = args.root.join("gtFine").join(&args.split);
         files::require_dir(&images_dir, LAYOUT)?;
+        if !labels_dir.is_dir() && args.root.join("gtCoarse").is_dir() {
+            let found =
+                "gtCoarse, the coarse annotations: gtFine_trainvaltest.zip has the fine ones";
+            return Err(Error::invalid(labels_dir.display(), LAYOUT, found));
+        }
         files::require_dir(&labels_dir, LAYOUT)?;
         let mut digest = InputDigest::default();
         let mut images = Vec::new();
@@ -121,6 +136,16 @@ impl Cityscapes {
         if images.is_empty() {
             return Err(files::layout_error(&images_dir, LAYOUT));
         }
+        let labels = files::list_files_below(&labels_dir, &["png"])?;
+        let end_in = |ending: &str| {
+            labels
+                .iter()
+                .any(|path| files::stem(path).ends_with(ending))
+        };
+        if !end_in("_gtFine_labelIds") && end_in("_gtFine_labelTrainIds") {
+            let found = "train ids (*_gtFine_labelTrainIds.png), which number other classes: the zip holds label ids too";
+            return Err(Error::invalid(labels_dir.display(), LAYOUT, found));
+        }
         Ok(Self {
             naming: Naming::new(dataset, &args.split),
             labels_dir,
@@ -143,6 +168,10 @@ fn class_of(index: u8) -> Class<'static> {
         (None, Some(name)) => Class::Scenery(name),
         // 0 to 5: outside the scene or the camera's own car; 30: trailer, too rare for a name.
         (None, None) if index <= 5 || index == 30 => Class::Nothing,
+        // The camera's car is -1, which eight bits hold as 255 in train ids alone.
+        (None, None) if index == 255 => {
+            Class::Foreign("a mark of train ids, which number other classes")
+        }
         (None, None) => Class::Unknown,
     }
 }

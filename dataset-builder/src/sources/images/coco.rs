@@ -3,20 +3,21 @@
 //! Every annotation is an object named by its category. A crowd region (`iscrowd` 1) is no object, but its category is
 //! present, so it is never named as absent. The same holds for an annotation whose mask cannot be used.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use lavida_data::clip::ObjectTrack;
 use lavida_data::manifest::{CategorySource, DatasetHeader, Positives, Purpose};
 use lavida_store::{Error, Result};
-use serde::Deserialize;
 
+use crate::read::coco_file::{Annotation, CocoFile};
 use crate::read::coco_masks::{Segmentation, segmentation_mask};
 use crate::read::files::{self, InputDigest};
+use crate::read::finder::Finder;
 use crate::read::header::training_header;
-use crate::read::names::is_name;
-use crate::read::pictures::load_picture;
+use crate::read::lenient::{Coordinate, Id, Maybe};
+use crate::read::pictures::load_picture_of;
 use crate::read::rows::{Naming, SourceUnit, image_clip};
 use crate::skip::{Reason, Skip};
 use crate::sources::{Source, SourceArgs};
@@ -33,6 +34,12 @@ pub struct CocoArgs {
     /// Name of this part of the dataset, used in row ids
     #[arg(long, default_value = "train")]
     pub split: String,
+    /// Take boxes (`bbox`) as masks where there is no segmentation
+    #[arg(long)]
+    pub boxes: bool,
+    /// Take crowd regions (`iscrowd` 1) as objects, as tools need it that mark brush strokes so
+    #[arg(long)]
+    pub crowds: bool,
 }
 
 impl SourceArgs for CocoArgs {
@@ -43,67 +50,47 @@ impl SourceArgs for CocoArgs {
     fn open(&self, dataset: &str) -> Result<Box<dyn Source>> {
         Ok(Box::new(Coco::open(self, dataset)?))
     }
+
+    fn found_in(dir: &Path) -> Option<Self> {
+        let annotations = dir.join("annotations");
+        ["train", "val"].into_iter().find_map(|split| {
+            let file = annotations.join(format!("instances_{split}2017.json"));
+            let images =
+                [format!("{split}2017"), format!("images/{split}2017")].map(|name| dir.join(name));
+            let images = images.into_iter().find(|images| images.is_dir());
+            let of_coco = images
+                .filter(|_| file.is_file())
+                .map(|images| (file, images));
+            // Roboflow's and others' exports: the file lies among the pictures.
+            let exported = ["_annotations.coco.json", "annotations.json"]
+                .map(|name| dir.join(split).join(name));
+            let exported = exported
+                .into_iter()
+                .find(|file| file.is_file())
+                .map(|file| (file, dir.join(split)));
+            of_coco.or(exported).map(|(annotations, images)| Self {
+                annotations,
+                images,
+                split: split.to_owned(),
+                boxes: false,
+                crowds: false,
+            })
+        })
+    }
 }
 
 const FORM: &str = "a COCO instances file with `images`, `annotations` and `categories`";
 
-/// An id as COCO-like files write it: a number, sometimes text.
-#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Hash)]
-#[serde(untagged)]
-enum Id {
-    Number(i64),
-    Text(String),
-}
-
-impl std::fmt::Display for Id {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Number(number) => number.fmt(f),
-            Self::Text(text) => text.fmt(f),
-        }
-    }
-}
-
-#[derive(Deserialize)]
-struct InstancesFile {
-    images: Vec<Image>,
-    annotations: Vec<Annotation>,
-    categories: Vec<Category>,
-}
-
-#[derive(Deserialize)]
-struct Image {
-    id: Id,
-    file_name: String,
-    width: Option<u32>,
-    height: Option<u32>,
-}
-
-#[derive(Deserialize)]
-struct Annotation {
-    id: Option<Id>,
-    image_id: Id,
-    category_id: Id,
-    #[serde(default)]
-    segmentation: Option<Segmentation>,
-    #[serde(default)]
-    iscrowd: u8,
-}
-
-#[derive(Deserialize)]
-struct Category {
-    id: Id,
-    name: String,
-}
+/// Above this share crowd regions are a tool's way to write brush strokes and not crowds; COCO has 1.2 %.
+const CROWDS_OF_COCO: f64 = 0.05;
 
 /// A COCO dataset whose annotation file has been read.
 struct Coco {
     args: CocoArgs,
     naming: Naming,
-    vocabulary: Vec<String>,
-    category_names: HashMap<Id, String>,
-    images: Vec<(Image, Vec<Annotation>)>,
-    planned_skips: Vec<Skip>,
+    file: CocoFile,
+    finder: Finder,
+    notices: Vec<String>,
     digest: InputDigest,
 }
 
@@ -116,71 +103,66 @@ impl Coco {
     fn open(args: &CocoArgs, dataset: &str) -> Result<Self> {
         let mut digest = InputDigest::default();
         files::require_dir(&args.images, "the folder of images (--images)")?;
-        let file: InstancesFile = files::read_json(&args.annotations, FORM, &mut digest)?;
+        let file = CocoFile::read(&args.annotations, FORM, &mut digest)?;
         let what = args.annotations.display();
-        let mut planned_skips = Vec::new();
-        let mut category_names = HashMap::new();
-        for category in file.categories {
-            if let Some(name) = category_names.insert(category.id.clone(), category.name.clone()) {
-                return Err(Error::invalid(
-                    format!("{what}: category {}", category.id),
-                    "one name for an id",
-                    format!("`{name}` and `{}`", category.name),
-                ));
-            }
+        let annotations = || file.images.iter().flat_map(|(_, annotations)| annotations);
+        if annotations().next().is_some()
+            && annotations().all(|annotation| annotation.category_id.is_none())
+        {
+            let captions = annotations().any(|annotation| annotation.caption.is_some());
+            let found = if captions {
+                "captions, which name no category and no region: take instances_….json"
+            } else {
+                "annotations without a `category_id`"
+            };
+            return Err(Error::invalid(&what, FORM, found));
         }
-        let names = category_names.values().filter(|name| is_name(name));
-        let vocabulary: BTreeSet<String> = names.cloned().collect();
-
-        let mut images: Vec<(Image, Vec<Annotation>)> = Vec::new();
-        let mut image_of_id: HashMap<Id, usize> = HashMap::new();
-        for image in file.images {
-            if image_of_id.contains_key(&image.id) {
-                let row = format!("{what}: image {}", image.id);
-                planned_skips.push(Skip::new(
-                    Reason::DuplicateId,
-                    row,
-                    "an id of its own",
-                    image.file_name,
-                ));
-                continue;
-            }
-            image_of_id.insert(image.id.clone(), images.len());
-            images.push((image, Vec::new()));
+        let is_masked = |annotation: &Annotation| {
+            annotation
+                .segmentation
+                .as_ref()
+                .is_some_and(Segmentation::is_given)
+        };
+        let n_boxes = annotations()
+            .filter(|annotation| annotation.bbox.is_some())
+            .count();
+        if !args.boxes && n_boxes > 0 && !annotations().any(is_masked) {
+            let found = format!(
+                "{n_boxes} boxes (`bbox`) and no segmentation; with --boxes each box is a mask"
+            );
+            return Err(Error::invalid(&what, "annotations with masks", found));
         }
-        for (row, annotation) in file.annotations.into_iter().enumerate() {
-            match image_of_id.get(&annotation.image_id) {
-                Some(image_idx) => images[*image_idx].1.push(annotation),
-                None => planned_skips.push(Skip::new(
-                    Reason::UnknownImage,
-                    format!("{what}: annotation {}", annotation_name(&annotation, row)),
-                    "an `image_id` that `images` lists",
-                    &annotation.image_id,
-                )),
-            }
+        let mut notices = Vec::new();
+        if annotations().next().is_none() {
+            notices.push(
+                "the file holds images and not one annotation, as that of a test set does"
+                    .to_owned(),
+            );
         }
+        let (n_crowds, n_all) = (
+            annotations()
+                .filter(|annotation| annotation.iscrowd)
+                .count(),
+            annotations().count(),
+        );
+        if !args.crowds && n_crowds as f64 > CROWDS_OF_COCO * n_all as f64 && n_crowds > 0 {
+            notices.push(format!(
+                "{n_crowds} of {n_all} annotations are crowd regions (`iscrowd` 1), which are no objects; some tools mark brush \
+                 strokes so: with --crowds they are objects"
+            ));
+        }
+        let finder = Finder::new(
+            &args.images,
+            file.images.iter().map(|(image, _)| image.name()),
+        );
         Ok(Self {
             naming: Naming::new(dataset, &args.split),
             args: args.clone(),
-            vocabulary: vocabulary.into_iter().collect(),
-            category_names,
-            images,
-            planned_skips,
+            file,
+            finder,
+            notices,
             digest,
         })
-    }
-
-    fn image_path(&self, image: &Image) -> PathBuf {
-        let path = self.args.images.join(&image.file_name);
-        if path.is_file() {
-            return path;
-        }
-        // Some files write `file_name` with the folder that `--images` already names.
-        let bare = self
-            .args
-            .images
-            .join(files::name(Path::new(&image.file_name)));
-        if bare.is_file() { bare } else { path }
     }
 
     fn objects(
@@ -193,20 +175,26 @@ impl Coco {
         let mut objects: BTreeMap<String, ObjectTrack> = BTreeMap::new();
         let mut order = Vec::new();
         for (row, annotation) in annotations.iter().enumerate() {
-            let id = annotation_name(annotation, row);
+            let id = annotation.name(row);
             let what = format!("{}: annotation {id}", self.args.annotations.display());
-            let category = self.category_names.get(&annotation.category_id);
-            let Some(category) = category.filter(|name| is_name(name)) else {
+            let category = annotation
+                .category_id
+                .as_ref()
+                .and_then(|id| self.file.category_names.get(id));
+            let Some(category) = category.and_then(Option::as_ref) else {
                 skips.push(Skip::new(
                     Reason::UnknownCategory,
                     what,
                     "a `category_id` that `categories` lists with a name",
-                    &annotation.category_id,
+                    annotation
+                        .category_id
+                        .as_ref()
+                        .map_or_else(|| "none".to_owned(), Id::to_string),
                 ));
                 continue;
             };
             present.insert(category.clone());
-            if annotation.iscrowd != 0 {
+            if annotation.iscrowd && !self.args.crowds {
                 skips.push(Skip::new(Reason::Crowd, what, "one object", "`iscrowd` 1"));
                 continue;
             }
@@ -219,13 +207,17 @@ impl Coco {
                 ));
                 continue;
             }
-            let mask = segmentation_mask(
-                annotation.segmentation.as_ref(),
-                &what,
-                width,
-                height,
-                skips,
-            );
+            let boxed = annotation.bbox.as_ref().filter(|_| self.args.boxes);
+            let mask = match (&annotation.segmentation, boxed) {
+                (segmentation, Some(Maybe::Is(bbox)))
+                    if !segmentation.as_ref().is_some_and(Segmentation::is_given) =>
+                {
+                    segmentation_mask(Some(&of_box(*bbox)), &what, width, height, skips)
+                }
+                (segmentation, _) => {
+                    segmentation_mask(segmentation.as_ref(), &what, width, height, skips)
+                }
+            };
             if let Some(mask) = mask {
                 order.push(id.clone());
                 objects.insert(
@@ -244,26 +236,24 @@ impl Coco {
     }
 }
 
-/// The annotation's own id, or its place among its image's annotations when it has none.
-fn annotation_name(annotation: &Annotation, row: usize) -> String {
-    match &annotation.id {
-        Some(id) => id.to_string(),
-        None => format!("{}-{row}", annotation.image_id),
-    }
+/// The outline of a box `[x, y, width, height]` in px.
+fn of_box([x, y, width, height]: [f64; 4]) -> Segmentation {
+    let corners = [x, y, x + width, y, x + width, y + height, x, y + height];
+    Segmentation::Polygons(vec![corners.map(Coordinate).to_vec()])
 }
 
 impl Source for Coco {
     fn header(&self) -> DatasetHeader {
         training_header(
             &self.naming,
-            CategorySource::Vocabulary(self.vocabulary.clone()),
+            CategorySource::Vocabulary(self.file.vocabulary.iter().cloned().collect()),
             Positives::One,
             serde_json::json!({ "source": CocoArgs::NAME, "annotations": files::name(&self.args.annotations) }),
         )
     }
 
     fn n_units(&self) -> usize {
-        self.images.len()
+        self.file.images.len()
     }
 
     fn input_digest(&self) -> String {
@@ -271,29 +261,31 @@ impl Source for Coco {
     }
 
     fn planned_skips(&self) -> &[Skip] {
-        &self.planned_skips
+        &self.file.skips
+    }
+
+    fn notices(&self) -> &[String] {
+        &self.notices
     }
 
     fn load(&self, unit: usize) -> Result<SourceUnit> {
-        let (image, annotations) = &self.images[unit];
+        let (image, annotations) = &self.file.images[unit];
         let mut skips = Vec::new();
-        let path = self.image_path(image);
-        let picture = match load_picture(&path) {
+        let path = self.finder.find(image.name());
+        let said = image.width.zip(image.height);
+        let picture = match load_picture_of(&path, said, &mut skips) {
             Ok(picture) => picture,
             Err(skip) => return Ok(SourceUnit::skipped(skip)),
         };
         let size = (picture.width, picture.height);
-        let said = (
-            image.width.unwrap_or(size.0),
-            image.height.unwrap_or(size.1),
-        );
-        if size != said {
-            return Ok(SourceUnit::skipped(Skip::new(
+        if let Some(said) = said.filter(|said| *said != size) {
+            skips.push(Skip::new(
                 Reason::ImageSizeMismatch,
                 path.display(),
                 format!("{}×{} px as the annotation file says", said.0, said.1),
                 format!("{}×{} px", size.0, size.1),
-            )));
+            ));
+            return Ok(SourceUnit::empty(skips));
         }
         let mut present = BTreeSet::new();
         let objects = self.objects(annotations, size, &mut present, &mut skips);

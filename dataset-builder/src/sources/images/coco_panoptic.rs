@@ -13,13 +13,16 @@ use lavida_data::clip::{EncodedFrame, ObjectTrack};
 use lavida_data::frame::decode_rgb;
 use lavida_data::manifest::{CategorySource, DatasetHeader, Positives, Purpose};
 use lavida_data::mask::RleMask;
-use lavida_store::Result;
+use lavida_store::{Error, Result};
 use serde::Deserialize;
 
 use crate::read::files::{self, InputDigest};
+use crate::read::finder::Finder;
 use crate::read::header::training_header;
-use crate::read::names::is_name;
+use crate::read::lenient::{self, Id, Maybe};
+use crate::read::names::{is_name, without_stuff_marks};
 use crate::read::pictures::{ImageFile, check_size, found, load_picture};
+use crate::read::regions::masks_by_label;
 use crate::read::rows::{Naming, SourceUnit, image_clip};
 use crate::skip::{Reason, Skip};
 use crate::sources::{Source, SourceArgs};
@@ -48,6 +51,30 @@ impl SourceArgs for CocoPanopticArgs {
 
     fn open(&self, dataset: &str) -> Result<Box<dyn Source>> {
         Ok(Box::new(CocoPanoptic::open(self, dataset)?))
+    }
+
+    fn found_in(dir: &Path) -> Option<Self> {
+        ["train", "val"].into_iter().find_map(|split| {
+            let annotations = dir.join(format!("annotations/panoptic_{split}2017.json"));
+            let panoptic = [
+                format!("annotations/panoptic_{split}2017"),
+                format!("panoptic_{split}2017"),
+            ];
+            let images = [format!("{split}2017"), format!("images/{split}2017")];
+            let folder = |names: [String; 2]| {
+                names
+                    .map(|name| dir.join(name))
+                    .into_iter()
+                    .find(|dir| dir.is_dir())
+            };
+            let (panoptic, images) = folder(panoptic).zip(folder(images))?;
+            annotations.is_file().then(|| Self {
+                annotations,
+                panoptic,
+                images,
+                split: split.to_owned(),
+            })
+        })
     }
 }
 
@@ -84,39 +111,42 @@ struct PanopticFile {
     categories: Vec<Category>,
 }
 
+/// Ids may be text: Cityscapes' official file names its images `aachen_000000_000019`.
 #[derive(Deserialize)]
 struct Image {
-    id: i64,
+    id: Id,
     file_name: String,
 }
 
 #[derive(Deserialize)]
 struct Annotation {
-    image_id: i64,
+    image_id: Id,
     file_name: String,
-    segments_info: Vec<Segment>,
+    #[serde(default)]
+    segments_info: Vec<Maybe<Segment>>,
 }
 
 #[derive(Deserialize)]
 struct Segment {
     id: u32,
-    category_id: i64,
-    #[serde(default)]
-    iscrowd: u8,
+    category_id: Id,
+    #[serde(default, deserialize_with = "lenient::flag")]
+    iscrowd: bool,
 }
 
 #[derive(Deserialize)]
 struct Category {
-    id: i64,
+    id: Id,
     name: String,
 }
 
 /// A COCO panoptic dataset whose annotation file has been read.
 struct CocoPanoptic {
-    args: CocoPanopticArgs,
     naming: Naming,
-    category_names: HashMap<i64, String>,
+    category_names: HashMap<Id, String>,
     rows: Vec<(Image, Annotation)>,
+    images: Finder,
+    maps: Finder,
     planned_skips: Vec<Skip>,
     digest: InputDigest,
 }
@@ -133,13 +163,25 @@ impl CocoPanoptic {
         files::require_dir(&args.panoptic, "the folder of segment PNGs (--panoptic)")?;
         let mut digest = InputDigest::default();
         let file: PanopticFile = files::read_json(&args.annotations, FORM, &mut digest)?;
-        let mut annotations: BTreeMap<i64, Annotation> = file
-            .annotations
-            .into_iter()
-            .map(|row| (row.image_id, row))
-            .collect();
-        let mut rows = Vec::new();
         let mut planned_skips = Vec::new();
+        let mut annotations: BTreeMap<Id, Annotation> = BTreeMap::new();
+        for annotation in file.annotations {
+            if let Some(known) = annotations.get(&annotation.image_id) {
+                planned_skips.push(Skip::new(
+                    Reason::DuplicateId,
+                    format!(
+                        "{}: annotation {}",
+                        args.annotations.display(),
+                        annotation.file_name
+                    ),
+                    "an `image_id` of its own",
+                    format!("{}, which {} has", annotation.image_id, known.file_name),
+                ));
+                continue;
+            }
+            annotations.insert(annotation.image_id.clone(), annotation);
+        }
+        let mut rows = Vec::new();
         for image in file.images {
             match annotations.remove(&image.id) {
                 Some(annotation) => rows.push((image, annotation)),
@@ -160,25 +202,41 @@ impl CocoPanoptic {
                     annotation.file_name
                 ),
                 "an `image_id` that `images` lists",
-                annotation.image_id,
+                &annotation.image_id,
             )
         }));
-        let name = |category: Category| (category.id, without_stuff_marks(&category.name));
+        let mut category_names: HashMap<Id, String> = HashMap::new();
+        for category in file.categories {
+            let name = without_stuff_marks(category.name.trim());
+            let known = category_names.insert(category.id.clone(), name.clone());
+            if let Some(known) = known.filter(|known| *known != name) {
+                return Err(Error::invalid(
+                    format!("{}: category {}", args.annotations.display(), category.id),
+                    "one name for an id",
+                    format!("`{known}` and `{name}`"),
+                ));
+            }
+        }
+        let images = Finder::new(
+            &args.images,
+            rows.iter()
+                .map(|(image, _): &(Image, Annotation)| image.file_name.as_str()),
+        );
+        let maps = Finder::new(
+            &args.panoptic,
+            rows.iter()
+                .map(|(_, annotation)| annotation.file_name.as_str()),
+        );
         Ok(Self {
+            images,
+            maps,
             naming: Naming::new(dataset, &args.split),
-            args: args.clone(),
-            category_names: file.categories.into_iter().map(name).collect(),
+            category_names,
             rows,
             planned_skips,
             digest,
         })
     }
-}
-
-/// Stuff names without the marks of COCO's merging.
-fn without_stuff_marks(name: &str) -> String {
-    let bare = name.trim_end_matches("-merged").trim_end_matches("-other");
-    bare.trim_end_matches("-stuff").replace('-', " ")
 }
 
 /// One mask per segment id in the PNG.
@@ -211,12 +269,9 @@ fn segment_masks(path: &Path, picture: &ImageFile) -> Result<BTreeMap<u32, RleMa
     )?;
     let id_of = |px: &[u8]| u32::from(px[0]) | u32::from(px[1]) << 8 | u32::from(px[2]) << 16;
     let ids: Vec<u32> = rgb.pixels.chunks_exact(3).map(id_of).collect();
-    let distinct: BTreeSet<u32> = ids.iter().copied().filter(|id| *id != 0).collect();
-    let mask = |id: u32| {
-        let raster: Vec<u8> = ids.iter().map(|other| u8::from(*other == id)).collect();
-        (id, RleMask::from_raster(&raster, rgb.height, rgb.width))
-    };
-    Ok(distinct.into_iter().map(mask).collect())
+    let mut masks = masks_by_label(&ids, rgb.width, rgb.height);
+    masks.remove(&0);
+    Ok(masks)
 }
 
 impl Source for CocoPanoptic {
@@ -245,19 +300,33 @@ impl Source for CocoPanoptic {
 
     fn load(&self, unit: usize) -> Result<SourceUnit> {
         let (image, annotation) = &self.rows[unit];
-        let picture = match load_picture(&self.args.images.join(&image.file_name)) {
+        let mut unit = SourceUnit::default();
+        let image_path = self.images.find(&image.file_name);
+        let picture = match load_picture(&image_path, &mut unit.skips) {
             Ok(picture) => picture,
             Err(skip) => return Ok(SourceUnit::skipped(skip)),
         };
-        let path = self.args.panoptic.join(&annotation.file_name);
+        let path = self.maps.find(&annotation.file_name);
         let mut masks = match segment_masks(&path, &picture) {
             Ok(masks) => masks,
             Err(skip) => return Ok(SourceUnit::skipped(skip)),
         };
-        let mut unit = SourceUnit::default();
         let mut present = BTreeSet::new();
         let mut objects = Vec::new();
         for segment in &annotation.segments_info {
+            let segment = match segment {
+                Maybe::Is(segment) => segment,
+                Maybe::Not(value) => {
+                    let expected = "a segment with `id` and `category_id`";
+                    unit.skips.push(Skip::new(
+                        Reason::RowInvalid,
+                        path.display(),
+                        expected,
+                        value,
+                    ));
+                    continue;
+                }
+            };
             let what = format!("{}: segment {}", path.display(), segment.id);
             let name = self.category_names.get(&segment.category_id);
             let Some(name) = name.filter(|name| is_name(name)) else {
@@ -266,12 +335,13 @@ impl Source for CocoPanoptic {
                     Reason::UnknownCategory,
                     what,
                     expected,
-                    segment.category_id,
+                    &segment.category_id,
                 ));
                 continue;
             };
             present.insert(name.clone());
-            if segment.iscrowd != 0 {
+            if segment.iscrowd {
+                masks.remove(&segment.id);
                 unit.skips
                     .push(Skip::new(Reason::Crowd, what, "one object", "`iscrowd` 1"));
                 continue;
@@ -293,12 +363,21 @@ impl Source for CocoPanoptic {
                 anomalous: None,
             });
         }
+        for id in masks.keys() {
+            unit.skips.push(Skip::new(
+                Reason::UnknownCategory,
+                format!("{}: segment {id}", path.display()),
+                "a segment that `segments_info` lists",
+                "none",
+            ));
+        }
         if objects.is_empty() {
+            let found = format!("{} segments, none of use", annotation.segments_info.len());
             unit.skips.push(Skip::new(
                 Reason::NoObject,
                 path.display(),
                 "an object",
-                "none of use",
+                found,
             ));
         } else {
             let video = image.id.to_string();
@@ -314,7 +393,7 @@ mod tests {
     use clap::Parser;
 
     use super::*;
-    use crate::cli::{BuildCommand, Cli, Command};
+    use crate::cli::{BuildCommand, Cli, Command, Wanted};
     use crate::sources::SourceSpec;
 
     #[test]
@@ -324,7 +403,7 @@ mod tests {
             let cli = Cli::try_parse_from(with_annotations_named(words)).expect("it parses");
             match cli.command {
                 Command::Build(BuildCommand {
-                    source: SourceSpec::CocoPanoptic(panoptic),
+                    source: Wanted::Source(SourceSpec::CocoPanoptic(panoptic)),
                     args,
                 }) => (panoptic.annotations, args.json),
                 other => panic!("{other:?}"),

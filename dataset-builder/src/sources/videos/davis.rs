@@ -15,7 +15,7 @@ use lavida_store::{Error, Result};
 
 use crate::read::files::{self, InputDigest};
 use crate::read::header::training_header;
-use crate::read::meta_json::MetaFile;
+use crate::read::meta_json::read_categories;
 use crate::read::names::readable;
 use crate::read::palette::load_palette_video;
 use crate::read::rows::{Naming, SourceUnit, cut_rows};
@@ -42,6 +42,18 @@ impl SourceArgs for DavisArgs {
     fn open(&self, dataset: &str) -> Result<Box<dyn Source>> {
         Ok(Box::new(Davis::open(self, dataset)?))
     }
+
+    fn found_in(dir: &Path) -> Option<Self> {
+        // Ref-DAVIS is DAVIS with texts, and YouTube-VOS has a file of categories.
+        let is_other = ["meta.json", "davis_text_annotations"]
+            .iter()
+            .any(|name| dir.join(name).exists());
+        let is_davis = dir.join("JPEGImages").is_dir() && dir.join("Annotations").is_dir();
+        (is_davis && !is_other).then(|| Self {
+            root: dir.to_owned(),
+            split: None,
+        })
+    }
 }
 
 /// A DAVIS dataset whose folders have been listed.
@@ -64,6 +76,13 @@ impl Davis {
     /// [`Error::Corrupt`] for a cut name file.
     fn open(args: &DavisArgs, dataset: &str) -> Result<Self> {
         let images = args.root.join("JPEGImages");
+        if !images.is_dir() && args.root.join("DAVIS/JPEGImages").is_dir() {
+            let found = format!(
+                "it one folder down: --root {}",
+                args.root.join("DAVIS").display()
+            );
+            return Err(Error::invalid(images.display(), LAYOUT, found));
+        }
         files::require_dir(&images, LAYOUT)?;
         let resolution = ["480p", "1080p", "Full-Resolution"]
             .into_iter()
@@ -72,7 +91,7 @@ impl Davis {
         let frames_dir = images.join(resolution);
         let masks_dir = args.root.join("Annotations").join(resolution);
         files::require_dir(&masks_dir, LAYOUT)?;
-        let videos = match listed_videos(args)? {
+        let videos = match listed_videos(&args.root, args.split.as_deref())? {
             Some(videos) => videos,
             None => files::list_dirs(&frames_dir)?
                 .iter()
@@ -127,23 +146,28 @@ fn share_a_word(a: &str, b: &str) -> bool {
     !words(a).is_disjoint(&words(b))
 }
 
-/// The videos of the split, from the first list file that is there; `None` to take every video.
-fn listed_videos(args: &DavisArgs) -> Result<Option<Vec<String>>> {
-    let split = args.split.as_deref().unwrap_or("train");
+/// The videos of a split, from the first list file that is there; `None` to take every video.
+///
+/// # Errors
+///
+/// [`Error::Invalid`] when a split is asked for that no list has.
+pub fn listed_videos(root: &Path, asked: Option<&str>) -> Result<Option<Vec<String>>> {
+    let split = asked.unwrap_or("train");
     let lists = ["2017", "480p", "2016", "1080p"]
-        .map(|year| args.root.join(format!("ImageSets/{year}/{split}.txt")));
+        .map(|year| root.join(format!("ImageSets/{year}/{split}.txt")));
     let Some(list) = lists.iter().find(|list| lavida_files::is_there(list)) else {
-        return match &args.split {
+        return match asked {
             // Without lists there is one part; calling it by a name is fine when nobody says otherwise.
-            Some(split) if args.root.join("ImageSets").is_dir() => Err(Error::invalid(
+            Some(split) if root.join("ImageSets").is_dir() => Err(Error::invalid(
                 format!("--split {split}"),
                 format!("a list ROOT/ImageSets/YEAR/{split}.txt"),
-                files::describe(&args.root.join("ImageSets")),
+                files::describe(&root.join("ImageSets")),
             )),
             _ => Ok(None),
         };
     };
-    let text = files::read_text(list, "a list of videos")?;
+    // What it lists goes into the digest as the videos themselves.
+    let text = files::read_text(list, "a list of videos", &mut InputDigest::default())?;
     let mut videos: Vec<String> = Vec::new();
     for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
         // DAVIS-2017 lists videos; DAVIS-2016 lists `/JPEGImages/480p/bear/00000.jpg /Annotations/…` frame by frame.
@@ -172,8 +196,17 @@ fn read_names(
     if lavida_files::is_there(&semantics) {
         files::read_json(&semantics, "`{video: {object id: name}}`", digest)
     } else if lavida_files::is_there(&meta) {
-        let meta: MetaFile = files::read_json(&meta, MetaFile::FORM, digest)?;
-        Ok(meta.categories())
+        let named = |objects: BTreeMap<String, Option<String>>| {
+            objects
+                .into_iter()
+                .filter_map(|(id, name)| Some((id, name?)))
+                .collect()
+        };
+        let categories = read_categories(&meta, digest)?;
+        Ok(categories
+            .into_iter()
+            .map(|(video, objects)| (video, named(objects)))
+            .collect())
     } else {
         Ok(BTreeMap::new())
     }

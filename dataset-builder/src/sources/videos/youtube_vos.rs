@@ -1,16 +1,16 @@
 //! YouTube-VOS: frames, one palette PNG a frame, and `meta.json` naming the category of every object.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use lavida_data::clip::ObjectTrack;
 use lavida_data::manifest::{CategorySource, DatasetHeader, Positives, Purpose};
-use lavida_store::Result;
+use lavida_store::{Error, Result};
 
 use crate::read::files::{self, InputDigest};
 use crate::read::header::training_header;
-use crate::read::meta_json::MetaFile;
+use crate::read::meta_json::read_categories;
 use crate::read::names::{is_name, readable};
 use crate::read::palette::load_palette_video;
 use crate::read::rows::{Naming, SourceUnit, cut_rows};
@@ -18,6 +18,9 @@ use crate::skip::{Reason, Skip};
 use crate::sources::{Source, SourceArgs};
 
 const LAYOUT: &str = "YouTube-VOS: ROOT/SPLIT/JPEGImages/VIDEO/*.jpg, ROOT/SPLIT/Annotations/VIDEO/*.png and ROOT/SPLIT/meta.json";
+
+/// Pixels that belong to nothing in particular, unless `meta.json` has such an object.
+const VOID: u8 = 255;
 
 /// Where YouTube-VOS lies.
 #[derive(Args, Clone, Debug)]
@@ -38,13 +41,28 @@ impl SourceArgs for YoutubeVosArgs {
     fn open(&self, dataset: &str) -> Result<Box<dyn Source>> {
         Ok(Box::new(YoutubeVos::open(self, dataset)?))
     }
+
+    fn found_in(dir: &Path) -> Option<Self> {
+        let split = ["train", "valid", ""].into_iter().find(|split| {
+            let has = |name: &str| dir.join(split).join(name).exists();
+            has("JPEGImages")
+                && has("Annotations")
+                && has("meta.json")
+                && !dir.join("meta_expressions").is_dir()
+        })?;
+        let split = if split.is_empty() { "train" } else { split };
+        Some(Self {
+            root: dir.to_owned(),
+            split: split.to_owned(),
+        })
+    }
 }
 
 /// A YouTube-VOS split whose `meta.json` has been read.
 struct YoutubeVos {
     naming: Naming,
     dir: PathBuf,
-    videos: Vec<(String, BTreeMap<String, String>)>,
+    videos: Vec<(String, BTreeMap<String, Option<String>>)>,
     planned_skips: Vec<Skip>,
     digest: InputDigest,
 }
@@ -58,10 +76,21 @@ impl YoutubeVos {
     fn open(args: &YoutubeVosArgs, dataset: &str) -> Result<Self> {
         let dir = files::split_dir(&args.root, &args.split);
         files::require_dir(&dir.join("JPEGImages"), LAYOUT)?;
+        let vis = ["instances.json", "train.json", "meta.json"].map(|name| dir.join(name));
+        if !dir.join("Annotations").is_dir() && vis.iter().any(|file| file.is_file()) {
+            let found = format!(
+                "{}: masks inside of a JSON file are YouTube-VIS, which is another format",
+                files::describe(&dir)
+            );
+            return Err(Error::invalid(
+                dir.join("Annotations").display(),
+                LAYOUT,
+                found,
+            ));
+        }
         files::require_dir(&dir.join("Annotations"), LAYOUT)?;
         let mut digest = InputDigest::default();
-        let meta: MetaFile = files::read_json(&dir.join("meta.json"), MetaFile::FORM, &mut digest)?;
-        let categories = meta.categories();
+        let categories = read_categories(&dir.join("meta.json"), &mut digest)?;
         let planned_skips = files::list_dirs(&dir.join("JPEGImages"))?
             .iter()
             .filter(|video| !categories.contains_key(&files::name(video)))
@@ -86,7 +115,11 @@ impl YoutubeVos {
 
 impl Source for YoutubeVos {
     fn header(&self) -> DatasetHeader {
-        let names = self.videos.iter().flat_map(|(_, objects)| objects.values());
+        let names = self
+            .videos
+            .iter()
+            .flat_map(|(_, objects)| objects.values().flatten());
+        let names = names.filter(|name| is_name(name));
         let vocabulary: BTreeSet<String> = names.map(|name| readable(name)).collect();
         training_header(
             &self.naming,
@@ -119,7 +152,11 @@ impl Source for YoutubeVos {
         let mut tracks: Vec<ObjectTrack> = Vec::new();
         for (index, masks) in palette.masks {
             let id = index.to_string();
-            let category = categories.get(&id).filter(|name| is_name(name));
+            if index == VOID && !categories.contains_key(&id) {
+                continue;
+            }
+            let category = categories.get(&id).and_then(Option::as_ref);
+            let category = category.filter(|name| is_name(name));
             let Some(category) = category.map(|name| readable(name)) else {
                 skips.push(Skip::new(
                     Reason::UnknownCategory,

@@ -94,7 +94,7 @@ impl Sources {
             let files: &TensorFiles = files;
             files
                 .names()
-                .map(|name| (files, name, meaning(name)))
+                .map(|name| (files, name, meaning(without_wrappers(name))))
                 .collect()
         };
         match self {
@@ -112,6 +112,18 @@ impl Sources {
             }
         }
     }
+}
+
+/// What training tools put before the names of a model that they wrap: DistributedDataParallel, `torch.compile`, PEFT.
+const WRAPPERS: [&str; 3] = ["module.", "_orig_mod.", "base_model.model."];
+
+/// A tensor's name without what wrappers of the model put before it.
+pub fn without_wrappers(name: &str) -> &str {
+    let mut bare = name;
+    while let Some(rest) = WRAPPERS.iter().find_map(|prefix| bare.strip_prefix(prefix)) {
+        bare = rest;
+    }
+    bare
 }
 
 /// transformers puts both parts below `model.` since 4.52.
@@ -199,10 +211,12 @@ impl<'a> ImportPlan<'a> {
             }
         }
         WeightError::all(faults)?;
+        // What a tied head may have of its own is not read, as in transformers.
         if let Sources::Towers { is_tied: true, .. } = sources
-            && let Some(embedding) = found.get(EMBEDDING).copied()
+            && let Some((files, theirs)) = found.remove(HEAD)
         {
-            found.insert(HEAD.to_owned(), embedding); // what a tied head may have of its own is not read, as in transformers
+            let names = unused.entry(files.name().to_owned()).or_default();
+            names.push(theirs.to_owned());
         }
         let may_draw = matches!(sources, Sources::Towers { .. });
         let mut tensors = Vec::new();
@@ -343,6 +357,8 @@ mod tests {
         ] {
             assert_eq!(meaning(old), old);
             assert_eq!(meaning(new), old);
+            let wrapped = format!("module._orig_mod.base_model.model.{new}");
+            assert_eq!(meaning(without_wrappers(&wrapped)), old);
         }
     }
 }

@@ -2,43 +2,35 @@
 
 use std::{net::SocketAddr, path::Path, time::Duration};
 
-use lavida_cluster::shell::{self, Security};
+use lavida_cluster::{
+    shell::{self, Security},
+    training::{check_world_size, most_ranks},
+};
 use lavida_data::{Error, Result};
-use lavida_train::settings::Settings;
+use lavida_train::settings::{ClusterSettings, Settings};
 
 use super::Found;
+use crate::launch::lead::between_processes;
 
 /// A certificate that ends sooner is told as one that ends soon.
 const SOON: Duration = Duration::from_secs(7 * DAY);
 const DAY: u64 = 24 * 3600;
 
-/// The numbers of workers that share a step evenly, and whether the settings allow one of them.
+/// The numbers of workers that share a step evenly, and whether the engine between them carries those that are wanted.
+/// Settings that allow none are none.
 pub fn world_sizes(settings: &Settings) -> Found {
-    let shares = settings.accumulation();
-    let cluster = &settings.cluster;
-    let most = match cluster.workers {
-        0 => shares,
-        workers => workers,
-    };
-    let even: Vec<usize> = (1..=shares).filter(|n| shares.is_multiple_of(*n)).collect();
-    let list = even
-        .iter()
-        .map(ToString::to_string)
-        .collect::<Vec<_>>()
-        .join(", ");
-    if even
-        .iter()
-        .any(|n| (cluster.min_workers..=most).contains(n))
-    {
-        Found::Ok(format!(
-            "{shares} microbatches a step are shared evenly by {list} workers"
-        ))
-    } else {
-        let what = "cluster.min_workers to cluster.workers";
-        let found = format!("{} to {most}", cluster.min_workers);
-        let expected = format!("one of {list} (train.global_batch / train.microbatch is {shares})");
-        Found::Failed(Error::invalid(what, expected, found).into())
+    let engine = between_processes(settings);
+    if let Err(error) = check_world_size(settings, engine) {
+        return Found::Failed(error.into());
     }
+    let most = most_ranks(engine);
+    let shares = settings.accumulation();
+    let even = ClusterSettings::even_sizes(shares).take_while(|size| *size <= most);
+    let even = even.map(|size| size.to_string());
+    let list = even.collect::<Vec<_>>().join(", ");
+    Found::Ok(format!(
+        "{shares} microbatches a step are shared evenly by {list} workers"
+    ))
 }
 
 /// A folder of `lavida cluster certs`.
@@ -77,23 +69,27 @@ pub async fn reaches(address: &str, security: &Security) -> Result<String> {
 mod tests {
     use super::*;
 
-    fn check(overrides: &[&str], words: &str, ok: bool) {
-        let overrides: Vec<String> = overrides.iter().map(ToString::to_string).collect();
-        let loaded = crate::config::load("embedded:tiny", &overrides).unwrap();
-        let (said, is_ok) = match world_sizes(&loaded.settings) {
-            Found::Ok(said) => (said, true),
-            Found::Unknown(said) => (said, false),
-            Found::Failed(error) => (error.to_string(), false),
-        };
-        assert_eq!(is_ok, ok, "{said}");
-        assert!(said.contains(words), "{said}");
-    }
-
     #[test]
-    fn world_sizes_that_share_a_step_are_named_and_others_refused() {
-        let batch = ["train.global_batch=12", "train.microbatch=2"];
-        check(&batch, "shared evenly by 1, 2, 3, 6 workers", true);
-        let bounded = [&batch[..], &["cluster.min_workers=4", "cluster.workers=5"]].concat();
-        check(&bounded, "found 4 to 5", false);
+    fn world_sizes_that_share_a_step_are_named() {
+        let overrides = ["train.global_batch=12", "train.microbatch=2"].map(str::to_owned);
+        let loaded = crate::config::load("embedded:tiny", &overrides).unwrap();
+        let Found::Ok(said) = world_sizes(&loaded.settings) else {
+            panic!("settings that were read are valid");
+        };
+        assert!(
+            said.contains("shared evenly by 1, 2, 3, 6 workers"),
+            "{said}"
+        );
+        let many = [
+            "train.global_batch=512",
+            "train.microbatch=1",
+            "cluster.workers=512",
+        ];
+        let loaded = crate::config::load("embedded:tiny", &many.map(str::to_owned)).unwrap();
+        let Found::Failed(error) = world_sizes(&loaded.settings) else {
+            panic!("Gloo carries no world of 512");
+        };
+        let words = "at most 481 workers, the largest world of the engine gloo";
+        assert!(error.to_string().contains(words), "{error}");
     }
 }

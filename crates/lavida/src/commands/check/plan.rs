@@ -33,7 +33,7 @@ pub fn table(plan: &Plan, settings: &Settings) -> String {
     );
     let m = &plan.memory;
     text += &format!(
-        "memory per device, {} clips at once, {}{} (activations are an estimate)\n",
+        "memory per device, {} clips at once, {}{} (activations are an estimate; total is the most at one time)\n",
         settings.train.microbatch,
         match settings.train.precision {
             Precision::F32 => "f32",
@@ -49,6 +49,8 @@ pub fn table(plan: &Plan, settings: &Settings) -> String {
         ("gradients", m.gradients),
         ("optimizer", m.optimizer),
         ("activations", m.activations),
+        ("update", m.update),
+        ("loading", m.loading),
         ("total", m.total),
     ] {
         text += &format!("  {name:<12} {:>9.3} GiB\n", gib(bytes));

@@ -312,6 +312,8 @@ async fn built(out: &Path) -> anyhow::Result<Vec<DatasetManifest>> {
             annotations: coco.join("annotations/instances_train.json"),
             images: coco.join("images"),
             split: "train".into(),
+            boxes: false,
+            crowds: false,
         }),
         SourceSpec::Ade20k(Ade20kArgs {
             root: world.join("ade20k"),

@@ -21,10 +21,12 @@ use lavida_model::{
     precision::Precision,
     weights::{
         TensorFiles, WeightError,
-        import::{ImportPlan, PlannedFile, Sources},
+        import::{ImportPlan, PlannedFile, Sources, without_wrappers},
+        placeholder,
     },
 };
 use lavida_score::{exported::weight_error, scorer::uninitialised};
+use lavida_store::Store;
 use lavida_terminal::{
     progress::{Progress, Unit},
     screen,
@@ -90,7 +92,7 @@ pub struct ImportArgs {
 pub async fn run(args: ImportArgs) -> anyhow::Result<()> {
     let precision = args.dtype.map(Precision::from);
     let folders = folders(&args)?;
-    let (settings, tokenizers, sources) = match &folders {
+    let (mut settings, tokenizers, sources) = match &folders {
         Folders::Lavida(folder) => of_export(folder, &args)?,
         Folders::Towers {
             qwen2_vl,
@@ -103,6 +105,18 @@ pub async fn run(args: ImportArgs) -> anyhow::Result<()> {
             (settings, opened.0, opened.1)
         }
     };
+    if let Sources::Towers { is_tied: true, .. } = &sources
+        && !settings.model.language.tie_word_embeddings
+    {
+        settings.model.language.tie_word_embeddings = true;
+        screen::line(
+            "import: Qwen2-VL's head is its embedding, so it stays one matrix: settings to train with say so too \
+             (model.language.tie_word_embeddings = true)",
+        );
+    }
+    if precision == Some(Precision::Bf16) {
+        settings.train.precision = Precision::Bf16; // what is asked to be rounded is computed with as it is
+    }
     check_vocabularies(&settings, &tokenizers, &sources, &folders)?;
     let writer = CheckpointWriter::create(&args.out, first_state(&settings)).await?;
     let removed = writer.removed();
@@ -115,6 +129,8 @@ pub async fn run(args: ImportArgs) -> anyhow::Result<()> {
     let device = device::named("cpu")?;
     let model = uninitialised(&settings, &tokenizers, &device);
     let plan = ImportPlan::new(&sources, &model, precision, settings.seed).map_err(weight_error)?;
+    let carried = plan.carried.as_ref().map_or(0, PlannedFile::n_bytes);
+    Store::open(&args.out)?.check_room(plan.weights.n_bytes() + carried)?;
     screen::line("import: reading every value once before anything is written");
     let progress = Progress::new("import: checking", Unit::Bytes, plan.n_bytes());
     plan.check_values(|n| progress.add(n))
@@ -194,6 +210,14 @@ fn open_towers(
     let qwen2_vl_config = read_config("--qwen2-vl", qwen2_vl)?;
     let clip_config = read_config("--clip", clip)?;
     sizes::check(settings_name, settings, &qwen2_vl_config, &clip_config)?;
+    if settings.model.language.tie_word_embeddings && !sizes::is_tied(&qwen2_vl_config) {
+        let expected = "false, as config.json of Qwen2-VL says: its head is a matrix of its own";
+        return Err(Error::invalid(
+            "model.language.tie_word_embeddings",
+            expected,
+            true,
+        ));
+    }
     let tokenizers = Tokenizers::load(
         &read("--qwen2-vl", qwen2_vl, TOKENIZER)?,
         &read("--clip", clip, TOKENIZER)?,
@@ -205,7 +229,10 @@ fn open_towers(
         TensorFiles::open_folder(clip),
     );
     let (qwen2_vl, sam2, clip) = match opened {
-        (Ok(qwen2_vl), Ok(sam2), Ok(clip)) => (qwen2_vl, sam2, clip),
+        (Ok(qwen2_vl), Ok(sam2), Ok(clip)) => {
+            check_version(&sam2)?;
+            (qwen2_vl, sam2, clip)
+        }
         (qwen2_vl, sam2, clip) => {
             let faults = [qwen2_vl.err(), sam2.err(), clip.err()];
             let mut faults: Vec<WeightError> = faults.into_iter().flatten().collect();
@@ -225,13 +252,36 @@ fn open_towers(
     Ok((tokenizers, sources))
 }
 
+/// SAM 2.0 has every tensor that LAVIDA reads, in the same shapes, and other values: only what it lacks of 2.1's memory tells.
+fn check_version(sam2: &TensorFiles) -> Result<()> {
+    let has = |beginning: &str| {
+        let mut names = sam2.names();
+        names.any(|name| without_wrappers(name).starts_with(beginning))
+    };
+    if has("memory_encoder.") && !has("no_obj_embed_spatial") {
+        return Err(Error::invalid(
+            "--sam2",
+            "SAM 2.1 (sam2.1_hiera_small.pt and its like)",
+            format!(
+                "{}, which is SAM 2.0: it has no no_obj_embed_spatial",
+                sam2.name()
+            ),
+        ));
+    }
+    Ok(())
+}
+
 /// A file that the folder must have; without it, it is no folder of that kind.
 fn read(option: &str, folder: &Path, name: &str) -> Result<Vec<u8>> {
     let path = folder.join(name);
-    lavida_files::read(&path, MAX_TOKENIZER_BYTES).map_err(|error| {
+    let bytes = lavida_files::read(&path, MAX_TOKENIZER_BYTES).map_err(|error| {
         let expected = format!("a folder with a readable {name}");
         Error::invalid(option, expected, format!("{}: {error}", path.display()))
-    })
+    })?;
+    match placeholder(&bytes) {
+        None => Ok(bytes),
+        Some(found) => Err(Error::corrupt(path.display(), "the file itself", found)),
+    }
 }
 
 fn read_config(option: &str, folder: &Path) -> Result<Value> {

@@ -51,6 +51,11 @@ pub fn check(name: &str, settings: &Settings, qwen2_vl: &Value, clip: &Value) ->
             }
         }
     }
+    if let Some(kind) = other_rope(qwen2_vl) {
+        lines.push(format!(
+            "\n  rope_scaling of Qwen2-VL: expected \"mrope\" alone, found \"{kind}\": positions are scaled, which LAVIDA does not do"
+        ));
+    }
     if lines.is_empty() {
         Ok(())
     } else {
@@ -60,6 +65,20 @@ pub fn check(name: &str, settings: &Settings, qwen2_vl: &Value, clip: &Value) ->
             format!("{} that differ{}", lines.len(), lines.concat()),
         ))
     }
+}
+
+/// How positions are scaled, where that is not by M-RoPE alone: yarn, linear and others change every angle.
+fn other_rope(qwen2_vl: &Value) -> Option<&str> {
+    let kinds = ["rope_scaling", "rope_parameters"].iter().flat_map(|key| {
+        let below = format!("text_config.{key}");
+        [at(qwen2_vl, key), at(qwen2_vl, &below)]
+    });
+    let kinds = kinds.flatten().flat_map(|table| {
+        ["rope_type", "type"].map(|name| table.get(name).and_then(Value::as_str))
+    });
+    kinds
+        .flatten()
+        .find(|kind| !["mrope", "default"].contains(kind))
 }
 
 /// Whether the output layer is the embedding.
@@ -87,6 +106,12 @@ fn of_qwen2_vl(settings: &Settings) -> Vec<Size> {
     vec![
         size(&["model_type"], json!("qwen2_vl"), None, json!("qwen2_vl")),
         size(text!("hidden_act"), json!("silu"), None, json!("silu")),
+        size(
+            text!("use_sliding_window"),
+            json!(false),
+            None,
+            json!(false),
+        ),
         size(
             text!("hidden_size"),
             json!(8192),
@@ -325,6 +350,35 @@ mod tests {
              text_config.hidden_act of CLIP: expected \"quick_gelu\", found \"gelu\"\n  \
              model.clip_text.hidden_size: expected 768 (text_config.hidden_size of CLIP), found 512"
         );
+    }
+
+    #[test]
+    fn positions_that_are_scaled_and_windows_that_slide_are_refused_by_name() {
+        for (key, value, word) in [
+            (
+                "rope_scaling",
+                json!({ "type": "yarn", "factor": 4.0, "mrope_section": [16, 24, 24] }),
+                "\"yarn\"",
+            ),
+            (
+                "rope_parameters",
+                json!({ "rope_type": "linear" }),
+                "\"linear\"",
+            ),
+            ("use_sliding_window", json!(true), "use_sliding_window"),
+        ] {
+            for text_below in [true, false] {
+                let mut config = qwen2_vl(text_below);
+                let text = if text_below {
+                    &mut config["text_config"]
+                } else {
+                    &mut config
+                };
+                text[key] = value.clone();
+                let error = check("paper", &paper(), &config, &json!({})).unwrap_err();
+                assert!(error.to_string().contains(word), "{error}");
+            }
+        }
     }
 
     #[test]
