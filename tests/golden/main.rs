@@ -20,6 +20,7 @@ mod mllm;
 mod prep;
 mod projector;
 mod prompt;
+mod referee;
 mod sam2;
 mod support;
 mod whole_model;

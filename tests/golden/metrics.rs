@@ -1,7 +1,7 @@
 //! Frame AUC and average precision against the reference's table, its artificial end points included.
 
 use lavida_score::metrics::{auc, average_precision, padded};
-use lavida_score::report::{EvaluationReport, EvaluationSettings};
+use lavida_score::report::{EvaluationReport, EvaluationSettings, PixelTally};
 use lavida_score::scored::ScoredVideo;
 use serde_json::Value;
 
@@ -75,9 +75,13 @@ fn a_report_with_reference_metrics_holds_the_reference_figures() {
             interval: 1,
             reference_metrics: true,
             reference_windows: false,
+            abnormal_only: false,
+            smoothing_sigma_frames: 0.0,
             keep_ratio: 1.0,
+            drop_static_patches: false,
         };
-        let report = EvaluationReport::new("table".into(), settings, &videos(case));
+        let pixels = PixelTally::default();
+        let report = EvaluationReport::new("table".into(), settings, &videos(case), &pixels);
         if case["metric"] == "AUC" {
             check("frame AUC", report.frame_auc, &case["frame_score"]);
             check("video AUC", report.video_auc, &case["mean_video_score"]);

@@ -11,7 +11,11 @@ use lavida_data::{
     manifest::Purpose,
 };
 
-use crate::{frames::FrameSource, pixels, protocols::Protocol};
+use crate::{
+    frames::FrameSource,
+    pixels,
+    protocols::{BenchmarkFile, Protocol},
+};
 
 /// An evaluation set, opened.
 pub struct Benchmark {
@@ -25,6 +29,8 @@ pub struct Benchmark {
     pub true_categories: BTreeMap<String, Vec<String>>,
     /// Its videos, in the set's order.
     pub videos: Vec<BenchmarkVideo>,
+    /// The file that it is scored by, where one was named.
+    pub file: Option<BenchmarkFile>,
 }
 
 /// One video of a benchmark.
@@ -77,7 +83,42 @@ impl Benchmark {
             true_categories: header.true_categories.clone(),
             videos,
             catalog: Arc::new(catalog),
+            file: None,
         })
+    }
+
+    /// Opens the set of a benchmark; `asked` replaces the categories of its file.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::open`]; [`Error::Invalid`] for a set of another name and for one without the benchmark's videos.
+    pub async fn open_as(
+        uri: &str,
+        file: &BenchmarkFile,
+        asked: Option<Vec<String>>,
+    ) -> Result<Self> {
+        let asked = asked.unwrap_or_else(|| file.categories.clone());
+        let mut benchmark = Self::open(uri, Some(asked)).await?;
+        if benchmark.name != file.set {
+            let expected = format!("a set named {}, as {} is built", file.set, file.title);
+            return Err(Error::invalid(uri, expected, &benchmark.name));
+        }
+        if let Some(prefix) = &file.videos {
+            let begins = |video: &BenchmarkVideo| video.name.starts_with(prefix.as_str());
+            benchmark.videos.retain(begins);
+            if benchmark.videos.is_empty() {
+                let expected = format!("videos whose names begin with {prefix}");
+                return Err(Error::invalid(uri, expected, "none"));
+            }
+        }
+        benchmark.name.clone_from(&file.name);
+        benchmark.file = Some(file.clone());
+        Ok(benchmark)
+    }
+
+    /// The scene of a video, where the benchmark's file says how its names tell it.
+    pub fn scene_of<'a>(&self, video: &'a str) -> Option<&'a str> {
+        self.file.as_ref().and_then(|file| file.scene_of(video))
     }
 
     /// How it is scored.

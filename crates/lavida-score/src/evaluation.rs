@@ -4,12 +4,12 @@ use lavida_data::Result;
 
 use crate::{
     benchmark::{Benchmark, BenchmarkVideo},
-    labels::labelled,
+    labels::{VideoLabels, labelled},
     model::ScoringModel,
     pixels::nearest,
     protocols::Protocol,
-    report::{EvaluationReport, EvaluationSettings},
-    scored::ScoredVideo,
+    report::{EvaluationReport, EvaluationSettings, PixelTally},
+    scored::{ScoredPixels, ScoredVideo},
     windows::Windowing,
 };
 
@@ -22,6 +22,8 @@ pub struct EvaluationPlan {
     pub n_frames: usize,
     /// What else is asked of each video.
     pub control: Control,
+    /// Whether the pixels of every video are held for whoever shows them, which is much memory for a large set.
+    pub holds_pixels: bool,
 }
 
 /// What a benchmark is asked beside its question, to see what steers the score.
@@ -93,59 +95,110 @@ pub async fn evaluate(
         n_frames: n_passes * n_frames,
     });
     let mut n_frames_done = 0;
+    let mut n_left_out = 0;
     let mut videos = Vec::with_capacity(n_videos);
+    let mut pixels = PixelTally::default();
     for (index, video) in benchmark.videos.iter().enumerate() {
         on(EvaluationEvent::Video {
             index,
             n_videos,
             name: &video.name,
         });
-        videos.push(score_video(model, benchmark, video, plan, on).await?);
+        let labels = labelled(benchmark, video, plan.protocol.labels).await?;
+        if plan.protocol.abnormal_only && !labels.frames.contains(&true) {
+            n_left_out += 1;
+        } else {
+            let asked = Asked {
+                model,
+                benchmark,
+                video,
+                plan,
+            };
+            videos.push(score_video(asked, labels, &mut pixels, on).await?);
+        }
         n_frames_done += n_passes * video.n_frames;
         on(EvaluationEvent::VideoDone { n_frames_done });
     }
     let keep_ratio = model.settings.compression.keep_ratio.get();
-    let settings = EvaluationSettings::of(plan, &benchmark.categories, keep_ratio);
-    Ok(Evaluation {
-        report: EvaluationReport::new(benchmark.name.clone(), settings, &videos),
-        videos,
-    })
+    let mut settings = EvaluationSettings::of(plan, &benchmark.categories, keep_ratio);
+    settings.drop_static_patches = model.settings.compression.drop_static_patches;
+    let mut report = EvaluationReport::new(benchmark.name.clone(), settings, &videos, &pixels);
+    report.left_out_videos = n_left_out;
+    report.group(benchmark, &videos);
+    Ok(Evaluation { report, videos })
+}
+
+/// A video and what is asked of it.
+#[derive(Clone, Copy)]
+struct Asked<'a> {
+    model: &'a ScoringModel,
+    benchmark: &'a Benchmark,
+    video: &'a BenchmarkVideo,
+    plan: &'a EvaluationPlan,
 }
 
 async fn score_video(
-    model: &ScoringModel,
-    benchmark: &Benchmark,
-    video: &BenchmarkVideo,
-    plan: &EvaluationPlan,
+    asked: Asked<'_>,
+    labels: VideoLabels,
+    pixels: &mut PixelTally,
     on: &(dyn Fn(EvaluationEvent<'_>) + Sync),
 ) -> Result<ScoredVideo> {
+    let Asked {
+        model,
+        benchmark,
+        video,
+        plan,
+    } = asked;
     let protocol = plan.protocol;
     let windowing = Windowing {
         n_frames: plan.n_frames,
         interval: protocol.interval,
         tail: protocol.tail,
     };
-    let mut scored = labelled(benchmark, video, protocol.labels).await?;
+    let n_frames = video.n_frames;
+    let held = labels.pixels.as_ref().filter(|_| plan.holds_pixels);
+    let mut scored = ScoredVideo {
+        video: video.name.clone(),
+        object_logits: vec![0.0; n_frames],
+        frame_labels: labels.frames,
+        frames: (0..n_frames).collect(),
+        swapped_object_logits: None,
+        pixels: held.map(|_| ScoredPixels {
+            mask_logits: vec![Vec::new(); n_frames],
+            labels: vec![Vec::new(); n_frames],
+        }),
+    };
     let grid = benchmark.grid_of(video);
-    let mut is_scored = vec![false; video.n_frames];
+    let mut is_scored = vec![false; n_frames];
+    let mut painted = Ok(());
+    if let Some(labels) = &labels.pixels {
+        pixels.begin_video(labels.has_masks);
+    }
     let mut source = benchmark.source(video);
     let scoring = model.score(&mut source, windowing, &benchmark.categories, |frame| {
         on(EvaluationEvent::Frame);
         scored.object_logits[frame.frame] = frame.object_logit;
         is_scored[frame.frame] = true;
-        if let Some(pixels) = &mut scored.pixels {
-            let n = pixels.n_pixels;
-            pixels.mask_logits[frame.frame * n..][..n].copy_from_slice(&nearest(
-                frame.mask_logits,
-                frame.side,
-                grid,
-            ));
+        let Some(known) = labels.pixels.as_ref().filter(|_| painted.is_ok()) else {
+            return;
+        };
+        match known.frame(frame.frame, grid) {
+            Ok(known) => {
+                let mask_logits = nearest(frame.mask_logits, frame.side, grid);
+                pixels.add_frame(&mask_logits, &known);
+                if let Some(held) = &mut scored.pixels {
+                    held.mask_logits[frame.frame] = mask_logits;
+                    held.labels[frame.frame] = known.labels;
+                }
+            }
+            Err(error) => painted = Err(error),
         }
     });
     scoring.await?;
+    painted?;
     if plan.control == Control::SwappedCategories {
         let absent = benchmark.absent_categories(video);
-        let mut swapped = vec![0.0; video.n_frames];
+        let mut swapped = vec![0.0; n_frames];
         let mut source = benchmark.source(video);
         let scoring = model.score(&mut source, windowing, &absent, |frame| {
             on(EvaluationEvent::Frame);

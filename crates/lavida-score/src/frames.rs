@@ -1,6 +1,10 @@
 //! Where the frames of a video come from, window after window.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    sync::Arc,
+};
 
 use lavida_data::{
     Error, Result, batch::Batcher, catalog::Catalog, frame::RgbFrame, video::VideoReader,
@@ -24,12 +28,18 @@ pub struct DatasetVideo {
     decoded: Option<(usize, Vec<RgbFrame>)>,
 }
 
-/// A file or a folder of frames, read once.
+/// A file or a folder of frames, read once. Of its frames those are held that a window to come looks at, and no others: what
+/// is held grows neither with the video nor with the interval.
 pub struct VideoFile {
     reader: VideoReader,
     name: String,
-    /// Frames that a window may still need, by number.
-    kept: BTreeMap<usize, RgbFrame>,
+    /// Frames that windows look at, by number, with the last window that does.
+    wanted: BTreeMap<usize, usize>,
+    /// Those of them that were read.
+    held: BTreeMap<usize, RgbFrame>,
+    /// When each frame that was read is shown, in seconds.
+    times: Vec<f64>,
+    n_windows_given: usize,
 }
 
 impl FrameSource {
@@ -51,7 +61,10 @@ impl FrameSource {
         Ok(Self::File(VideoFile {
             reader: VideoReader::open(path)?,
             name: path.display().to_string(),
-            kept: BTreeMap::new(),
+            wanted: BTreeMap::new(),
+            held: BTreeMap::new(),
+            times: Vec::new(),
+            n_windows_given: 0,
         }))
     }
 
@@ -71,7 +84,25 @@ impl FrameSource {
         }
     }
 
-    /// The frames of a window; windows are asked for in their order.
+    /// When each frame is shown that was read so far, in seconds; nothing for rows of a dataset.
+    pub fn times(&self) -> &[f64] {
+        match self {
+            Self::Dataset(_) => &[],
+            Self::File(file) => &file.times,
+        }
+    }
+
+    /// Says which windows will be asked for, each once and in this order.
+    pub fn plan(&mut self, windows: &[EvalWindow]) {
+        if let Self::File(file) = self {
+            for (at, window) in windows.iter().enumerate() {
+                file.wanted
+                    .extend(window.frames.iter().map(|frame| (*frame, at)));
+            }
+        }
+    }
+
+    /// The frames of a window; windows are asked for in the order of the plan.
     ///
     /// # Errors
     ///
@@ -90,9 +121,7 @@ impl FrameSource {
     /// As [`Self::frames`].
     pub fn finish(&mut self) -> Result<()> {
         if let Self::File(file) = self {
-            for frame in &mut file.reader {
-                frame?;
-            }
+            while file.read()?.is_some() {}
         }
         Ok(())
     }
@@ -122,20 +151,44 @@ impl DatasetVideo {
 
 impl VideoFile {
     fn frames(&mut self, window: &EvalWindow) -> Result<Vec<RgbFrame>> {
-        let first = window.frames.first().copied().unwrap_or_default();
         let last = window.frames.last().copied().unwrap_or_default();
-        while !self.kept.contains_key(&last) {
-            let frame = self.reader.next().ok_or_else(|| {
+        while self.times.len() <= last {
+            if self.read()?.is_none() {
                 let expected = format!("frame {last}");
-                Error::corrupt(&self.name, expected, "the end of the video")
-            })??;
-            self.kept.insert(frame.index, frame.image);
+                return Err(Error::corrupt(&self.name, expected, "the end of the video"));
+            }
         }
-        let span = last - first + 1;
-        let frames = window.frames.iter().map(|frame| self.kept[frame].clone());
-        let frames = frames.collect();
-        // The aligned last window may begin inside this one; nothing before its reach is needed again.
-        self.kept.retain(|frame, _| frame + span > last);
+        let missing = |frame: &usize| {
+            Error::Internal(format!("frame {frame} of {} is not in the plan", self.name))
+        };
+        let frames = window.frames.iter().map(|frame| {
+            let held = self.held.get(frame);
+            held.cloned().ok_or_else(|| missing(frame))
+        });
+        let frames = frames.collect::<Result<Vec<_>>>()?;
+        let window_idx = self.n_windows_given;
+        self.n_windows_given += 1;
+        let needed: BTreeSet<usize> = window.frames.iter().copied().collect();
+        let is_done = |frame: &usize| {
+            needed.contains(frame)
+                && self
+                    .wanted
+                    .get(frame)
+                    .is_none_or(|last| *last <= window_idx)
+        };
+        self.held.retain(|frame, _| !is_done(frame));
         Ok(frames)
+    }
+
+    /// Reads one more frame.
+    fn read(&mut self) -> Result<Option<()>> {
+        let Some(frame) = self.reader.next().transpose()? else {
+            return Ok(None);
+        };
+        self.times.push(frame.time);
+        if self.wanted.contains_key(&frame.index) {
+            self.held.insert(frame.index, frame.image);
+        }
+        Ok(Some(()))
     }
 }

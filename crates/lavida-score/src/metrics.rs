@@ -40,6 +40,11 @@ impl Ranking {
         self.scores.is_empty()
     }
 
+    /// What was added, in order.
+    pub fn items(&self) -> impl Iterator<Item = (f32, bool)> {
+        self.scores.iter().copied().zip(self.labels.iter().copied())
+    }
+
     /// Area under the ROC curve; `None` unless both labels occur.
     pub fn auc(&self) -> Option<f64> {
         auc(&self.scores, &self.labels)

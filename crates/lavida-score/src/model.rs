@@ -20,7 +20,7 @@ use crate::{
     frames::FrameSource,
     scored::ScoredFrame,
     scorer::{Scorer, unfit, uninitialised},
-    windows::Windowing,
+    windows::{EvalWindow, Windowing},
 };
 
 /// What a model is opened from.
@@ -239,10 +239,28 @@ impl ScoringModel {
         video: &mut FrameSource,
         windowing: Windowing,
         categories: &[String],
+        sink: impl FnMut(ScoredFrame<'_>),
+    ) -> Result<()> {
+        let windows = windowing.windows(video.n_frames());
+        self.score_windows(video, &windows, categories, sink)
+            .await?;
+        video.finish()
+    }
+
+    /// Scores these windows of a video, in their order, as [`Self::score`] does. What is left of the video is not read.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::score`].
+    pub async fn score_windows(
+        &self,
+        video: &mut FrameSource,
+        windows: &[EvalWindow],
+        categories: &[String],
         mut sink: impl FnMut(ScoredFrame<'_>),
     ) -> Result<()> {
         self.tokenizers.check_categories(categories)?;
-        let windows = windowing.windows(video.n_frames());
+        video.plan(windows);
         let per_pass = self.settings.train.microbatch;
         let mut n_truncated = 0;
         for group in windows.chunks(per_pass) {
@@ -260,11 +278,14 @@ impl ScoringModel {
             n_truncated = n_truncated.max(batch.n_truncated_categories / group.len());
             let scored = tokio::task::block_in_place(|| self.scorer.score(&batch))?;
             let frames = scored.object_logits.iter().zip(&scored.mask_logits);
-            let ranges = group.iter().flat_map(|window| &window.scored);
-            for ((object_logit, mask_logits), range) in frames.zip(ranges) {
+            let looked_at = group
+                .iter()
+                .flat_map(|window| window.frames.iter().zip(&window.scored));
+            for ((object_logit, mask_logits), (looked_at, range)) in frames.zip(looked_at) {
                 for frame in range.clone() {
                     sink(ScoredFrame {
                         frame,
+                        looked_at: *looked_at,
                         object_logit: *object_logit,
                         mask_logits,
                         side: scored.side,
@@ -279,6 +300,6 @@ impl ScoringModel {
                 self.settings.model.clip_text.max_position_embeddings
             );
         }
-        video.finish()
+        Ok(())
     }
 }

@@ -15,10 +15,19 @@ pub fn grid_of(height: u32, width: u32) -> [usize; 2] {
 
 /// `[S, S]` mask logits on a grid `[height, width]`, nearest; `S` is `side`.
 pub fn nearest(mask_logits: &[f32], side: usize, [height, width]: [usize; 2]) -> Vec<f32> {
+    resized(mask_logits, [side, side], [height, width])
+}
+
+/// `[H, W]` values on another grid `[height, width]`, nearest.
+pub fn resized<T: Copy>(
+    values: &[T],
+    [from_height, from_width]: [usize; 2],
+    [height, width]: [usize; 2],
+) -> Vec<T> {
     let mut resized = Vec::with_capacity(height * width);
     for y in 0..height {
-        let row = &mask_logits[(y * side / height) * side..][..side];
-        resized.extend((0..width).map(|x| row[x * side / width]));
+        let row = &values[(y * from_height / height) * from_width..][..from_width];
+        resized.extend((0..width).map(|x| row[x * from_width / width]));
     }
     resized
 }

@@ -6,11 +6,17 @@
 //! says how many these are. The reference pads every ranking of frames with two artificial points
 //! ([`Metric::ReferencePadded`]).
 
+use std::collections::BTreeSet;
+
+use lavida_data::{Error, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    benchmark::Benchmark,
     evaluation::EvaluationPlan,
+    labels::LabelledPixels,
     metrics::{Ranking, auc, padded},
+    pixel_ranking::PixelRanking,
     protocols::Metric,
     scored::ScoredVideo,
     windows::Tail,
@@ -25,6 +31,8 @@ pub struct EvaluationReport {
     pub frames: usize,
     /// Videos scored.
     pub videos: usize,
+    /// Videos that the protocol leaves out: the normal ones, where it scores abnormal videos alone.
+    pub left_out_videos: usize,
     /// Area under the ROC curve over all frames; null unless both labels occur.
     pub frame_auc: Option<f64>,
     /// Average precision over all frames.
@@ -33,6 +41,8 @@ pub struct EvaluationReport {
     pub video_auc: Option<f64>,
     /// Area over all pixels of the videos whose pixels are labelled; null unless both labels occur.
     pub pixel_auc: Option<f64>,
+    /// How far the exact pixel AUC may lie from it, at most; 0 where it is exact ([`PixelRanking`]).
+    pub pixel_auc_bound: Option<f64>,
     /// Videos whose pixels are labelled: the pixel figures are over these.
     pub pixel_videos: usize,
     /// Those of them with a mask of an anomaly; the others are normal throughout.
@@ -43,8 +53,52 @@ pub struct EvaluationReport {
     pub swapped_frame_auc: Option<f64>,
     /// How this was scored.
     pub settings: EvaluationSettings,
+    /// By category that the set says a video shows: the videos that show it, with all normal ones.
+    pub per_class: Vec<GroupReport>,
+    /// By scene, where the benchmark's names say it.
+    pub per_scene: Vec<GroupReport>,
     /// By video, in the benchmark's order.
     pub per_video: Vec<VideoReport>,
+}
+
+/// Figures of some of the videos, their frames ranked together.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct GroupReport {
+    /// The category or the scene.
+    pub name: String,
+    /// Videos.
+    pub videos: usize,
+    /// Frames.
+    pub frames: usize,
+    /// Area under the ROC curve; null unless both labels occur.
+    pub frame_auc: Option<f64>,
+    /// Average precision.
+    pub frame_ap: Option<f64>,
+}
+
+/// The pixels of all videos so far, ranked as they come.
+#[derive(Clone, Debug, Default)]
+pub struct PixelTally {
+    all: PixelRanking,
+    on_objects: PixelRanking,
+    n_videos: usize,
+    n_with_masks: usize,
+}
+
+impl PixelTally {
+    /// A video whose pixels are labelled.
+    pub(crate) fn begin_video(&mut self, has_masks: bool) {
+        self.n_videos += 1;
+        self.n_with_masks += usize::from(has_masks);
+    }
+
+    /// A frame of it.
+    pub(crate) fn add_frame(&mut self, mask_logits: &[f32], known: &LabelledPixels) {
+        self.all.extend(mask_logits, &known.labels);
+        if let Some((scores, labels)) = known.on_objects(mask_logits) {
+            self.on_objects.extend(&scores, &labels);
+        }
+    }
 }
 
 /// Figures of one video.
@@ -76,8 +130,14 @@ pub struct EvaluationSettings {
     pub reference_metrics: bool,
     /// The reference's windows: tails and short videos dropped.
     pub reference_windows: bool,
+    /// Abnormal videos alone are scored, as the reference does on UBnormal.
+    pub abnormal_only: bool,
+    /// Standard deviation of the Gaussian filter over the scores of a video, in frames; 0 is none.
+    pub smoothing_sigma_frames: f64,
     /// Share of visual tokens kept.
     pub keep_ratio: f64,
+    /// Whether patches that look like the first frame's are left out.
+    pub drop_static_patches: bool,
 }
 
 impl EvaluationSettings {
@@ -90,52 +150,122 @@ impl EvaluationSettings {
             interval: protocol.interval,
             reference_metrics: protocol.metric == Metric::ReferencePadded,
             reference_windows: protocol.tail == Tail::Dropped,
+            abnormal_only: protocol.abnormal_only,
+            smoothing_sigma_frames: protocol.smoothing.sigma_frames(),
             keep_ratio,
+            drop_static_patches: false,
         }
     }
 }
 
 impl EvaluationReport {
     /// The figures of a benchmark.
-    pub fn new(benchmark: String, settings: EvaluationSettings, videos: &[ScoredVideo]) -> Self {
+    pub fn new(
+        benchmark: String,
+        settings: EvaluationSettings,
+        videos: &[ScoredVideo],
+        pixels: &PixelTally,
+    ) -> Self {
         let pads = settings.reference_metrics;
         let frames = pooled(videos, pads, |v| Some(&v.object_logits));
         let per_video: Vec<_> = videos.iter().map(|v| VideoReport::new(v, pads)).collect();
         let aucs: Vec<f64> = per_video.iter().filter_map(|v| v.frame_auc).collect();
         let swapped = pooled(videos, pads, |v| v.swapped_object_logits.as_deref());
-        let mut pixels = Ranking::default();
-        let mut objects = Ranking::default();
-        let (mut pixel_videos, mut mask_videos) = (0, 0);
-        // One that no window reached is no video of these figures.
-        let scored = || videos.iter().filter(|v| !v.object_logits.is_empty());
-        for video in scored().filter_map(|video| video.pixels.as_ref()) {
-            pixel_videos += 1;
-            mask_videos += usize::from(video.has_masks);
-            pixels.extend(&video.mask_logits, &video.labels);
-            if let Some((scores, labels)) = video.on_objects() {
-                objects.extend(&scores, &labels);
-            }
-        }
+        let pixel_auc = pixels.all.auc();
         Self {
             benchmark,
             frames: videos.iter().map(|v| v.object_logits.len()).sum(),
-            videos: scored().count(),
+            // One that no window reached is no video of these figures.
+            videos: videos
+                .iter()
+                .filter(|video| !video.object_logits.is_empty())
+                .count(),
             frame_auc: frames.auc(),
             frame_ap: frames.average_precision(),
             video_auc: (!aucs.is_empty()).then(|| aucs.iter().sum::<f64>() / aucs.len() as f64),
-            pixel_auc: pixels.auc(),
-            pixel_videos,
-            mask_videos,
-            target_vs_others_pixel_auc: objects.auc(),
+            pixel_auc: pixel_auc.map(|found| found.area),
+            pixel_auc_bound: pixel_auc.map(|found| found.bound),
+            pixel_videos: pixels.n_videos,
+            mask_videos: pixels.n_with_masks,
+            target_vs_others_pixel_auc: pixels.on_objects.auc().map(|found| found.area),
             swapped_frame_auc: swapped.auc(),
             settings,
+            left_out_videos: 0,
+            per_class: Vec::new(),
+            per_scene: Vec::new(),
             per_video,
         }
     }
+
+    /// Adds the figures by category and by scene, as far as the benchmark knows them.
+    pub fn group(&mut self, benchmark: &Benchmark, videos: &[ScoredVideo]) {
+        let pads = self.settings.reference_metrics;
+        let report = |name: &str, of: &dyn Fn(&ScoredVideo) -> bool| {
+            let chosen: Vec<&ScoredVideo> = videos.iter().filter(|video| of(video)).collect();
+            let ranking = pooled(chosen.iter().copied(), pads, |v| Some(&v.object_logits));
+            GroupReport {
+                name: name.to_owned(),
+                videos: chosen.len(),
+                frames: chosen.iter().map(|video| video.object_logits.len()).sum(),
+                frame_auc: ranking.auc(),
+                frame_ap: ranking.average_precision(),
+            }
+        };
+        let shows = |video: &ScoredVideo, category: &String| {
+            let shown = benchmark.true_categories.get(&video.video);
+            shown.is_some_and(|shown| shown.contains(category))
+        };
+        let is_normal = |video: &ScoredVideo| !video.frame_labels.contains(&true);
+        let known: BTreeSet<&String> = benchmark.true_categories.values().flatten().collect();
+        self.per_class = known
+            .into_iter()
+            .filter(|category| videos.iter().any(|video| shows(video, category)))
+            .map(|category| {
+                report(category, &|video| {
+                    shows(video, category) || is_normal(video)
+                })
+            })
+            .collect();
+        let scene = |video: &ScoredVideo| benchmark.scene_of(&video.video).map(str::to_owned);
+        let scenes: BTreeSet<String> = videos.iter().filter_map(scene).collect();
+        self.per_scene = scenes
+            .iter()
+            .map(|name| report(name, &|video| scene(video).as_ref() == Some(name)))
+            .collect();
+    }
+}
+
+/// `video,frame,score,label`, a line a scored frame.
+///
+/// # Errors
+///
+/// [`Error::Internal`] when the table cannot be made: a bug.
+pub fn scores_table(videos: &[ScoredVideo]) -> Result<Vec<u8>> {
+    let failed =
+        |error: &dyn std::fmt::Display| Error::Internal(format!("a table of scores: {error}"));
+    let mut table = csv::Writer::from_writer(Vec::new());
+    let mut write = |record: [&str; 4]| table.write_record(record).map_err(|error| failed(&error));
+    write(["video", "frame", "score", "label"])?;
+    for video in videos {
+        let frames = video
+            .frames
+            .iter()
+            .zip(&video.object_logits)
+            .zip(&video.frame_labels);
+        for ((frame, score), label) in frames {
+            let label = if *label { "1" } else { "0" };
+            write([&video.video, &frame.to_string(), &score.to_string(), label])?;
+        }
+    }
+    table.into_inner().map_err(|error| failed(&error))
 }
 
 /// The frames of all videos that have such scores, in one ranking; padded once, over the concatenation.
-fn pooled(videos: &[ScoredVideo], pads: bool, pick: fn(&ScoredVideo) -> Option<&[f32]>) -> Ranking {
+fn pooled<'a>(
+    videos: impl IntoIterator<Item = &'a ScoredVideo>,
+    pads: bool,
+    pick: fn(&ScoredVideo) -> Option<&[f32]>,
+) -> Ranking {
     let mut ranking = Ranking::default();
     for video in videos {
         if let Some(scores) = pick(video) {
@@ -170,7 +300,6 @@ impl VideoReport {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scored::ScoredPixels;
 
     fn settings() -> EvaluationSettings {
         EvaluationSettings {
@@ -179,7 +308,10 @@ mod tests {
             interval: 1,
             reference_metrics: false,
             reference_windows: false,
+            abnormal_only: false,
+            smoothing_sigma_frames: 0.0,
             keep_ratio: 0.5,
+            drop_static_patches: false,
         }
     }
 
@@ -190,23 +322,33 @@ mod tests {
             object_logits: vec![1.0, -1.0],
             frame_labels: vec![true, false],
             swapped_object_logits: Some(vec![0.0, 0.0]),
-            pixels: Some(ScoredPixels {
-                n_pixels: 2,
-                has_masks: true,
-                mask_logits: vec![0.1, 0.2, 0.9, 0.3],
-                labels: vec![true, false, false, false],
-                other_objects: Some(vec![false, true, false, false]),
-            }),
+            ..ScoredVideo::default()
         };
         let labels_only = ScoredVideo {
             object_logits: vec![2.0],
             frame_labels: vec![true],
             ..ScoredVideo::default()
         };
-        let report = EvaluationReport::new("b".into(), settings(), &[video, labels_only]);
+        let mut pixels = PixelTally::default();
+        pixels.begin_video(true);
+        for (mask_logits, labels, others) in [
+            ([0.1, 0.2], [true, false], [false, true]),
+            ([0.9, 0.3], [false, false], [false, false]),
+        ] {
+            let known = LabelledPixels {
+                labels: labels.to_vec(),
+                others: Some(others.to_vec()),
+            };
+            pixels.add_frame(&mask_logits, &known);
+        }
+        let videos = [video, labels_only];
+        let report = EvaluationReport::new("b".into(), settings(), &videos, &pixels);
         assert_eq!((report.videos, report.pixel_videos), (2, 1));
         assert_eq!(report.target_vs_others_pixel_auc, Some(0.0));
-        assert_eq!(report.pixel_auc, Some(0.0));
+        assert_eq!(
+            (report.pixel_auc, report.pixel_auc_bound),
+            (Some(0.0), Some(0.0))
+        );
         assert_eq!(report.frame_auc, Some(1.0));
         assert_eq!(report.swapped_frame_auc, Some(0.5));
     }
@@ -218,7 +360,8 @@ mod tests {
             frame_labels: vec![false],
             ..ScoredVideo::default()
         };
-        let report = EvaluationReport::new("b".into(), settings(), &[video]);
+        let pixels = PixelTally::default();
+        let report = EvaluationReport::new("b".into(), settings(), &[video], &pixels);
         assert_eq!((report.frame_auc, report.pixel_auc), (None, None));
         assert_eq!((report.frames, report.pixel_videos), (1, 0));
     }

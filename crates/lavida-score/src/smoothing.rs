@@ -1,4 +1,4 @@
-//! Smoothing of a video's object logits over time, for benchmarks that are compared with smoothed scores.
+//! Smoothing of a video's scores over time, for benchmarks that are compared with smoothed scores.
 
 /// Standard deviations after which the filter is cut, as SciPy's.
 const TRUNCATE: f64 = 4.0;
@@ -18,25 +18,50 @@ pub enum Smoothing {
 
 impl Smoothing {
     /// The logits of a video's frames, in order, smoothed.
-    pub fn apply(self, object_logits: &mut Vec<f32>) {
+    pub fn apply(self, object_logits: &mut [f32]) {
         if let Self::Gaussian { sigma_frames } = self {
-            *object_logits = gaussian(object_logits, sigma_frames);
+            let wide: Vec<f64> = object_logits
+                .iter()
+                .map(|logit| f64::from(*logit))
+                .collect();
+            for (logit, smoothed) in object_logits.iter_mut().zip(gaussian(&wide, sigma_frames)) {
+                *logit = smoothed as f32;
+            }
+        }
+    }
+
+    /// Its standard deviation in frames; 0 for none.
+    pub fn sigma_frames(self) -> f64 {
+        match self {
+            Self::None => 0.0,
+            Self::Gaussian { sigma_frames } => sigma_frames,
         }
     }
 }
 
-fn gaussian(values: &[f32], sigma: f64) -> Vec<f32> {
+/// The values of a video's frames, in order, smoothed. The sums are made in SciPy's order, from the far ends to the middle.
+pub(crate) fn gaussian(values: &[f64], sigma: f64) -> Vec<f64> {
+    let n = values.len();
+    if n == 0 {
+        return Vec::new();
+    }
     let radius = (TRUNCATE * sigma + 0.5) as usize;
-    let weight = |offset: usize| (-0.5 * (offset as f64 / sigma).powi(2)).exp();
+    let weight = |offset: usize| (-0.5 / (sigma * sigma) * (offset * offset) as f64).exp();
     let sum: f64 = weight(0) + 2.0 * (1..=radius).map(weight).sum::<f64>();
-    let at = |i: isize| f64::from(values[mirrored(i, values.len())]);
-    (0..values.len() as isize)
-        .map(|i| {
-            let beside = (1..=radius)
-                .map(|offset| weight(offset) * (at(i - offset as isize) + at(i + offset as isize)));
-            ((weight(0) * at(i) + beside.sum::<f64>()) / sum) as f32
-        })
-        .collect()
+    let reach = -(radius as isize)..(n + radius) as isize;
+    let padded: Vec<f64> = reach.map(|i| values[mirrored(i, n)]).collect();
+    let mut smoothed: Vec<f64> = values
+        .iter()
+        .map(|value| value * (weight(0) / sum))
+        .collect();
+    for offset in (1..=radius).rev() {
+        let weight = weight(offset) / sum;
+        let (before, after) = (&padded[radius - offset..], &padded[radius + offset..]);
+        for ((value, before), after) in smoothed.iter_mut().zip(before).zip(after) {
+            *value += (before + after) * weight;
+        }
+    }
+    smoothed
 }
 
 /// The index in `0..n` that stands at `i` when the values are mirrored at both ends, each end twice: `b a | a b c | c b`.

@@ -65,7 +65,17 @@ lavida eval --checkpoint runs/first --data shards/ped2 --interval 4 \\
     --json > ped2.json
 # Other words than the benchmark's own
 lavida eval --checkpoint runs/first --data shards/ped2 \\
-    --categories \"bicycle, car\"";
+    --categories \"bicycle, car\"
+# By the rules of the paper's table, and every frame of every video
+lavida eval --checkpoint runs/first --data shards/ped2 --benchmark ucsd-ped2
+lavida eval --checkpoint runs/first --data shards/ped2 --benchmark ucsd-ped2 \\
+    --protocol fair --scores scores.csv";
+
+const SCORE: &str = "\
+# Scores of any method against a built set, and what they are worth elsewhere
+lavida score --scores scores.csv --truth shards/ped2
+# Plain labels, one file a video, no smoothing, for a script
+lavida score --scores theirs/*.npy --truth labels/*.npy --smoothing 0 --json";
 
 const PREDICT: &str = "\
 lavida predict --checkpoint runs/first --video street.mp4 \\
@@ -108,6 +118,10 @@ pub fn train() -> String {
 
 pub fn eval() -> String {
     help::examples(EVAL)
+}
+
+pub fn score() -> String {
+    help::examples(SCORE)
 }
 
 pub fn predict() -> String {

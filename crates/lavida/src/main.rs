@@ -111,6 +111,7 @@ async fn execute(command: Command) -> anyhow::Result<()> {
         Command::Train(args) => Box::pin(commands::train::run(args)).await,
         Command::Eval(args) => Box::pin(commands::eval::run(args)).await,
         Command::Predict(args) => Box::pin(commands::predict::run(args)).await,
+        Command::Score(args) => Box::pin(commands::score::run(args)).await,
         Command::Import(args) => Box::pin(commands::import::run(args)).await,
         Command::Export(args) => Box::pin(commands::export::run(args)).await,
         Command::Inspect(args) => Box::pin(commands::inspect::run(args)).await,

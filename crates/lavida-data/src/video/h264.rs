@@ -2,22 +2,26 @@
 //!
 //! The decoder holds frames back to put them into display order. It must not be flushed between samples (its default): a
 //! stream with B-frames dies after a few frames then. What it still holds is fetched once, after the last sample.
+//!
+//! A file that is cut or damaged gives every frame before the fault, in display order, and then the fault as its last item.
+//! Frames that the edit list hides are decoded, since others may need them, and not given.
 
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use openh264::decoder::{DecodeOptions, DecodedYUV, Decoder, Flush};
-use openh264::formats::YUVSource;
-use re_mp4::{Avc1Box, Mp4, Sample, StsdBoxContent};
+use openh264::decoder::{DecodeOptions, Decoder, Flush};
+use re_mp4::{Avc1Box, Mp4, Sample, StsdBoxContent, TrakBox};
 
 use crate::caught::caught;
 use crate::clips::frame::RgbFrame;
 use crate::{Error, Result};
 
 use crate::video::boxes;
+use crate::video::colour::{Colours, Orientation};
 use crate::video::info::{VideoInfo, unreadable};
+use crate::video::sps::SequenceParameters;
 
 /// Starts every NAL unit of a byte stream.
 const START_CODE: [u8; 4] = [0, 0, 0, 1];
@@ -25,22 +29,35 @@ const START_CODE: [u8; 4] = [0, 0, 0, 1];
 /// How many samples a byte of a file may belong to on average.
 const MOST_SHARED: u64 = 16;
 
+/// What marks a track as one to be shown.
+const TRACK_ENABLED: u32 = 1;
+
 pub(super) struct H264Source {
     path: PathBuf,
     file: BufReader<File>,
     info: VideoInfo,
+    /// Size of a decoded frame, before it is turned.
+    size: (u32, u32),
+    colours: Colours,
+    orientation: Orientation,
     /// In decoding order: offset and size in bytes.
     samples: std::vec::IntoIter<(u64, u64)>,
-    /// Rising presentation times in seconds, one a sample; the n-th frame out has the n-th.
-    times: Vec<f64>,
+    /// By number of the frame that comes out of the decoder: its place in decoding order and when it is shown, in seconds;
+    /// `None` for one that the edit list hides.
+    shown: Vec<(usize, Option<f64>)>,
     n_length_bytes: usize,
     /// SPS and PPS as a byte stream, to be decoded before the first sample.
     parameter_sets: Option<Vec<u8>>,
     decoder: Decoder,
     ready: VecDeque<RgbFrame>,
     n_samples_read: usize,
+    /// Frames that came out of the decoder and were given or hidden.
     n_frames_out: usize,
     is_flushed: bool,
+    /// What is the matter after the last sample that the file holds.
+    cut: Option<Error>,
+    /// What ended the decoding, and after how many frames.
+    fault: Option<(Error, usize)>,
 }
 
 impl H264Source {
@@ -53,8 +70,12 @@ impl H264Source {
         let mut file = BufReader::new(file);
         refuse_other_files(path, &mut file)?;
         let mp4 = parse(path, &mut file, n_bytes)?;
-        let (samples, avc1) = video_track(path, &mp4)?;
-        check_profile(path, &avc1)?;
+        let Track {
+            mut samples,
+            avc1,
+            trak,
+        } = video_track(path, &mp4)?;
+        let set = check_pictures(path, &avc1)?;
         if samples.is_empty() {
             return Err(Error::corrupt(
                 path.display(),
@@ -62,16 +83,22 @@ impl H264Source {
                 "a video track without samples",
             ));
         }
-        if let Some(index) = samples
-            .iter()
-            .position(|sample| sample.offset.saturating_add(sample.size) > n_bytes)
-        {
-            return Err(Error::corrupt(
-                path.display(),
-                format!("{} samples", samples.len()),
-                format!("the end of the file in sample {index}"),
-            ));
-        }
+        let shown = shown(path, &samples, trak, &mp4);
+        let is_past_the_end = |sample: &Sample| sample.offset.saturating_add(sample.size) > n_bytes;
+        let n_samples = samples.len();
+        let cut = samples.iter().position(is_past_the_end).map(|index| {
+            let expected = format!("{n_samples} samples");
+            let found = format!("the end of the file in sample {index}");
+            (index, Error::corrupt(path.display(), expected, found))
+        });
+        let cut = match cut {
+            Some((0, error)) => return Err(error),
+            Some((index, error)) => {
+                samples.truncate(index);
+                Some(error)
+            }
+            None => None,
+        };
         // Samples may share bytes, but a table that makes of a small file a long one is no video.
         let n_sample_bytes = samples
             .iter()
@@ -83,30 +110,34 @@ impl H264Source {
                 format!("{} of {n_sample_bytes} bytes together", samples.len()),
             ));
         }
-        let mut times: Vec<f64> = samples
-            .iter()
-            .map(|sample| sample.composition_timestamp as f64 / sample.timescale.max(1) as f64)
-            .collect();
-        times.sort_by(f64::total_cmp);
-        let first = times[0];
-        times.iter_mut().for_each(|time| *time -= first);
+        let colours = Colours::of(set);
+        if let Some(what) = colours.not_followed() {
+            tracing::warn!("{}: {what}", path.display());
+        }
+        let size = (u32::from(avc1.width), u32::from(avc1.height));
+        let orientation = orientation(path, trak);
+        let (width, height) = orientation.size(size);
+        let times: Vec<f64> = shown.iter().filter_map(|(_, time)| *time).collect();
         let decoder =
             Decoder::new().map_err(|error| Error::Internal(format!("openh264: {error}")))?;
         Ok(Self {
             path: path.to_path_buf(),
             file,
             info: VideoInfo {
-                width: u32::from(avc1.width),
-                height: u32::from(avc1.height),
+                width,
+                height,
                 fps: mean_fps(&times),
-                n_frames_expected: samples.len(),
+                n_frames_expected: times.len(),
             },
+            size,
+            colours,
+            orientation,
             samples: samples
                 .iter()
                 .map(|sample| (sample.offset, sample.size))
                 .collect::<Vec<_>>()
                 .into_iter(),
-            times,
+            shown,
             n_length_bytes: usize::from(avc1.avcc.length_size_minus_one) + 1,
             parameter_sets: Some(parameter_sets(&avc1)),
             decoder,
@@ -114,6 +145,8 @@ impl H264Source {
             n_samples_read: 0,
             n_frames_out: 0,
             is_flushed: false,
+            cut,
+            fault: None,
         })
     }
 
@@ -125,38 +158,65 @@ impl H264Source {
         if let Some(parameter_sets) = self.parameter_sets.take() {
             self.decode(&parameter_sets)?;
         }
-        while self.ready.is_empty() {
-            if let Some((offset, n_bytes)) = self.samples.next() {
-                let packet = self.read_sample(offset, n_bytes)?;
-                self.decode(&packet)?;
-                self.n_samples_read += 1;
-            } else if !self.is_flushed {
-                self.flush()?;
-            } else {
-                break;
+        loop {
+            let is_at_fault = |n_good: usize| self.n_frames_out >= n_good || self.ready.is_empty();
+            if let Some((error, _)) = self.fault.take_if(|(_, n_good)| is_at_fault(*n_good)) {
+                return Err(error);
+            }
+            if let Some(image) = self.ready.pop_front() {
+                let Some((_, time)) = self.shown.get(self.n_frames_out) else {
+                    return Err(self.miscounted(format!("more than {}", self.shown.len())));
+                };
+                self.n_frames_out += 1;
+                if let Some(time) = *time {
+                    return Ok(Some((time, self.orientation.turn(image))));
+                }
+            } else if self.is_flushed {
+                if self.n_frames_out == self.shown.len() {
+                    return Ok(None);
+                }
+                return Err(self.miscounted(self.n_frames_out.to_string()));
+            } else if let Err(error) = self.advance() {
+                self.end_at(error);
             }
         }
-        let n_expected = self.info.n_frames_expected;
-        let Some(image) = self.ready.pop_front() else {
-            if self.n_frames_out == n_expected {
-                return Ok(None);
-            }
-            return Err(self.miscounted(self.n_frames_out.to_string()));
-        };
-        let Some(time) = self.times.get(self.n_frames_out) else {
-            return Err(self.miscounted(format!("more than {n_expected}")));
-        };
-        self.n_frames_out += 1;
-        Ok(Some((*time, image)))
+    }
+
+    /// Decodes one more sample, or gets what the decoder still holds.
+    fn advance(&mut self) -> Result<()> {
+        if let Some((offset, n_bytes)) = self.samples.next() {
+            let packet = self.read_sample(offset, n_bytes)?;
+            self.decode(&packet)?;
+            self.n_samples_read += 1;
+            return Ok(());
+        }
+        match self.cut.take() {
+            Some(cut) => Err(cut),
+            None => self.flush(),
+        }
+    }
+
+    /// Ends with `error` after the frames before it. Those that the decoder holds back are given as long as none is missing
+    /// between them: the frames before the first, in display order, whose sample was not decoded.
+    fn end_at(&mut self, error: Error) {
+        if self.fault.is_some() {
+            return;
+        }
+        let n_read = self.n_samples_read;
+        let n_good = self
+            .shown
+            .iter()
+            .take_while(|(sample, _)| *sample < n_read)
+            .count();
+        self.fault = Some((error, n_good));
+        // What cannot be got any more is not given; the fault is said anyway.
+        let _ = self.flush();
     }
 
     fn miscounted(&self, n_decoded: String) -> Error {
         Error::corrupt(
             self.path.display(),
-            format!(
-                "{} frames, as the file declares",
-                self.info.n_frames_expected
-            ),
+            format!("{} frames, as the file declares", self.shown.len()),
             format!("{n_decoded} decoded"),
         )
     }
@@ -202,7 +262,7 @@ impl H264Source {
         let decoded = self
             .decoder
             .decode_with_options(packet, options)
-            .map(|frame| frame.map(|frame| to_rgb(&frame)));
+            .map(|frame| frame.map(|frame| self.colours.to_rgb(&frame)));
         match decoded {
             Ok(frame) => self.keep(frame),
             Err(error) => Err(damaged(&self.path, self.n_samples_read, &error)),
@@ -212,7 +272,10 @@ impl H264Source {
     fn flush(&mut self) -> Result<()> {
         self.is_flushed = true;
         let frames = match self.decoder.flush_remaining() {
-            Ok(frames) => frames.iter().map(to_rgb).collect::<Vec<_>>(),
+            Ok(frames) => frames
+                .iter()
+                .map(|frame| self.colours.to_rgb(frame))
+                .collect::<Vec<_>>(),
             Err(error) => return Err(damaged(&self.path, self.n_samples_read, &error)),
         };
         frames
@@ -222,30 +285,24 @@ impl H264Source {
 
     fn keep(&mut self, frame: Option<RgbFrame>) -> Result<()> {
         let Some(frame) = frame else { return Ok(()) };
-        let (width, height) = (self.info.width, self.info.height);
-        if (frame.width, frame.height) != (width, height) {
-            return Err(Error::corrupt(
-                self.path.display(),
-                format!("frames of {width} × {height} px, as the file declares"),
-                format!(
-                    "{} × {} px near sample {}",
-                    frame.width, frame.height, self.n_samples_read
-                ),
-            ));
+        let (width, height) = self.size;
+        if (frame.width, frame.height) == (width, height) {
+            self.ready.push_back(frame);
+            return Ok(());
         }
-        self.ready.push_back(frame);
+        let error = Error::corrupt(
+            self.path.display(),
+            format!("frames of {width} × {height} px, as the file declares"),
+            format!(
+                "{} × {} px near sample {}, where the size changes",
+                frame.width, frame.height, self.n_samples_read
+            ),
+        );
+        if self.fault.is_none() {
+            self.fault = Some((error, self.n_frames_out + self.ready.len()));
+            self.is_flushed = true;
+        }
         Ok(())
-    }
-}
-
-fn to_rgb(frame: &DecodedYUV<'_>) -> RgbFrame {
-    let (width, height) = frame.dimensions();
-    let mut pixels = vec![0; width * height * 3];
-    frame.write_rgb8(&mut pixels);
-    RgbFrame {
-        width: width as u32,
-        height: height as u32,
-        pixels,
     }
 }
 
@@ -271,6 +328,7 @@ fn refuse_other_files(path: &Path, file: &mut BufReader<File>) -> Result<()> {
         [b'R', b'I', b'F', b'F', _, _, _, _, b'A', b'V', b'I', ..] => "an AVI file",
         [0x1a, 0x45, 0xdf, 0xa3, ..] => "a Matroska or WebM file",
         [b'F', b'L', b'V', ..] => "a Flash video",
+        [b'G', b'I', b'F', b'8', ..] => "a GIF",
         [0, 0, 1, 0xba | 0xb3, ..] | [0x47, _, _, _, ..] => "an MPEG program or transport stream",
         [0, 0, 0, 1, ..] | [0, 0, 1, ..] => "a bare H.264 or H.265 stream without mp4 around it",
         [0xff, 0xd8, 0xff, ..] | [0x89, b'P', b'N', b'G', ..] => "a single picture",
@@ -285,18 +343,36 @@ fn refuse_other_files(path: &Path, file: &mut BufReader<File>) -> Result<()> {
 
 fn parse(path: &Path, file: &mut BufReader<File>, n_bytes: u64) -> Result<Mp4> {
     let damaged = |reason: String| Error::corrupt(path.display(), "a whole mp4 file", reason);
-    boxes::check(file, n_bytes).map_err(|error| damaged(error.to_string()))?;
+    let layout = boxes::check(file, n_bytes).map_err(|error| damaged(error.to_string()))?;
+    if layout.n_trailing > 0 {
+        tracing::warn!(
+            "{}: {} bytes after the last box are left out",
+            path.display(),
+            layout.n_trailing
+        );
+    }
     // re_mp4 0.5 indexes its sample tables unchecked, so tables that contradict each other make it panic.
-    let file = boxes::Patient::new(file, n_bytes);
-    match caught(|| Mp4::read(file, n_bytes)) {
+    let end = layout.end;
+    let file =
+        boxes::Patient::new(file, n_bytes, &layout).map_err(|error| unreadable(path, &error))?;
+    match caught(|| Mp4::read(file, end)) {
         Ok(parsed) => parsed.map_err(|error| damaged(error.to_string())),
         Err(_) => Err(damaged("tables that contradict each other".into())),
     }
 }
 
-/// Samples in decoding order and the description of the first H.264 track.
-fn video_track(path: &Path, mp4: &Mp4) -> Result<(Vec<Sample>, Avc1Box)> {
+/// An H.264 track.
+struct Track<'a> {
+    /// In decoding order.
+    samples: Vec<Sample>,
+    avc1: Avc1Box,
+    trak: &'a TrakBox,
+}
+
+/// The H.264 track to show: the first that is enabled, or the first where none is.
+fn video_track<'a>(path: &Path, mp4: &'a Mp4) -> Result<Track<'a>> {
     let mut other_codec = None;
+    let mut disabled = None;
     for (track_id, track) in mp4.tracks() {
         let Some(trak) = mp4
             .moov
@@ -307,7 +383,17 @@ fn video_track(path: &Path, mp4: &Mp4) -> Result<(Vec<Sample>, Avc1Box)> {
             continue;
         };
         match &trak.mdia.minf.stbl.stsd.contents {
-            StsdBoxContent::Avc1(avc1) => return Ok((track.samples.clone(), avc1.clone())),
+            StsdBoxContent::Avc1(avc1) => {
+                let found = Track {
+                    samples: track.samples.clone(),
+                    avc1: avc1.clone(),
+                    trak,
+                };
+                if trak.tkhd.flags & TRACK_ENABLED != 0 {
+                    return Ok(found);
+                }
+                disabled.get_or_insert(found);
+            }
             contents if trak.mdia.hdlr.handler_type.value == *b"vide" => {
                 other_codec = Some(match contents {
                     StsdBoxContent::Unknown(code) => {
@@ -322,20 +408,115 @@ fn video_track(path: &Path, mp4: &Mp4) -> Result<(Vec<Sample>, Avc1Box)> {
         }
     }
     let found = other_codec.map_or("no video track".into(), |codec| format!("codec {codec}"));
-    Err(Error::invalid(path.display(), "H.264 video (avc1)", found))
+    disabled.ok_or_else(|| Error::invalid(path.display(), "H.264 video (avc1)", found))
 }
 
-fn check_profile(path: &Path, avc1: &Avc1Box) -> Result<()> {
+/// That the decoder can decode such pictures rightly; what their sequence parameter set says of them, where it can be read.
+fn check_pictures(path: &Path, avc1: &Avc1Box) -> Result<Option<SequenceParameters>> {
+    let refuse = |found: String| {
+        let expected = "progressive H.264 with 8 bits and 4:2:0 colour, or gray";
+        Err(Error::invalid(path.display(), expected, found))
+    };
     // High 10, High 4:2:2, High 4:4:4 Predictive and the intra profiles on top of them.
     let profile = avc1.avcc.avc_profile_indication;
     if [110, 122, 244, 44].contains(&profile) {
-        return Err(Error::invalid(
-            path.display(),
-            "H.264 with 8 bits and 4:2:0 colour",
-            format!("profile {profile}"),
+        return refuse(format!("profile {profile}"));
+    }
+    let sets = &avc1.avcc.sequence_parameter_sets;
+    let Some(set) = sets
+        .first()
+        .and_then(|set| SequenceParameters::parse(&set.bytes))
+    else {
+        return Ok(None);
+    };
+    if !set.is_progressive {
+        return refuse("interlaced H.264 (pictures of two fields)".to_owned());
+    }
+    if set.chroma_format > 1 || set.bit_depth != 8 {
+        return refuse(format!(
+            "chroma format {}, {} bits",
+            set.chroma_format, set.bit_depth
         ));
     }
-    Ok(())
+    Ok(Some(set))
+}
+
+/// How a track is turned; a matrix that is no turn is warned of.
+fn orientation(path: &Path, trak: &TrakBox) -> Orientation {
+    let matrix = &trak.tkhd.matrix;
+    let of = [matrix.a, matrix.b, matrix.c, matrix.d];
+    Orientation::of(of).unwrap_or_else(|| {
+        tracing::warn!(
+            "{}: the track's matrix {of:?} is no turn and is not followed",
+            path.display()
+        );
+        Orientation::UPRIGHT
+    })
+}
+
+/// The samples in display order, each with its place in decoding order and its time from the first shown, in seconds; `None`
+/// where the edit list hides it.
+fn shown(path: &Path, samples: &[Sample], trak: &TrakBox, mp4: &Mp4) -> Vec<(usize, Option<f64>)> {
+    // re_mp4 lets the first presented sample begin at 0; edits count from where decoding begins.
+    let begin = samples.first().map_or(0, |sample| sample.decode_timestamp);
+    let edits = trak.edts.as_ref().and_then(|edts| edts.elst.as_ref());
+    let edits = edits.map(|list| &list.entries[..]).unwrap_or_default();
+    let is_empty = |time: u64| time == u64::from(u32::MAX) || time == u64::MAX;
+    let edits: Vec<_> = edits
+        .iter()
+        .filter(|edit| !is_empty(edit.media_time))
+        .collect();
+    let range = match &edits[..] {
+        [only] if mp4.moofs.is_empty() => {
+            let ticks = u64::from(trak.mdia.mdhd.timescale);
+            let of_film = u64::from(mp4.moov.mvhd.timescale).max(1);
+            let length =
+                u128::from(only.segment_duration) * u128::from(ticks) / u128::from(of_film);
+            let from = i64::try_from(only.media_time).unwrap_or(i64::MAX);
+            let length = i64::try_from(length).unwrap_or(i64::MAX);
+            let end = if length == 0 {
+                i64::MAX
+            } else {
+                from.saturating_add(length)
+            };
+            from..end
+        }
+        [] | [_] => i64::MIN..i64::MAX,
+        several => {
+            let n_parts = several.len();
+            tracing::warn!(
+                "{}: an edit list of {n_parts} parts is not followed: all frames are read",
+                path.display()
+            );
+            i64::MIN..i64::MAX
+        }
+    };
+    let mut order: Vec<(i64, usize)> = samples
+        .iter()
+        .enumerate()
+        .map(|(at, sample)| (sample.composition_timestamp.saturating_sub(begin), at))
+        .collect();
+    order.sort_unstable();
+    let ticks = samples.first().map_or(1, |sample| sample.timescale.max(1)) as f64;
+    let is_shown = |time: &i64| range.contains(time);
+    let mut times = order.iter().map(|(time, _)| time);
+    let Some(first) = times.find(|time| is_shown(time)).copied() else {
+        tracing::warn!(
+            "{}: the edit list hides every frame and is not followed",
+            path.display()
+        );
+        let first = order.first().map_or(0, |(time, _)| *time);
+        let seconds = |time: i64| (time - first) as f64 / ticks;
+        return order
+            .into_iter()
+            .map(|(time, at)| (at, Some(seconds(time))))
+            .collect();
+    };
+    let seconds = |time: i64| (time - first) as f64 / ticks;
+    let places = order
+        .into_iter()
+        .map(|(time, at)| (at, is_shown(&time).then(|| seconds(time))));
+    places.collect()
 }
 
 fn parameter_sets(avc1: &Avc1Box) -> Vec<u8> {

@@ -2,14 +2,17 @@
 //!
 //! One frame is in memory at a time (plus what the decoder holds back to reorder). Frames come in display order, each with its
 //! presentation time. A video that gives fewer or more frames than it declares is an error at its end, since scores are one
-//! a frame and a lost one would shift the rest.
+//! a frame and a lost one would shift the rest; a damaged one gives the frames before the fault, and then the fault.
 //!
-//! Not done: rotation and edit lists of an mp4 are ignored, and colours are converted as limited-range BT.601.
+//! Turned tracks come upright, frames that an edit list hides are left out, colours are converted by the matrix and range that
+//! the stream says. What is not followed is warned of: edit lists of several parts, matrices that are no turn, rare colours.
 
 mod boxes;
+mod colour;
 mod frames_dir;
 mod h264;
 mod info;
+mod sps;
 #[cfg(test)]
 mod test_mp4;
 
@@ -306,6 +309,145 @@ mod tests {
                 check(first_error(&path), 3, &["cut.mp4"]);
             }
         }
+    }
+
+    /// The frames before the first error, and the error.
+    fn frames_and_fault(path: &Path) -> (Vec<VideoFrame>, Error) {
+        let mut frames = Vec::new();
+        for frame in VideoReader::open(path).unwrap() {
+            match frame {
+                Ok(frame) => frames.push(frame),
+                Err(error) => return (frames, error),
+            }
+        }
+        panic!("no fault after {} frames", frames.len());
+    }
+
+    #[test]
+    fn a_video_that_is_cut_gives_the_frames_before_the_cut() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut mp4 = Mp4::new(SIZE, moving_square(SIZE, 12));
+        mp4.index_first = true;
+        let bytes = mp4.bytes();
+        let path = write(&dir, "cut.mp4", &bytes[..bytes.len() - 1]);
+        let (frames, fault) = frames_and_fault(&path);
+        check(fault, 3, &["cut.mp4", "end of the file in sample 11"]);
+        let lefts: Vec<usize> = frames
+            .iter()
+            .map(|frame| square_left(&frame.image))
+            .collect();
+        assert_eq!(lefts.len(), 11);
+        assert!(lefts.windows(2).all(|pair| pair[0] < pair[1]), "{lefts:?}");
+    }
+
+    #[test]
+    fn zeros_in_the_place_of_the_last_pictures_cost_those_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut samples = moving_square(SIZE, 12);
+        for sample in &mut samples[10..] {
+            sample.fill(0);
+        }
+        let path = write(&dir, "zeros.mp4", &Mp4::new(SIZE, samples).bytes());
+        let (frames, fault) = frames_and_fault(&path);
+        check(fault, 3, &["zeros.mp4", "sample 10"]);
+        assert_eq!(frames.len(), 10);
+    }
+
+    #[test]
+    fn bytes_after_the_last_box_and_covers_of_any_kind_are_no_damage() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut mp4 = Mp4::new(SIZE, moving_square(SIZE, 3));
+        let n_frames = |bytes: &[u8]| {
+            let path = write(&dir, "whole.mp4", bytes);
+            VideoReader::open(&path)
+                .unwrap()
+                .map(Result::unwrap)
+                .count()
+        };
+        for trailing in [&b"19 bytes and no box"[..], b"abc", &[0; 40][..]] {
+            assert_eq!(n_frames(&[&mp4.bytes()[..], trailing].concat()), 3);
+        }
+        // A cover in a format that the parser does not know, and one whose boxes lead nowhere.
+        mp4.description =
+            b"\0\0\0\x28meta\0\0\0\0\0\0\0\x1cilst\0\0\0\x14covr\0\0\0\x0cdata\0\0\0\x63".to_vec();
+        assert_eq!(n_frames(&mp4.bytes()), 3);
+        mp4.description = b"\0\0\0\0nowhere".to_vec();
+        assert_eq!(n_frames(&mp4.bytes()), 3);
+    }
+
+    #[test]
+    fn an_edit_list_hides_frames_at_both_ends_and_moves_the_times() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut mp4 = Mp4::new(SIZE, moving_square(SIZE, 8));
+        mp4.edit = Some([400, 200]);
+        let path = write(&dir, "edit.mp4", &mp4.bytes());
+        let video = VideoReader::open(&path).unwrap();
+        assert_eq!(video.info().n_frames_expected, 4);
+        let frames: Vec<VideoFrame> = video.map(Result::unwrap).collect();
+        let lefts = frames.iter().map(|frame| square_left(&frame.image));
+        let expected = (2..6).map(|at| 4 + 3 * at);
+        assert!(
+            lefts
+                .zip(expected)
+                .all(|(left, expected)| left.abs_diff(expected) <= 1)
+        );
+        let times: Vec<f64> = frames.iter().map(|frame| frame.time).collect();
+        assert_eq!(times, [0.0, 0.1, 0.2, 0.3]);
+        assert_eq!(frames[3].index, 3);
+    }
+
+    #[test]
+    fn a_track_that_is_turned_comes_upright() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut mp4 = Mp4::new(SIZE, moving_square(SIZE, 1));
+        mp4.orientation = [0, 1, -1, 0];
+        let path = write(&dir, "turned.mp4", &mp4.bytes());
+        let mut video = VideoReader::open(&path).unwrap();
+        assert_eq!((video.info().width, video.info().height), (48, 64));
+        let image = video.next().unwrap().unwrap().image;
+        assert_eq!((image.width, image.height), (48, 64));
+        // A quarter clockwise: what lay at the left lies at the top.
+        let is_bright = |y: &usize| image.pixels[(y * 48 + 24) * 3] > 150;
+        assert!((0..64).find(is_bright).unwrap().abs_diff(4) <= 1);
+    }
+
+    /// `make_video_fixtures.sh` beside the files made them: a left and a right half, whose values FFmpeg reads as these.
+    #[test]
+    fn colours_and_grays_are_those_that_ffmpeg_reads() {
+        for (name, expected) in [
+            ("limited_709.mp4", [[254, 0, 0], [0, 0, 254]]),
+            ("full_601.mp4", [[254, 0, 0], [0, 0, 254]]),
+            ("gray.mp4", [[32, 32, 32], [208, 208, 208]]),
+        ] {
+            let frames: Vec<VideoFrame> = VideoReader::open(&fixture(name))
+                .unwrap()
+                .map(Result::unwrap)
+                .collect();
+            assert_eq!(frames.len(), 4, "{name}");
+            for (x, expected) in [8, 56].into_iter().zip(expected) {
+                let found = &frames[3].image.pixels[(8 * 64 + x) * 3..][..3];
+                let is_near = found.iter().zip(expected).all(|(a, b)| a.abs_diff(b) <= 2);
+                assert!(is_near, "{name}: {found:?} {expected:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn interlaced_video_and_a_gif_are_called_what_they_are() {
+        check(
+            open_error(&fixture("interlaced.mp4")),
+            2,
+            &["progressive", "interlaced"],
+        );
+        let dir = tempfile::tempdir().unwrap();
+        let path = write(&dir, "moving.mp4", b"GIF89a and more");
+        check(open_error(&path), 2, &["a GIF"]);
+    }
+
+    fn fixture(name: &str) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("tests/fixtures")
+            .join(name)
     }
 
     #[test]

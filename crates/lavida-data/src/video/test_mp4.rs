@@ -18,6 +18,12 @@ pub struct Mp4 {
     pub composition_offsets: Option<Vec<u32>>,
     /// The tables before the pictures.
     pub index_first: bool,
+    /// What an edit list shows: its length in thousandths of a second, and where it begins.
+    pub edit: Option<[u32; 2]>,
+    /// `a b / c d` of the track's matrix, each -1, 0 or 1.
+    pub orientation: [i32; 4],
+    /// Bytes of a box `udta`.
+    pub description: Vec<u8>,
     /// Each sample in a chunk of its own, and every one is said to be all of the pictures.
     pub shared: bool,
 }
@@ -74,8 +80,16 @@ impl Mp4 {
             profile: None,
             composition_offsets: None,
             index_first: false,
+            edit: None,
+            orientation: [1, 0, 0, 1],
+            description: Vec::new(),
             shared: false,
         }
+    }
+
+    /// Its sequence parameter set.
+    pub fn sps(&self) -> &[u8] {
+        &self.sps
     }
 
     pub fn bytes(&self) -> Vec<u8> {
@@ -98,6 +112,7 @@ impl Mp4 {
         let n_samples = self.samples.len() as u32;
         let duration = 100 * n_samples;
         let unity: [u32; 9] = [0x1_0000, 0, 0, 0, 0x1_0000, 0, 0, 0, 0x4000_0000];
+        let turn = self.orientation.map(|step| (step << 16) as u32);
         let (width, height) = (self.size.0 as u32, self.size.1 as u32);
         let mvhd = [
             &[0, 0, 0, 1000, duration, 0x1_0000, 0x0100_0000, 0, 0],
@@ -108,7 +123,7 @@ impl Mp4 {
         .concat();
         let tkhd = [
             &[7, 0, 0, 1, 0, duration, 0, 0, 0, 0],
-            &unity[..],
+            &[turn[0], turn[1], 0, turn[2], turn[3], 0, 0, 0, 0x4000_0000][..],
             &[width << 16, height << 16],
         ]
         .concat();
@@ -161,11 +176,19 @@ impl Mp4 {
             boxed(b"minf", &minf),
         ]
         .concat();
-        let trak = [boxed(b"tkhd", &words(&tkhd)), boxed(b"mdia", &mdia)].concat();
-        boxed(
-            b"moov",
-            &[boxed(b"mvhd", &words(&mvhd)), boxed(b"trak", &trak)].concat(),
-        )
+        let edits = self.edit.map(|[duration, begin]| {
+            let list = words(&[0, 1, duration, begin, 0x1_0000]);
+            boxed(b"edts", &boxed(b"elst", &list))
+        });
+        let trak = [
+            boxed(b"tkhd", &words(&tkhd)),
+            edits.unwrap_or_default(),
+            boxed(b"mdia", &mdia),
+        ]
+        .concat();
+        let udta = boxed(b"udta", &self.description);
+        let parts = [boxed(b"mvhd", &words(&mvhd)), boxed(b"trak", &trak), udta];
+        boxed(b"moov", &parts.concat())
     }
 
     fn sample_description(&self) -> Vec<u8> {

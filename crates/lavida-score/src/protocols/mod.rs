@@ -1,23 +1,19 @@
-//! Protocols: by what rules the videos of a benchmark are scored and its frames ranked. One file a benchmark.
+//! Protocols: by what rules the videos of a benchmark are scored and its frames ranked.
 //!
-//! A set is scored by the protocol of its name; a set of another name, renamed ones included, by [`DEFAULT`]. Each file says
-//! what the paper compares (Tab. 1 and 2) and what the reference sets differently. Every value here is what this program's figures
-//! are made by: a comparison with the reference sets what differs by flags of `lavida eval`.
+//! A benchmark is a file, `configs/benchmarks/NAME.toml`, with two protocols of one word each: `paper`, by which its table is
+//! made, as the reference's code does it, and `fair`, which scores every frame of every video and adds none. A set that is scored
+//! without the name of a benchmark is scored by the fair protocol of the file for sets of its name, and a set of a name that no
+//! file knows by [`DEFAULT`].
 
-mod avenue;
-mod shanghaitech;
-mod ubnormal;
-mod ucf_crime;
-mod ucsd_ped;
-mod xd_violence;
+mod file;
 
 use crate::{smoothing::Smoothing, windows::Tail};
+
+pub use file::{BenchmarkFile, EMBEDDED_BENCHMARKS, Rules};
 
 /// How a benchmark is scored.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Protocol {
-    /// The name of its sets; empty for any other.
-    pub benchmark: &'static str,
     /// What of it is labelled.
     pub labels: Labels,
     /// What becomes of frames that fill no window.
@@ -28,10 +24,13 @@ pub struct Protocol {
     pub metric: Metric,
     /// What is done to the object logits of a video before.
     pub smoothing: Smoothing,
+    /// Whether videos without an anomalous frame are left out.
+    pub abnormal_only: bool,
 }
 
 /// What of a benchmark is labelled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Labels {
     /// Frames alone: there are no pixel figures, whatever objects a set holds.
     Frames,
@@ -50,52 +49,59 @@ pub enum Metric {
 
 /// How a set is scored that has no protocol of its own.
 pub const DEFAULT: Protocol = Protocol {
-    benchmark: "",
     labels: Labels::FramesAndPixels,
     tail: Tail::Aligned,
     interval: 1,
     metric: Metric::Exact,
     smoothing: Smoothing::None,
+    abnormal_only: false,
 };
 
-/// Every protocol that belongs to a benchmark.
-pub const ALL: [Protocol; 6] = [
-    ucsd_ped::PROTOCOL,
-    ubnormal::PROTOCOL,
-    shanghaitech::PROTOCOL,
-    ucf_crime::PROTOCOL,
-    xd_violence::PROTOCOL,
-    avenue::PROTOCOL,
-];
+/// Which of a benchmark's two protocols.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProtocolName {
+    /// That of the paper's table.
+    Paper,
+    /// Every frame of every video, and none added.
+    Fair,
+}
 
 impl Protocol {
-    /// The protocol of a set of this name.
-    pub fn of(benchmark: &str) -> Self {
-        let named = ALL.into_iter().find(|p| p.benchmark == benchmark);
-        named.unwrap_or(DEFAULT)
+    /// The protocol of a set of this name that is scored as no benchmark.
+    pub fn of(set: &str) -> Self {
+        let files = BenchmarkFile::all();
+        let named = files.iter().find(|file| file.set == set);
+        named.map_or(DEFAULT, |file| match &file.videos {
+            // Part of a set: what holds for it need not hold for the rest.
+            Some(_) => Self {
+                labels: file.labels,
+                ..DEFAULT
+            },
+            None => file.protocol(ProtocolName::Fair),
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use super::*;
-
-    #[test]
-    fn each_protocol_is_found_by_a_name_of_its_own() {
-        let names: BTreeSet<_> = ALL.iter().map(|protocol| protocol.benchmark).collect();
-        assert_eq!(names.len(), ALL.len());
-        for protocol in ALL {
-            assert!(!protocol.benchmark.is_empty() && protocol.interval > 0);
-            assert_eq!(Protocol::of(protocol.benchmark), protocol);
-        }
-    }
 
     #[test]
     fn a_set_of_another_name_is_scored_by_the_default() {
         for name in ["", "mine", "UCF-Crime"] {
             assert_eq!(Protocol::of(name), DEFAULT, "{name}");
         }
+    }
+
+    #[test]
+    fn a_set_of_a_benchmarks_name_is_scored_by_its_fair_protocol() {
+        for file in BenchmarkFile::all() {
+            let protocol = Protocol::of(&file.set);
+            assert_eq!(protocol.labels, file.labels, "{}", file.name);
+            assert_eq!(protocol.tail, Tail::Aligned, "{}", file.name);
+            assert_eq!(protocol.metric, Metric::Exact, "{}", file.name);
+            assert!(!protocol.abnormal_only, "{}", file.name);
+        }
+        assert_eq!(Protocol::of("shanghaitech").interval, 2);
     }
 }

@@ -10,7 +10,8 @@ use crate::{
     commands::{
         bench::BenchArgs, check::CheckArgs, cluster::ClusterArgs, demo::DemoArgs,
         devices::DevicesArgs, eval::EvalArgs, export::ExportArgs, import::ImportArgs,
-        inspect::InspectArgs, predict::PredictArgs, settings::SettingsArgs, train::TrainArgs,
+        inspect::InspectArgs, predict::PredictArgs, score::ScoreArgs, settings::SettingsArgs,
+        train::TrainArgs,
     },
     help,
 };
@@ -45,6 +46,13 @@ pub enum Command {
     /// Score one video for categories you name: scores.json, plot, overlay pictures
     #[command(after_help = help::predict())]
     Predict(PredictArgs),
+    /// Hold anybody's scores against a truth under every published convention
+    ///
+    /// Micro and macro AUC, average precision and PR trapezoid, with and without the two artificial frames that some scripts
+    /// add, each video min-max or not, smoothed or not; F1; intervals by a bootstrap over videos; pixel AUC; RBDC and TBDC. Each
+    /// convention is named with who uses it, and what the artificial frames make is marked.
+    #[command(after_help = help::score())]
+    Score(ScoreArgs),
     /// Make a checkpoint to start from: of the published Qwen2-VL, SAM2.1 and CLIP, or of an export
     ///
     /// Everything is checked before anything is written: sizes, vocabularies, names, shapes, number formats, NaN. What

@@ -10,5 +10,6 @@ pub mod export;
 pub mod import;
 pub mod inspect;
 pub mod predict;
+pub mod score;
 pub mod settings;
 pub mod train;

@@ -10,7 +10,7 @@ use lavida_score::{
     frames::FrameSource,
     pixels::mask_of_logits,
     scored::ScoredFrame,
-    windows::{Tail, Windowing},
+    windows::{EvalWindow, Tail, Windowing},
 };
 use lavida_terminal::{
     progress::{Progress, Unit},
@@ -80,19 +80,44 @@ pub async fn run(args: PredictArgs) -> anyhow::Result<()> {
     let mut best = BestMasks::new(args.pictures, n_frames);
     let progress = Progress::new("predict", Unit::Each("frame"), n_frames as u64);
     let mut source = FrameSource::file(&args.video)?;
-    model
-        .score(&mut source, windowing, &asked, |frame| {
+    let mut sink = |frame: ScoredFrame<'_>| {
+        object_logits[frame.frame] = frame.object_logit;
+        best.offer(frame);
+        progress.add(1);
+    };
+    let scoring = model.score(&mut source, windowing, &asked, &mut sink).await;
+    let mut times = source.times().to_vec();
+    let fault = match scoring {
+        Ok(()) => None,
+        Err(fault @ Error::Corrupt { .. }) if !times.is_empty() => Some(fault),
+        Err(error) => return Err(error.into()),
+    };
+    if fault.is_some() {
+        // The last window ends where the good frames do; those before it are as they were planned.
+        let is_left = |window: &EvalWindow| {
+            let mut scored = window.scored.iter().flat_map(Clone::clone);
+            scored.any(|frame| object_logits[frame].is_nan())
+        };
+        let windows = windowing.windows(times.len());
+        let windows: Vec<EvalWindow> = windows.into_iter().filter(is_left).collect();
+        let mut source = FrameSource::file(&args.video)?;
+        let mut sink = |frame: ScoredFrame<'_>| {
             object_logits[frame.frame] = frame.object_logit;
             best.offer(frame);
             progress.add(1);
-        })
-        .await?;
+        };
+        model
+            .score_windows(&mut source, &windows, &asked, &mut sink)
+            .await?;
+        object_logits.truncate(times.len());
+    }
     drop(progress);
-    let fps = info.fps.unwrap_or(lavida_data::video::ASSUMED_FPS);
-    let mut files = pictures(&args.video, best.chosen())?;
+    times.truncate(object_logits.len());
+    let n_scored = object_logits.len();
+    let mut files = pictures(&args.video, best.chosen(n_scored))?;
     let n_pictures = files.len();
-    let seconds = |frame: usize| frame as f64 / fps;
-    let document = json!({
+    let seconds = |frame: usize| times.get(frame).copied().unwrap_or_default();
+    let mut document = json!({
         "video": args.video.display().to_string(),
         "fps": info.fps,
         "width": info.width,
@@ -102,6 +127,13 @@ pub async fn run(args: PredictArgs) -> anyhow::Result<()> {
             json!({ "frame": frame, "time": seconds(frame), "score": object_logit })
         }).collect::<Vec<_>>(),
     });
+    if let Some(fault) = &fault {
+        document["fault"] = json!({
+            "after_frames": n_scored,
+            "of_frames": n_frames,
+            "what": fault.to_string(),
+        });
+    }
     let plot = ScorePlot {
         title: format!("{}: {}", file_name(&args.video), asked.join(", ")),
         scores: object_logits,
@@ -121,13 +153,21 @@ pub async fn run(args: PredictArgs) -> anyhow::Result<()> {
     outputs.replace(files).await?;
     let highest = plot.highest_frame().unwrap_or_default();
     screen::line(&format!(
-        "predict: {n_frames} frames, highest score {:.3} at frame {highest} ({:.2} s); scores.json, scores.svg, scores.png and \
+        "predict: {n_scored} frames, highest score {:.3} at frame {highest} ({:.2} s); scores.json, scores.svg, scores.png and \
          {n_pictures} pictures in {}",
         plot.scores.get(highest).copied().unwrap_or(f32::NAN),
         seconds(highest),
         args.out
     ));
-    Ok(())
+    match fault {
+        None => Ok(()),
+        Some(fault) => {
+            screen::line(&format!(
+                "predict: the scores end after {n_scored} of {n_frames} frames, where the video is damaged"
+            ));
+            Err(fault.into())
+        }
+    }
 }
 
 /// The frame of a picture's name.
@@ -162,6 +202,9 @@ impl BestMasks {
     }
 
     fn offer(&mut self, scored: ScoredFrame<'_>) {
+        if scored.frame != scored.looked_at {
+            return; // a mask on a frame that the model did not see would mislead
+        }
         let bin = &mut self.by_bin[scored.frame / self.spacing];
         let is_better = |best: &ChosenMask| scored.object_logit > best.object_logit;
         if bin.as_ref().is_none_or(is_better) {
@@ -174,8 +217,10 @@ impl BestMasks {
         }
     }
 
-    fn chosen(self) -> Vec<ChosenMask> {
-        let mut chosen: Vec<ChosenMask> = self.by_bin.into_iter().flatten().collect();
+    /// The highest of the first `n_scored` frames.
+    fn chosen(self, n_scored: usize) -> Vec<ChosenMask> {
+        let chosen = self.by_bin.into_iter().flatten();
+        let mut chosen: Vec<ChosenMask> = chosen.filter(|c| c.frame < n_scored).collect();
         chosen.sort_by(|a, b| b.object_logit.total_cmp(&a.object_logit));
         chosen.truncate(self.n);
         chosen

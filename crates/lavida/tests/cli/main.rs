@@ -35,6 +35,7 @@ mod outputs;
 mod process;
 mod reading;
 mod resuming;
+mod score;
 mod scores;
 mod settings;
 mod support;

@@ -171,6 +171,30 @@ fn predict_scores_every_frame_of_a_folder_in_order_and_draws_pictures() {
 }
 
 #[test]
+fn predict_scores_a_damaged_video_up_to_the_fault_and_says_where_it_is() {
+    let world = World::new();
+    let run = world.trained();
+    let fixture = "../lavida-data/tests/fixtures/full_601.mp4";
+    let mut bytes = std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join(fixture)).unwrap();
+    // Zeros in the place of the last picture that is decoded: two of four frames come before it.
+    let pictures = bytes.windows(4).position(|name| name == b"mdat").unwrap();
+    let size = u32::from_be_bytes(bytes[pictures - 4..pictures].try_into().unwrap()) as usize;
+    bytes[pictures - 4 + size - 12..pictures - 4 + size].fill(0);
+    std::fs::write(world.join("damaged.mp4"), &bytes).unwrap();
+    let args = ["predict", "--checkpoint", run, "--video", "damaged.mp4", "--out", "scored"];
+    let args = [&args[..], &["--categories", CATEGORIES, "--interval", "2"]].concat();
+    world.run(&args).refused(3, &["damaged.mp4", "the scores end after"]);
+    let document = std::fs::read(world.join("scored/scores.json")).unwrap();
+    let document: Value = serde_json::from_slice(&document).unwrap();
+    let n_frames = document["frames"].as_array().unwrap().len();
+    assert!((1..4).contains(&n_frames), "{n_frames}");
+    assert_eq!(document["fault"]["after_frames"], n_frames);
+    assert_eq!(document["fault"]["of_frames"], 4);
+    let scores = document["frames"].as_array().unwrap().iter();
+    assert!(scores.into_iter().all(|frame| frame["score"].is_f64()));
+}
+
+#[test]
 fn an_export_has_the_checkpoints_names_and_sums_that_match_and_is_never_overwritten() {
     let world = World::new();
     let run = world.trained();

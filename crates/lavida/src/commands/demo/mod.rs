@@ -208,6 +208,7 @@ pub async fn run(args: DemoArgs) -> anyhow::Result<()> {
         protocol: benchmark.protocol(),
         n_frames: EVALUATION_FRAMES,
         control: Control::SwappedCategories,
+        holds_pixels: true,
     };
     let progress = Progress::new("scoring", Unit::Each("frame"), 0);
     let shown = |event: EvaluationEvent<'_>| show(&progress, event);

@@ -239,7 +239,6 @@ async fn strip(
     scored: &ScoredVideo,
 ) -> anyhow::Result<Vec<StripFrame>> {
     let [height, width] = benchmark.grid_of(video);
-    let n_pixels = height * width;
     let mut frames = Vec::new();
     for i in 0..STRIP_FRAMES {
         let frame = (2 * i + 1) * video.n_frames / (2 * STRIP_FRAMES);
@@ -255,16 +254,15 @@ async fn strip(
         let Some(image) = decoded.into_iter().next() else {
             continue;
         };
-        let place = frame * n_pixels..(frame + 1) * n_pixels;
         let fits = (image.height as usize, image.width as usize) == (height, width);
         let pixels = scored.pixels.as_ref().filter(|_| fits);
-        let truth = pixels.and_then(|pixels| pixels.labels.get(place.clone()));
-        let found = pixels.and_then(|pixels| pixels.mask_logits.get(place));
+        let truth = pixels.and_then(|pixels| pixels.labels.get(frame));
+        let found = pixels.and_then(|pixels| pixels.mask_logits.get(frame));
         let shown = |mask: Vec<bool>| mask.contains(&true).then_some(mask);
         frames.push(StripFrame {
             frame_idx: frame as u64,
             image: Image::from_rgb(image.width, image.height, image.pixels),
-            truth: truth.and_then(|m| shown(m.to_vec())),
+            truth: truth.and_then(|m| shown(m.clone())),
             prediction: found.and_then(|m| shown(m.iter().map(|s| *s > 0.0).collect())),
             score: scored.object_logits.get(frame).copied().unwrap_or(f32::NAN),
         });
