@@ -301,7 +301,8 @@ impl Store {
             gb(bytes),
             gb(free)
         );
-        Err(Error::unwritable(&self.uri, reason))
+        let full = std::io::Error::new(ErrorKind::StorageFull, reason);
+        Err(Error::unwritable(&self.uri, full))
     }
 
     /// Streams a big object; it appears when [`ObjectWriter::finish`] returns, or never.

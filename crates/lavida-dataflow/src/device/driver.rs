@@ -16,7 +16,7 @@ pub(super) struct Nvidia {
 impl Nvidia {
     /// That of this machine.
     pub(super) fn here() -> Self {
-        let said = std::fs::read_to_string(VERSION).ok();
+        let said = lavida_files::read_system(VERSION).ok();
         Self {
             version: said.as_deref().and_then(version),
         }

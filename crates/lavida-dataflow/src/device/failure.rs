@@ -64,8 +64,8 @@ fn of_words(words: &str) -> Option<Error> {
 /// The innermost cause that a failure names: its last line that is no part of a backtrace.
 fn line_with(words: &str, lower: &str) -> String {
     let end = lower.find("backtrace").unwrap_or(words.len());
-    let lines = words.get(..end).unwrap_or(words).lines().map(str::trim);
-    let last = lines.filter(|line| !line.is_empty()).next_back();
+    let mut lines = words.get(..end).unwrap_or(words).lines().map(str::trim);
+    let last = lines.rfind(|line| !line.is_empty());
     last.unwrap_or(words).to_owned()
 }
 

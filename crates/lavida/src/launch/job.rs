@@ -128,7 +128,7 @@ fn program() -> Result<String> {
     let unreadable = |e: std::io::Error| Error::unreadable("this program's file", e);
     let path = std::env::current_exe().map_err(unreadable)?;
     let mut hasher = blake3::Hasher::new();
-    let file = std::fs::File::open(path).map_err(unreadable)?;
+    let file = lavida_files::open(&path).map_err(unreadable)?;
     hasher.update_reader(file).map_err(unreadable)?;
     Ok(hasher.finalize().to_hex().to_string())
 }
