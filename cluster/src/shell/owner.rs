@@ -135,7 +135,7 @@ mod tests {
         Owner::new(CoordinatorId(7), "head".to_owned(), "1.0 (abc)".to_owned())
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn an_owner_lives_while_it_speaks_and_no_longer() {
         let run = Store::open("memory://owner").unwrap();
         assert_eq!(living(&run).await.unwrap(), None);

@@ -68,7 +68,8 @@ fn a_coordinator_that_wakes_up_after_another_took_over_commits_nothing_and_says_
 #[test]
 fn a_run_that_is_led_is_not_touched_by_a_second_coordinator_unless_that_is_told_to_take_over() {
     let world = World::new();
-    let more = vec!["train.steps=40"]; // so that it goes on while others try
+    // Long enough to go on while others try; the checker asks for every checkpoint.
+    let more = vec!["train.steps=40", "checkpoint.keep_last=99"];
     let whole = Led::undisturbed_with(&world, more.clone());
     let mut led = Led::new(&world, "guarded");
     led.more = more;
