@@ -434,14 +434,11 @@ async fn take_state(
             state,
             parts: Vec::new(),
         };
-        let state = LoadedCheckpoint {
-            manifest,
-            uri: format!(
-                "the state that generation {} goes on from",
-                world.generation
-            ),
-            parts,
-        };
+        let uri = format!(
+            "the state that generation {} goes on from",
+            world.generation
+        );
+        let state = LoadedCheckpoint::of_parts(manifest, uri, parts)?;
         Ok(Resume::Held(Box::new(worker::HeldState {
             state,
             committed: world.committed,

@@ -11,7 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
-use lavida_model::weights::{IncomingTensors, TensorData, Tensors};
+use lavida_model::weights::{IncomingTensors, TensorData, Tensors, read_safetensors};
 use lavida_store::{Error, Result, Store, manifest};
 
 use crate::{
@@ -384,6 +384,32 @@ impl Checkpoint {
 }
 
 impl LoadedCheckpoint {
+    /// What somebody hands over as it would lie in a checkpoint: the bytes of every part; `uri` says whose it is.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Corrupt`] when weights or moments are missing or no safetensors file.
+    pub fn of_parts(
+        manifest: CheckpointManifest,
+        uri: String,
+        mut parts: BTreeMap<String, Bytes>,
+    ) -> Result<Self> {
+        let mut tensors = |name: &str| {
+            let bytes = parts.remove(name);
+            let bytes =
+                bytes.ok_or_else(|| Error::corrupt(&uri, format!("a part {name}"), "none"))?;
+            read_safetensors(&bytes).map_err(|e| Error::corrupt(name, "safetensors", e))
+        };
+        let (weights, moments) = (tensors(WEIGHTS)?, tensors(OPTIMIZER)?);
+        Ok(Self {
+            manifest,
+            uri,
+            parts,
+            weights,
+            moments,
+        })
+    }
+
     /// What is known of the file of weights that do not train, for a run that goes on from here.
     pub fn frozen(&self) -> SharedOrigin {
         frozen_of(&self.manifest)

@@ -16,7 +16,7 @@ use burn::tensor::module::{layer_norm as burn_layer_norm, linear as burn_linear,
 use burn::tensor::ops::MaxPoolOptions;
 use burn::tensor::{Device, Distribution, Tensor, activation};
 use lavida_kernels::activation::{Step, gelu, quick_gelu, silu};
-use lavida_kernels::attention::attention;
+use lavida_kernels::attention::{AttentionMask, attention};
 use lavida_kernels::layer_norm::layer_norm;
 use lavida_kernels::linear::{linear, linear_gated};
 use lavida_kernels::max_pool::max_pool;
@@ -168,7 +168,7 @@ fn main() {
         "`attention/`: 16 heads of 64, 512 × 512",
         || {
             learn(&query, |x| {
-                attention(x, key.clone(), value.clone(), None, 0.125)
+                attention(x, key.clone(), value.clone(), &AttentionMask::default())
             })
         },
         || learn(&query, |x| burn_attention(x, key.clone(), value.clone())),

@@ -194,14 +194,15 @@ impl VideoScoring {
                     .map(|one| one.object_logits[i])
                     .collect::<Vec<_>>()
             });
-            self.ready.extend(range.zip(times).map(|(frame, time)| FrameScore {
-                frame,
-                time,
-                object_logit,
-                category_logits: category_logits.clone(),
-                mask_logits: mask_logits.clone(),
-                side: all.side,
-            }));
+            self.ready
+                .extend(range.zip(times).map(|(frame, time)| FrameScore {
+                    frame,
+                    time,
+                    object_logit,
+                    category_logits: category_logits.clone(),
+                    mask_logits: mask_logits.clone(),
+                    side: all.side,
+                }));
         }
         Ok(())
     }

@@ -473,6 +473,12 @@ impl Trainer {
     ///
     /// As [`GradientReducer::all_gather`].
     pub fn snapshot(&mut self, position: u64) -> Result<Snapshot> {
+        let policies = self.settings.policies();
+        self.capture(position, |name| policies.freezes(name))
+    }
+
+    /// A snapshot whose weights are a part of their own, the same in every one, where `is_constant` says so of their names.
+    fn capture(&mut self, position: u64, is_constant: impl Fn(&str) -> bool) -> Result<Snapshot> {
         self.state.position = position;
         let reducer = self.reducer.as_ref();
         let exact = self
@@ -492,10 +498,9 @@ impl Trainer {
         let mut parts: BTreeMap<String, Content> = constant
             .map(|(name, bytes)| (name.clone(), bytes.clone().into()))
             .collect();
-        let policies = self.settings.policies();
         let (frozen, trained): (Vec<_>, Vec<_>) = weights::capture(&exact)
             .into_iter()
-            .partition(|tensor| policies.freezes(tensor.name()));
+            .partition(|tensor| is_constant(tensor.name()));
         parts.insert(contents::WEIGHTS.to_owned(), file(trained)?.into());
         if !frozen.is_empty() {
             // Once it is written, nothing of it is copied to the host again.
@@ -514,15 +519,16 @@ impl Trainer {
         })
     }
 
-    /// Everything a checkpoint would hold, as of the last update, now that the other workers are gone: what was computed of
-    /// the next one is given up. `None` where a part of it was another worker's, or an update was cut off.
+    /// Everything a checkpoint would hold, as of the last update, its weights in one part: whoever takes it may have no file of
+    /// those that do not train. For when the other workers are gone: what was computed of the
+    /// next update is given up. `None` where a part of it was another worker's, or an update was cut off.
     pub fn keep(&mut self) -> Option<Snapshot> {
         let is_shared = self.settings.cluster.shard_optimizer && self.reducer.size() > 1;
         if is_shared || self.model.is_none() {
             return None;
         }
         // Without the others it can fail for want of memory only; then the run goes back to its checkpoint.
-        self.snapshot(self.state.position).ok()
+        self.capture(self.state.position, |_| false).ok()
     }
 
     /// What this worker has to give to another's snapshot; nothing, where each has the whole state.

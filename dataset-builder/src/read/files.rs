@@ -220,8 +220,7 @@ pub fn read_json<T: serde::de::DeserializeOwned>(
     form: &str,
     digest: &mut InputDigest,
 ) -> Result<T> {
-    let bytes = read_annotations(path)
-        .map_err(|error| unusable(path, form, &error))?;
+    let bytes = read_annotations(path).map_err(|error| unusable(path, form, &error))?;
     digest.add(&bytes);
     parse_json(&bytes, path, form)
 }

@@ -186,6 +186,7 @@ pub const ALL: &[Parts] = &[
     Parts {
         source: "coco-stuff",
         annotations: &[],
+        optional: &[],
         mask: image_mask("cocostuff/annotations/train2017"),
     },
     Parts {
@@ -193,6 +194,7 @@ pub const ALL: &[Parts] = &[
         annotations: &[Annotations::Json(
             "ADE20K_2021_17_01/images/ADE/training/urban/street/ADE_train_00000001.json",
         )],
+        optional: &[],
         mask: image_mask(
             "ADE20K_2021_17_01/images/ADE/training/urban/street/ADE_train_00000001_seg.png",
         ),
@@ -200,6 +202,7 @@ pub const ALL: &[Parts] = &[
     Parts {
         source: "masked-images",
         annotations: &[],
+        optional: &[],
         mask: image_mask("concrete/masks/crack"),
     },
     Parts {
@@ -208,6 +211,7 @@ pub const ALL: &[Parts] = &[
             Annotations::Pickle("refer_seg/refclef/refs(unc).p"),
             Annotations::Json("refer_seg/refclef/instances.json"),
         ],
+        optional: &[],
         mask: referred_mask("refer_seg/refclef/instances.json"),
     },
     Parts {
@@ -216,6 +220,7 @@ pub const ALL: &[Parts] = &[
             Annotations::Pickle("refer_seg/refcoco/refs(unc).p"),
             Annotations::Json("refer_seg/refcoco/instances.json"),
         ],
+        optional: &[],
         mask: referred_mask("refer_seg/refcoco/instances.json"),
     },
     Parts {
@@ -224,6 +229,7 @@ pub const ALL: &[Parts] = &[
             Annotations::Pickle("refer_seg/refcoco+/refs(unc).p"),
             Annotations::Json("refer_seg/refcoco+/instances.json"),
         ],
+        optional: &[],
         mask: referred_mask("refer_seg/refcoco+/instances.json"),
     },
     Parts {
@@ -232,6 +238,7 @@ pub const ALL: &[Parts] = &[
             Annotations::Pickle("refer_seg/refcocog/refs(umd).p"),
             Annotations::Json("refer_seg/refcocog/instances.json"),
         ],
+        optional: &[],
         mask: referred_mask("refer_seg/refcocog/instances.json"),
     },
     Parts {
@@ -240,11 +247,13 @@ pub const ALL: &[Parts] = &[
             Annotations::Json("refer_seg/grefcoco/grefs(unc).json"),
             Annotations::Json("refer_seg/annotations/instances_train2014.json"),
         ],
+        optional: &[],
         mask: referred_mask("refer_seg/annotations/instances_train2014.json"),
     },
     Parts {
         source: "labelled-videos",
         annotations: &[Annotations::Lines("mine/labels.csv")],
+        optional: &[],
         mask: video_file("mine/videos/yard.mp4"),
     },
     Parts {
@@ -252,6 +261,7 @@ pub const ALL: &[Parts] = &[
         annotations: &[Annotations::Lines(
             "UBnormal/Scene1/abnormal_scene_1_scenario_1_annotations/abnormal_scene_1_scenario_1_tracks.txt",
         )],
+        optional: &[],
         mask: image_mask(
             "UBnormal/Scene1/abnormal_scene_1_scenario_1_annotations/abnormal_scene_1_scenario_1_0005_gt.png",
         ),
@@ -261,16 +271,19 @@ pub const ALL: &[Parts] = &[
         annotations: &[Annotations::Lines(
             "UCF_Crimes/Temporal_Anomaly_Annotation_for_Testing_Videos.txt",
         )],
+        optional: &[],
         mask: video_file("UCF_Crimes/Testing_Normal_Videos_Anomaly/Normal_Videos_003_x264.mp4"),
     },
     Parts {
         source: "xd-violence",
         annotations: &[],
+        optional: &[],
         mask: video_file("XD-Violence/XD-Violence-test/videos/v=x__#1_label_A.mp4"),
     },
     Parts {
         source: "avenue",
         annotations: &[],
+        optional: &[],
         mask: Mask::File {
             folder: "Avenue/ground_truth_demo/testing_label_mask",
             missing: "incomplete_video", // one file has the masks of all frames of a video
@@ -280,6 +293,7 @@ pub const ALL: &[Parts] = &[
     Parts {
         source: "benchmark-videos",
         annotations: &[Annotations::Lines("mine/anomalies.csv")],
+        optional: &[],
         mask: video_file("mine/videos/yard.mp4"),
     },
 ];

@@ -292,6 +292,8 @@ fn header() -> DatasetHeader {
         max_categories: 30,
         positives: Positives::One,
         eval_categories: None,
+        protocol: None,
+        interval: None,
         true_categories: Default::default(),
         settings: serde_json::Value::Null,
     }

@@ -412,6 +412,8 @@ fn view() -> Message {
         member: MemberId(member),
         address: "127.0.0.1:2".to_owned(),
         node: "node-2".to_owned(),
+        slot: 1,
+        holds: true,
     };
     Message::Down(CoordinatorFrame {
         coordinator: CoordinatorId(9),
@@ -422,6 +424,9 @@ fn view() -> Message {
             world: Some(World {
                 generation: Generation(2),
                 resume_from: 1,
+                kept: None,
+                committed: 1,
+                owes_checkpoint: false,
                 checkpoint_every: 5,
                 engine: Engine::Gloo,
                 peers: vec![peer(7), peer(8)],

@@ -7,7 +7,6 @@
 //! Frames that the edit list hides are decoded, since others may need them, and not given.
 
 use std::collections::VecDeque;
-use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 

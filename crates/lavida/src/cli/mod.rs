@@ -11,8 +11,7 @@ use crate::{
         bench::BenchArgs, check::CheckArgs, cluster::ClusterArgs, demo::DemoArgs,
         devices::DevicesArgs, eval::EvalArgs, export::ExportArgs, import::ImportArgs,
         inspect::InspectArgs, predict::PredictArgs, score::ScoreArgs, serve::ServeArgs,
-        settings::SettingsArgs,
-        train::TrainArgs,
+        settings::SettingsArgs, train::TrainArgs,
     },
     help,
 };

@@ -181,9 +181,19 @@ fn predict_scores_a_damaged_video_up_to_the_fault_and_says_where_it_is() {
     let size = u32::from_be_bytes(bytes[pictures - 4..pictures].try_into().unwrap()) as usize;
     bytes[pictures - 4 + size - 12..pictures - 4 + size].fill(0);
     std::fs::write(world.join("damaged.mp4"), &bytes).unwrap();
-    let args = ["predict", "--checkpoint", run, "--video", "damaged.mp4", "--out", "scored"];
+    let args = [
+        "predict",
+        "--checkpoint",
+        run,
+        "--video",
+        "damaged.mp4",
+        "--out",
+        "scored",
+    ];
     let args = [&args[..], &["--categories", CATEGORIES, "--interval", "2"]].concat();
-    world.run(&args).refused(3, &["damaged.mp4", "the scores end after"]);
+    world
+        .run(&args)
+        .refused(3, &["damaged.mp4", "the scores end after"]);
     let document = std::fs::read(world.join("scored/scores.json")).unwrap();
     let document: Value = serde_json::from_slice(&document).unwrap();
     let n_frames = document["frames"].as_array().unwrap().len();

@@ -162,7 +162,8 @@ fn read_names(image: &Path) -> Result<(Option<Names>, InputDigest)> {
     if !path.is_file() {
         return Ok((None, digest));
     }
-    let bytes = files::read_annotations(&path).map_err(|error| Error::invalid(path.display(), FORM, error))?;
+    let bytes = files::read_annotations(&path)
+        .map_err(|error| Error::invalid(path.display(), FORM, error))?;
     digest.add(&bytes);
     let file: AnnotationFile = files::parse_json(latin1_text(&bytes).as_bytes(), &path, FORM)?;
     let is_object = |object: &Object| {
