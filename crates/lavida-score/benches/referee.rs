@@ -14,7 +14,7 @@ fn videos(n_videos: usize, n_frames: usize) -> Vec<PairedVideo> {
     let mut rng = StageRng::new(1, "referee bench", &[]);
     let video = |i: usize| {
         let begin = rng.below(n_frames);
-        let is_anomalous = |t: usize| i % 2 == 0 && t >= begin && t < begin + n_frames / 4;
+        let is_anomalous = |t: usize| i.is_multiple_of(2) && t >= begin && t < begin + n_frames / 4;
         let labels: Vec<bool> = (0..n_frames).map(is_anomalous).collect();
         let scores = labels
             .iter()

@@ -1,6 +1,6 @@
 //! The routes, who may use them, and what is counted of them.
 
-use std::{sync::Arc, time::Instant};
+use std::sync::Arc;
 
 use axum::{
     Json, Router,
@@ -11,6 +11,7 @@ use axum::{
     routing::{get, post},
 };
 use prometheus_client::encoding::prometheus_text::CONTENT_TYPE;
+use tokio::time::Instant;
 use utoipa::OpenApi;
 
 use crate::{
@@ -61,10 +62,10 @@ impl App {
 
     /// Refuses while the service ends.
     pub fn check_ready(&self) -> Answer<()> {
-        match self.admission.drains() {
-            true => Err(Problem::new(Kind::Overloaded, "this server is stopping")),
-            false => Ok(()),
+        if self.admission.drains() {
+            return Err(Problem::new(Kind::Overloaded, "this server is stopping"));
         }
+        Ok(())
     }
 }
 

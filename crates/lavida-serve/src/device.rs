@@ -3,12 +3,12 @@
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::mpsc,
-    time::Instant,
 };
 
 use lavida_data::{Error, Result, batch::HostSample};
 use lavida_score::model::ScoringModel;
 use ractor::ActorRef;
+use tokio::time::Instant;
 
 use crate::{
     metrics::Metrics,

@@ -203,10 +203,10 @@ pub(crate) async fn infer(
 
 fn check_size(n_frames: usize, side: usize, most: usize) -> Answer<()> {
     let n_bytes = n_frames.saturating_mul(4 * side * side);
-    match n_bytes > most {
-        true => Err(Problem::too_large("bytes of mask_logits", most, n_bytes)),
-        false => Ok(()),
+    if n_bytes > most {
+        return Err(Problem::too_large("bytes of mask_logits", most, n_bytes));
     }
+    Ok(())
 }
 
 async fn read(request: Request, app: &App) -> Answer<Bytes> {
@@ -221,12 +221,12 @@ async fn read(request: Request, app: &App) -> Answer<Bytes> {
     let body = Limited::new(request.into_body(), most).collect();
     let body = tokio::time::timeout(app.limits.time, body).await;
     let body = body.map_err(|_| Problem::new(Kind::Timeout, "the body did not come in time"))?;
-    let body = body.map_err(|error| match error.is::<LengthLimitError>() {
-        true => Problem::too_large("bytes of the request", most, "more"),
-        false => Problem::new(
-            Kind::BodyCut,
-            format!("the body stopped before its end: {error}"),
-        ),
+    let body = body.map_err(|error| {
+        if error.is::<LengthLimitError>() {
+            return Problem::too_large("bytes of the request", most, "more");
+        }
+        let detail = format!("the body stopped before its end: {error}");
+        Problem::new(Kind::BodyCut, detail)
     })?;
     Ok(body.to_bytes())
 }

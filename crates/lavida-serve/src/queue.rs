@@ -3,11 +3,11 @@
 //! A request has only a few windows here at a time, so that a long video does not stand in front of a short one. Passes are made
 //! by the device's own thread; one is made while the next one gathers.
 
-use std::{collections::VecDeque, sync::mpsc, time::Instant};
+use std::{collections::VecDeque, sync::mpsc};
 
 use lavida_data::{Error, Result, batch::HostSample};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, time::Instant};
 
 use crate::{device::Pass, metrics::Metrics, settings::Batching};
 

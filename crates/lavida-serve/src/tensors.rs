@@ -104,17 +104,15 @@ pub(crate) fn values(inputs: &[InputTensor], mut binary: Bytes) -> Answer<Vec<Va
         };
         all.push(values);
     }
-    match binary.is_empty() {
-        true => Ok(all),
-        false => {
-            let found = format!("{} more", binary.len());
-            Err(Problem::bad_request(
-                "binary data",
-                "that of the inputs",
-                found,
-            ))
-        }
+    if !binary.is_empty() {
+        let found = format!("{} more", binary.len());
+        return Err(Problem::bad_request(
+            "binary data",
+            "that of the inputs",
+            found,
+        ));
     }
+    Ok(all)
 }
 
 const EITHER: &str = "`data` or `binary_data_size`";

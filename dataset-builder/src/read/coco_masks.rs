@@ -148,7 +148,7 @@ fn polygons_mask(
     for (part_idx, polygon) in polygons.iter().enumerate() {
         let polygon: Vec<f64> = polygon.iter().map(|number| number.0).collect();
         let what = format!("{what}: polygon {part_idx}");
-        if polygon.len() % 2 != 0 || polygon.iter().any(|value| !value.is_finite()) {
+        if !polygon.len().is_multiple_of(2) || polygon.iter().any(|value| !value.is_finite()) {
             skips.push(Skip::new(
                 Reason::PolygonInvalid,
                 what,

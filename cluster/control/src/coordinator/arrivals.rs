@@ -139,11 +139,13 @@ impl Coordinator {
         let Phase::Working { world, .. } = &self.phase else {
             return;
         };
-        if stopped && generation == world.generation && self.rank_of(id).is_some() {
-            if let Some(departure) = self.departure(id, DepartureReason::Stopped) {
-                self.departures.add(departure.clone());
-                self.end_generation(EndReason::Departed(departure));
-            }
+        if stopped
+            && generation == world.generation
+            && self.rank_of(id).is_some()
+            && let Some(departure) = self.departure(id, DepartureReason::Stopped)
+        {
+            self.departures.add(departure.clone());
+            self.end_generation(EndReason::Departed(departure));
         }
     }
 

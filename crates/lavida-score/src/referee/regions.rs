@@ -86,7 +86,9 @@ pub fn region_figures(
         let track = tracks.entry((&region.video, &region.track)).or_default();
         track.insert(region.frame, region.corners);
     }
-    let mut by_frame: BTreeMap<(&str, u64), Vec<(usize, Corners, bool)>> = BTreeMap::new();
+    // Of each frame the track, its box, and whether it was found.
+    type Regions = Vec<(usize, Corners, bool)>;
+    let mut by_frame: BTreeMap<(&str, u64), Regions> = BTreeMap::new();
     let mut n_regions = 0;
     for (track_idx, ((video, _), boxes)) in tracks.iter().enumerate() {
         for (frame, corners) in boxes {

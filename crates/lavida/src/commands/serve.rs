@@ -78,7 +78,7 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
         let (name, uri) = name_of(named);
         let model = open_model(uri, &args.set).await?;
         let step = model.step;
-        models.add(name, model, settings.batching).await?;
+        Box::pin(models.add(name, model, settings.batching)).await?;
         screen::line(&format!("serve: model {name} of {uri}, step {step}"));
     }
     let service = lavida_serve::serve(&settings, models).await?;
@@ -91,16 +91,14 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
         service.address
     ));
     stopped.await;
-    match service.stop().await {
-        true => screen::line("serve: every request was answered"),
-        false => {
-            return Err(Error::Stopped {
-                until: format!("with requests unanswered after {} s", args.drain),
-                next: "--drain says how long they may take".to_owned(),
-            }
-            .into());
+    if !service.stop().await {
+        return Err(Error::Stopped {
+            until: format!("with requests unanswered after {} s", args.drain),
+            next: "--drain says how long they may take".to_owned(),
         }
+        .into());
     }
+    screen::line("serve: every request was answered");
     Ok(())
 }
 
@@ -108,7 +106,7 @@ fn settings(args: &ServeArgs) -> Result<ServeSettings> {
     const MB: u64 = 1 << 20;
     let tls = args.tls_cert.clone().zip(args.tls_key.clone());
     let token = args.token_file.as_ref().map(|path| {
-        let text = std::fs::read_to_string(path);
+        let text = lavida_files::read_text(path, lavida_files::SMALL_BYTES);
         let text =
             text.map_err(|error| Error::invalid(path.display(), "a file with a token", error))?;
         Ok::<_, Error>(text.trim_end_matches(['\r', '\n']).to_owned())

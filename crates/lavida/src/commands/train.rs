@@ -86,5 +86,5 @@ pub async fn run(args: TrainArgs) -> anyhow::Result<()> {
     {
         return launched::run(loaded, data, out, takes_over, place, certs, args.metrics).await;
     }
-    local::run(&loaded, data, out, n_workers, args.metrics).await
+    Box::pin(local::run(&loaded, data, out, n_workers, args.metrics)).await
 }

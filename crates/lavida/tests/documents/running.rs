@@ -23,7 +23,7 @@ pub fn run(page: &Page) {
             continue;
         }
         if line.program() == "curl" && !has_curl() {
-            println!("{}: not run, curl is not here: {}", line.place, line.text);
+            eprintln!("{}: not run, curl is not here: {}", line.place, line.text);
             continue;
         }
         let command = substitutions::apply(&line.text, [port, serve_port]);

@@ -252,9 +252,10 @@ impl Ubnormal {
 fn listed(args: &UbnormalArgs, digest: &mut InputDigest) -> Result<Option<BTreeSet<String>>> {
     let own =
         ["abnormal", "normal"].map(|kind| args.root.join(format!("{kind}_test_video_names.txt")));
-    let lists: Vec<PathBuf> = match args.list.is_empty() {
-        true => own.into_iter().filter(|list| list.is_file()).collect(),
-        false => args.list.clone(),
+    let lists: Vec<PathBuf> = if args.list.is_empty() {
+        own.into_iter().filter(|list| list.is_file()).collect()
+    } else {
+        args.list.clone()
     };
     let mut names = BTreeSet::new();
     for list in &lists {

@@ -374,13 +374,14 @@ impl Source for UcsdPed {
             )));
         }
         let stems: BTreeSet<String> = frame_files.iter().map(|path| files::stem(path)).collect();
-        let truth_files = match has_masks {
-            true => pair_masks(
+        let truth_files = if has_masks {
+            pair_masks(
                 &stems,
                 &test.truth_dir,
                 &["bmp", "png", "tif", "tiff", "jpg"],
-            )?,
-            false => BTreeMap::new(),
+            )?
+        } else {
+            BTreeMap::new()
         };
         for (stem, path) in truth_files
             .iter()

@@ -163,7 +163,7 @@ fn parsed(line: &str) -> Option<(String, Vec<(u32, u32)>)> {
     let name = words.next()?.trim_end_matches(".mp4").to_owned();
     let numbers: Vec<u32> = words.map(str::parse).collect::<Result<_, _>>().ok()?;
     let is_sound = !numbers.is_empty()
-        && numbers.len() % 2 == 0
+        && numbers.len().is_multiple_of(2)
         && numbers.chunks(2).all(|pair| pair[0] <= pair[1]);
     is_sound.then(|| {
         (

@@ -60,7 +60,8 @@ pub(super) fn read(path: &Path, text: &str, role: Role) -> Result<FrameValues> {
         .from_reader(text.as_bytes());
     let mut columns: Option<Columns> = None;
     // In the order in which they occur, with what each line says of the frame.
-    let mut videos: Vec<(String, Vec<(Option<u64>, f64)>)> = Vec::new();
+    type Lines = Vec<(Option<u64>, f64)>;
+    let mut videos: Vec<(String, Lines)> = Vec::new();
     let mut record = csv::StringRecord::new();
     loop {
         let more = reader.read_record(&mut record);
