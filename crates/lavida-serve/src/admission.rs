@@ -15,7 +15,7 @@ use tokio::{
 
 use crate::{
     metrics::Metrics,
-    problem::{Answer, Kind, Problem},
+    problem::{Kind, OrProblem, Problem},
 };
 
 /// What a request is told to wait at most.
@@ -51,7 +51,7 @@ impl Admission {
     }
 
     /// Lets one in, or says when to come again.
-    pub fn admit(&self) -> Answer<Admitted> {
+    pub fn admit(&self) -> OrProblem<Admitted> {
         let overloaded = |detail: String| Problem {
             kind: Kind::Overloaded,
             detail,

@@ -21,7 +21,7 @@ use crate::{
     metrics::Metrics,
     models::{Models, ServedModel},
     page,
-    problem::{Answer, Kind, Problem},
+    problem::{Kind, OrProblem, Problem},
     score,
     settings::{Limits, ServeSettings},
     upload::linger,
@@ -49,7 +49,7 @@ impl App {
     }
 
     /// The model of this name.
-    pub fn model(&self, name: Option<&str>) -> Answer<Arc<ServedModel>> {
+    pub fn model(&self, name: Option<&str>) -> OrProblem<Arc<ServedModel>> {
         self.models.get(name).ok_or_else(|| {
             let expected = self.models.names();
             let found = name.unwrap_or("none");
@@ -61,7 +61,7 @@ impl App {
     }
 
     /// Refuses while the service ends.
-    pub fn check_ready(&self) -> Answer<()> {
+    pub fn check_ready(&self) -> OrProblem<()> {
         if self.admission.drains() {
             return Err(Problem::new(Kind::Overloaded, "this server is stopping"));
         }
@@ -130,7 +130,7 @@ fn page() -> Response {
     response
 }
 
-async fn metrics(State(app): State<Arc<App>>) -> Answer<Response> {
+async fn metrics(State(app): State<Arc<App>>) -> OrProblem<Response> {
     let text = app.metrics.text();
     let text = text.map_err(|error| Problem::new(Kind::Internal, error))?;
     Ok(([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response())

@@ -2,7 +2,7 @@
 
 use axum::http::{HeaderMap, header};
 
-use crate::problem::{Answer, Kind, Problem};
+use crate::problem::{Kind, OrProblem, Problem};
 
 /// A token, kept as its hash: comparing hashes takes the same time whatever is sent (`blake3::Hash` says so).
 #[derive(Clone, Debug)]
@@ -14,7 +14,7 @@ impl Token {
     }
 
     /// Refuses a request without it.
-    pub fn check(&self, headers: &HeaderMap) -> Answer<()> {
+    pub fn check(&self, headers: &HeaderMap) -> OrProblem<()> {
         let sent = headers
             .get(header::AUTHORIZATION)
             .map(|value| value.as_bytes());

@@ -17,7 +17,7 @@ use serde_json::{Map, Value, json};
 use crate::{
     api::App,
     models::ServedModel,
-    problem::{Answer, Kind, Problem},
+    problem::{Kind, OrProblem, Problem},
     scoring::{Asked, FrameScore, Input, VideoScoring, probability},
     spool::spool,
     tensors::{InferRequest, OutputTensor, Values, values},
@@ -65,7 +65,7 @@ impl Output {
         }
     }
 
-    fn named(name: &str) -> Answer<Self> {
+    fn named(name: &str) -> OrProblem<Self> {
         let found = Self::ALL.into_iter().find(|output| output.name() == name);
         found.ok_or_else(|| {
             let names = Self::ALL.map(Self::name).join(", ");
@@ -89,7 +89,7 @@ pub(crate) async fn live() -> Json<Value> {
 }
 
 /// `GET /v2/health/ready`
-pub(crate) async fn ready(State(app): State<Arc<App>>) -> Answer<Json<Value>> {
+pub(crate) async fn ready(State(app): State<Arc<App>>) -> OrProblem<Json<Value>> {
     app.check_ready()?;
     Ok(Json(json!({ "ready": true })))
 }
@@ -98,7 +98,7 @@ pub(crate) async fn ready(State(app): State<Arc<App>>) -> Answer<Json<Value>> {
 pub(crate) async fn model_ready(
     State(app): State<Arc<App>>,
     Path(path): Path<ModelPath>,
-) -> Answer<Json<Value>> {
+) -> OrProblem<Json<Value>> {
     app.check_ready()?;
     let model = path.model(&app)?;
     Ok(Json(json!({ "name": model.name, "ready": true })))
@@ -116,7 +116,7 @@ pub(crate) async fn index(State(app): State<Arc<App>>) -> Json<Value> {
 pub(crate) async fn metadata(
     State(app): State<Arc<App>>,
     Path(path): Path<ModelPath>,
-) -> Answer<Json<Value>> {
+) -> OrProblem<Json<Value>> {
     let model = path.model(&app)?;
     let outputs = Output::ALL.map(
         |output| json!({ "name": output.name(), "datatype": "FP32", "shape": output.shape() }),
@@ -142,7 +142,7 @@ pub(crate) struct ModelPath {
 }
 
 impl ModelPath {
-    fn model(&self, app: &App) -> Answer<Arc<ServedModel>> {
+    fn model(&self, app: &App) -> OrProblem<Arc<ServedModel>> {
         let model = app.model(Some(&self.name))?;
         match &self.version {
             Some(version) if *version != model.step.to_string() => {
@@ -163,7 +163,7 @@ pub(crate) async fn infer(
     Path(path): Path<ModelPath>,
     headers: HeaderMap,
     request: Request,
-) -> Answer<Response> {
+) -> OrProblem<Response> {
     let checked = path
         .model(&app)
         .and_then(|model| Ok((model, app.admission.admit()?)));
@@ -201,7 +201,7 @@ pub(crate) async fn infer(
     answer(&document, &model, &asked.outputs, &frames)
 }
 
-fn check_size(n_frames: usize, side: usize, most: usize) -> Answer<()> {
+fn check_size(n_frames: usize, side: usize, most: usize) -> OrProblem<()> {
     let n_bytes = n_frames.saturating_mul(4 * side * side);
     if n_bytes > most {
         return Err(Problem::too_large("bytes of mask_logits", most, n_bytes));
@@ -209,7 +209,7 @@ fn check_size(n_frames: usize, side: usize, most: usize) -> Answer<()> {
     Ok(())
 }
 
-async fn read(request: Request, app: &App) -> Answer<Bytes> {
+async fn read(request: Request, app: &App) -> OrProblem<Bytes> {
     if let Some(coding) = request.headers().get(header::CONTENT_ENCODING)
         && coding != "identity"
     {
@@ -232,7 +232,7 @@ async fn read(request: Request, app: &App) -> Answer<Bytes> {
 }
 
 /// The JSON document and what follows it.
-fn split(headers: &HeaderMap, mut body: Bytes) -> Answer<(Bytes, Bytes)> {
+fn split(headers: &HeaderMap, mut body: Bytes) -> OrProblem<(Bytes, Bytes)> {
     let Some(length) = headers.get(HEADER_LENGTH) else {
         return Ok((body, Bytes::new()));
     };
@@ -265,7 +265,7 @@ struct InferAsked {
     outputs: Vec<(Output, bool)>,
 }
 
-fn ask(document: &InferRequest, values: Vec<Values>) -> Answer<InferAsked> {
+fn ask(document: &InferRequest, values: Vec<Values>) -> OrProblem<InferAsked> {
     let mut input = None;
     let mut categories = None;
     for (tensor, values) in document.inputs.iter().zip(values) {
@@ -290,7 +290,7 @@ fn ask(document: &InferRequest, values: Vec<Values>) -> Answer<InferAsked> {
                     String::from_utf8(bytes.to_vec())
                         .map_err(|error| Problem::bad_request("input categories", "UTF-8", error))
                 };
-                categories = Some(elements.iter().map(text).collect::<Answer<_>>()?);
+                categories = Some(elements.iter().map(text).collect::<OrProblem<_>>()?);
             }
             (FRAMES | VIDEO, Values::Uint8(_) | Values::Bytes(_)) if input.is_some() => {
                 return Err(twice());
@@ -349,7 +349,7 @@ fn ask(document: &InferRequest, values: Vec<Values>) -> Answer<InferAsked> {
 }
 
 /// `[T, H, W, 3]` bytes as frames.
-fn frames(shape: &[i64], bytes: &Bytes) -> Answer<Vec<RgbFrame>> {
+fn frames(shape: &[i64], bytes: &Bytes) -> OrProblem<Vec<RgbFrame>> {
     let wrong = || {
         let expected = "shape [T, H, W, 3] without an axis of 0";
         Problem::bad_request("input frames", expected, format!("{shape:?}"))
@@ -372,7 +372,7 @@ fn frames(shape: &[i64], bytes: &Bytes) -> Answer<Vec<RgbFrame>> {
 }
 
 /// A video that came as a tensor, on disk as one that came by itself.
-fn uploaded(bytes: Bytes) -> Answer<Input> {
+fn uploaded(bytes: Bytes) -> OrProblem<Input> {
     let internal = |error: &dyn std::fmt::Display| Problem::new(Kind::Internal, error);
     let (mut writer, reader) = spool().map_err(|error| internal(&error))?;
     let n_bytes = bytes.len() as u64;
@@ -399,7 +399,7 @@ fn answer(
     model: &ServedModel,
     outputs: &[(Output, bool)],
     frames: &[FrameScore],
-) -> Answer<Response> {
+) -> OrProblem<Response> {
     let mut binary = BytesMut::new();
     let mut tensors = Vec::with_capacity(outputs.len());
     for (output, as_binary) in outputs {

@@ -99,7 +99,7 @@ pub struct Problem {
 }
 
 /// [`std::result::Result`] with a [`Problem`].
-pub type Answer<T> = std::result::Result<T, Problem>;
+pub type OrProblem<T> = std::result::Result<T, Problem>;
 
 /// The document itself.
 #[derive(Clone, Debug, Serialize, ToSchema)]

@@ -20,7 +20,7 @@ use utoipa::ToSchema;
 use crate::{
     api::App,
     models::ServedModel,
-    problem::{Answer, Kind, Problem, ProblemDocument},
+    problem::{Kind, OrProblem, Problem, ProblemDocument},
     scoring::{Asked, FrameScore, Header, VideoScoring, by_category, probability},
     upload::{ScoreQuery, UploadState, better, receive},
 };
@@ -144,7 +144,7 @@ impl Lines {
         }
     }
 
-    fn frame(&self, scored: &FrameScore) -> Answer<FrameLine> {
+    fn frame(&self, scored: &FrameScore) -> OrProblem<FrameLine> {
         let logits = scored.category_logits.as_deref();
         Ok(FrameLine {
             frame: scored.frame,
@@ -156,7 +156,7 @@ impl Lines {
         })
     }
 
-    fn mask(&self, scored: &FrameScore) -> Answer<CocoMask> {
+    fn mask(&self, scored: &FrameScore) -> OrProblem<CocoMask> {
         let Header { width, height, .. } = self.header;
         let mask = mask_of_logits(&scored.mask_logits, scored.side, width, height);
         let raster: Vec<u8> = mask.into_iter().map(u8::from).collect();
@@ -194,7 +194,7 @@ pub(crate) async fn score(
     query: Result<Query<ScoreQuery>, QueryRejection>,
     headers: HeaderMap,
     request: Request,
-) -> Answer<Response> {
+) -> OrProblem<Response> {
     let refused = |problem, request: Request| {
         crate::upload::linger(request.into_body());
         Err(problem)
@@ -251,7 +251,7 @@ pub(crate) async fn score(
 }
 
 /// The model that is asked, and what, once both can be.
-fn ready(app: &App, query: &ScoreQuery) -> Answer<(Arc<ServedModel>, Asked)> {
+fn ready(app: &App, query: &ScoreQuery) -> OrProblem<(Arc<ServedModel>, Asked)> {
     let model = app.model(query.model.as_deref())?;
     let asked = query.asked();
     asked.check(&model, &app.limits)?;
@@ -263,7 +263,7 @@ async fn all(
     mut scoring: VideoScoring,
     lines: &Lines,
     model: &ServedModel,
-) -> Answer<Scores> {
+) -> OrProblem<Scores> {
     let mut frames = Vec::new();
     while let Some(scored) = scoring.next().await? {
         app.metrics.frames.inc();
@@ -313,7 +313,7 @@ async fn stream(
     let _ = tokio::time::timeout(app.limits.idle, write(send, &last)).await; // it may have gone
 }
 
-async fn write(send: &mpsc::Sender<Bytes>, line: &Line) -> Answer<()> {
+async fn write(send: &mpsc::Sender<Bytes>, line: &Line) -> OrProblem<()> {
     let mut bytes =
         serde_json::to_vec(line).map_err(|error| Problem::new(Kind::Internal, error))?;
     bytes.push(b'\n');

@@ -25,7 +25,7 @@ use tokio::{
 
 use crate::{
     models::ServedModel,
-    problem::{Answer, Kind, Problem},
+    problem::{Kind, OrProblem, Problem},
     queue::{ScoredWindow, submit},
     settings::Limits,
     spool::SpoolReader,
@@ -46,7 +46,7 @@ pub(crate) struct Asked {
 
 impl Asked {
     /// Refuses what cannot be asked of this model.
-    pub fn check(&self, model: &ServedModel, limits: &Limits) -> Answer<()> {
+    pub fn check(&self, model: &ServedModel, limits: &Limits) -> OrProblem<()> {
         let n = self.categories.len();
         if n > limits.n_categories {
             return Err(Problem::too_large("categories", limits.n_categories, n));
@@ -106,7 +106,7 @@ pub(crate) struct FrameScore {
 pub(crate) struct VideoScoring {
     /// Its size and length.
     pub header: Header,
-    pieces: mpsc::Receiver<Answer<Piece>>,
+    pieces: mpsc::Receiver<OrProblem<Piece>>,
     ready: VecDeque<FrameScore>,
     until: Instant,
     limit: Duration,
@@ -137,7 +137,7 @@ impl VideoScoring {
         model: Arc<ServedModel>,
         asked: Asked,
         limits: Limits,
-    ) -> Answer<Self> {
+    ) -> OrProblem<Self> {
         let (send, mut pieces) = mpsc::channel(WINDOWS_AHEAD);
         let until = Instant::now() + limits.time;
         tokio::task::spawn_blocking(move || {
@@ -159,7 +159,7 @@ impl VideoScoring {
     }
 
     /// The next frame; `None` after the last.
-    pub async fn next(&mut self) -> Answer<Option<FrameScore>> {
+    pub async fn next(&mut self) -> OrProblem<Option<FrameScore>> {
         while self.ready.is_empty() {
             let piece = receive(&mut self.pieces, self.until, self.limit).await?;
             let Piece::Window(window) = piece else {
@@ -170,7 +170,7 @@ impl VideoScoring {
         Ok(self.ready.pop_front())
     }
 
-    async fn take(&mut self, window: PendingWindow) -> Answer<()> {
+    async fn take(&mut self, window: PendingWindow) -> OrProblem<()> {
         let (until, limit) = (self.until, self.limit);
         let reply = async |reply: Reply| {
             let reply = tokio::time::timeout_at(until, reply).await;
@@ -209,10 +209,10 @@ impl VideoScoring {
 }
 
 async fn receive(
-    pieces: &mut mpsc::Receiver<Answer<Piece>>,
+    pieces: &mut mpsc::Receiver<OrProblem<Piece>>,
     until: Instant,
     limit: Duration,
-) -> Answer<Piece> {
+) -> OrProblem<Piece> {
     let received = tokio::time::timeout_at(until, pieces.recv()).await;
     let received = received.map_err(|_| timed_out(limit))?;
     received.unwrap_or_else(|| {
@@ -270,8 +270,8 @@ fn read(
     model: &ServedModel,
     asked: &Asked,
     limits: &Limits,
-    send: &mpsc::Sender<Answer<Piece>>,
-) -> Answer<()> {
+    send: &mpsc::Sender<OrProblem<Piece>>,
+) -> OrProblem<()> {
     const NAME: &str = "video";
     let (mut frames, header) = open(NAME, input)?;
     check(&header, limits)?;
@@ -319,7 +319,7 @@ fn read(
     frames.finish().map_err(|error| Problem::of_video(&error))
 }
 
-fn open(name: &str, input: Input) -> Answer<(Frames, Header)> {
+fn open(name: &str, input: Input) -> OrProblem<(Frames, Header)> {
     match input {
         Input::Frames(frames) => {
             let (width, height) = frames.first().map_or((0, 0), |f| (f.width, f.height));
@@ -362,7 +362,7 @@ fn open(name: &str, input: Input) -> Answer<(Frames, Header)> {
     }
 }
 
-fn check(header: &Header, limits: &Limits) -> Answer<()> {
+fn check(header: &Header, limits: &Limits) -> OrProblem<()> {
     if header.n_frames == 0 {
         let error = Error::corrupt("video", "at least one frame", "none");
         return Err(Problem::of_video(&error));

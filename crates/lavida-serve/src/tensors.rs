@@ -8,7 +8,7 @@ use bytes::{Buf, Bytes};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::problem::{Answer, Problem};
+use crate::problem::{OrProblem, Problem};
 
 /// A request as the protocol has it.
 #[derive(Clone, Debug, Deserialize)]
@@ -64,7 +64,7 @@ pub(crate) enum Values {
 }
 
 /// Takes each input's values, from the document or from what follows it.
-pub(crate) fn values(inputs: &[InputTensor], mut binary: Bytes) -> Answer<Vec<Values>> {
+pub(crate) fn values(inputs: &[InputTensor], mut binary: Bytes) -> OrProblem<Vec<Values>> {
     let mut all = Vec::with_capacity(inputs.len());
     for input in inputs {
         let n_bytes = match input.parameters.get("binary_data_size") {
@@ -122,7 +122,7 @@ fn of(input: &InputTensor, what: &str) -> String {
 }
 
 /// Elements that a shape stands for.
-fn n_elements(input: &InputTensor) -> Answer<usize> {
+fn n_elements(input: &InputTensor) -> OrProblem<usize> {
     let n = input.shape.iter().try_fold(1usize, |n, axis| {
         usize::try_from(*axis)
             .ok()
@@ -134,7 +134,7 @@ fn n_elements(input: &InputTensor) -> Answer<usize> {
     })
 }
 
-fn check_count(input: &InputTensor, n: usize) -> Answer<()> {
+fn check_count(input: &InputTensor, n: usize) -> OrProblem<()> {
     let expected = n_elements(input)?;
     if n == expected {
         return Ok(());
@@ -143,7 +143,7 @@ fn check_count(input: &InputTensor, n: usize) -> Answer<()> {
     Err(Problem::bad_request(of(input, "values"), expected, n))
 }
 
-fn of_bytes(input: &InputTensor, mut bytes: Bytes) -> Answer<Values> {
+fn of_bytes(input: &InputTensor, mut bytes: Bytes) -> OrProblem<Values> {
     match input.datatype.as_str() {
         "UINT8" => {
             check_count(input, bytes.len())?;
@@ -170,7 +170,7 @@ fn of_bytes(input: &InputTensor, mut bytes: Bytes) -> Answer<Values> {
     }
 }
 
-fn of_json(input: &InputTensor, data: &Value) -> Answer<Values> {
+fn of_json(input: &InputTensor, data: &Value) -> OrProblem<Values> {
     let mut leaves = Vec::new();
     flatten(data, &mut leaves);
     check_count(input, leaves.len())?;
@@ -181,7 +181,7 @@ fn of_json(input: &InputTensor, data: &Value) -> Answer<Values> {
                 let expected = "whole numbers from 0 to 255";
                 byte.ok_or_else(|| Problem::bad_request(of(input, "values"), expected, leaf))
             };
-            let bytes: Vec<u8> = leaves.iter().map(byte).collect::<Answer<_>>()?;
+            let bytes: Vec<u8> = leaves.iter().map(byte).collect::<OrProblem<_>>()?;
             Ok(Values::Uint8(bytes.into()))
         }
         "BYTES" => {
@@ -190,7 +190,7 @@ fn of_json(input: &InputTensor, data: &Value) -> Answer<Values> {
                 text.ok_or_else(|| Problem::bad_request(of(input, "values"), "texts", leaf))
             };
             Ok(Values::Texts(
-                leaves.iter().map(text).collect::<Answer<_>>()?,
+                leaves.iter().map(text).collect::<OrProblem<_>>()?,
             ))
         }
         other => Err(other_type(input, other)),

@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use utoipa::{IntoParams, ToSchema};
 
 use crate::{
-    problem::{Answer, Kind, Problem},
+    problem::{Kind, OrProblem, Problem},
     scoring::{Asked, Input},
     settings::Limits,
     spool::{SpoolWriter, spool},
@@ -62,7 +62,7 @@ impl ScoreQuery {
         }
     }
 
-    fn set(&mut self, field: &str, value: &str) -> Answer<()> {
+    fn set(&mut self, field: &str, value: &str) -> OrProblem<()> {
         let flag = |value: &str| match value {
             "true" | "1" | "on" => Ok(true),
             "false" | "0" | "" => Ok(false),
@@ -103,7 +103,7 @@ pub(crate) struct Upload {
 }
 
 /// Refuses a body that cannot be a video, by its head.
-fn check_head(headers: &HeaderMap) -> Answer<String> {
+fn check_head(headers: &HeaderMap) -> OrProblem<String> {
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
     if let Some(coding) = text(header::CONTENT_ENCODING)
         && !coding.eq_ignore_ascii_case("identity")
@@ -142,7 +142,7 @@ pub(crate) async fn receive(
     request: Request,
     query: &mut ScoreQuery,
     limits: &Limits,
-) -> Answer<Upload> {
+) -> OrProblem<Upload> {
     let essence = check_head(request.headers())?;
     let said = said_length(request.headers());
     if let Some(n_bytes) = said.filter(|n| *n > limits.upload_bytes) {
@@ -177,8 +177,8 @@ async fn pump(
     mut writer: SpoolWriter,
     limits: &Limits,
     on_failure: impl FnOnce(&Problem),
-) -> Answer<()> {
-    let mut append = async || -> Answer<()> {
+) -> OrProblem<()> {
+    let mut append = async || -> OrProblem<()> {
         while let Some(bytes) = next(&mut stream, limits.idle).await? {
             append_checked(&mut writer, &bytes, limits).await?;
         }
@@ -198,7 +198,7 @@ async fn pump(
     }
 }
 
-async fn append_checked(writer: &mut SpoolWriter, bytes: &[u8], limits: &Limits) -> Answer<()> {
+async fn append_checked(writer: &mut SpoolWriter, bytes: &[u8], limits: &Limits) -> OrProblem<()> {
     let n_bytes = writer.n_bytes() + bytes.len() as u64;
     if n_bytes > limits.upload_bytes {
         return Err(too_large(limits, format!("{n_bytes} and more")));
@@ -210,7 +210,7 @@ async fn append_checked(writer: &mut SpoolWriter, bytes: &[u8], limits: &Limits)
     })
 }
 
-async fn next(stream: &mut BodyDataStream, idle: Duration) -> Answer<Option<Bytes>> {
+async fn next(stream: &mut BodyDataStream, idle: Duration) -> OrProblem<Option<Bytes>> {
     match tokio::time::timeout(idle, stream.next()).await {
         Err(_) => {
             let detail = format!("the body: nothing came for {} s", idle.as_secs());
@@ -225,7 +225,7 @@ async fn next(stream: &mut BodyDataStream, idle: Duration) -> Answer<Option<Byte
     }
 }
 
-async fn form(request: Request, query: &mut ScoreQuery, limits: &Limits) -> Answer<Upload> {
+async fn form(request: Request, query: &mut ScoreQuery, limits: &Limits) -> OrProblem<Upload> {
     let malformed = |error: &dyn std::fmt::Display| {
         Problem::bad_request("the form", "multipart/form-data", error)
     };
@@ -263,7 +263,7 @@ async fn form(request: Request, query: &mut ScoreQuery, limits: &Limits) -> Answ
     })
 }
 
-async fn text(field: &mut Field<'_>, limits: &Limits, name: &str) -> Answer<String> {
+async fn text(field: &mut Field<'_>, limits: &Limits, name: &str) -> OrProblem<String> {
     let mut value = Vec::new();
     while let Some(bytes) = chunk(field, limits).await? {
         value.extend_from_slice(&bytes);
@@ -275,7 +275,7 @@ async fn text(field: &mut Field<'_>, limits: &Limits, name: &str) -> Answer<Stri
     String::from_utf8(value).map_err(|error| Problem::bad_request(name, "UTF-8", error))
 }
 
-async fn chunk(field: &mut Field<'_>, limits: &Limits) -> Answer<Option<Bytes>> {
+async fn chunk(field: &mut Field<'_>, limits: &Limits) -> OrProblem<Option<Bytes>> {
     let chunk = tokio::time::timeout(limits.idle, field.chunk()).await;
     let chunk = chunk.map_err(|_| idle_form(limits))?;
     chunk.map_err(|error| form_error(&error.body_text()))

@@ -478,11 +478,11 @@ mod tests {
 
     #[test]
     fn a_shared_optimizer_is_an_equal_part_in_the_smallest_world() {
-        let whole = memory(&["cluster.min_workers=4"]);
-        let quarter = memory(&["cluster.min_workers=4", "cluster.shard_optimizer=true"]);
-        assert_eq!(4 * quarter.optimizer, whole.optimizer);
+        let whole = memory(&["cluster.min_workers=2"]);
+        let half = memory(&["cluster.min_workers=2", "cluster.shard_optimizer=true"]);
+        assert_eq!(2 * half.optimizer, whole.optimizer);
         let rest = |memory: Memory| memory.total - memory.optimizer;
-        assert_eq!(rest(quarter), rest(whole));
+        assert_eq!(rest(half), rest(whole));
         assert_eq!(memory(&["cluster.shard_optimizer=true"]), memory(&[]));
     }
 

@@ -13,6 +13,8 @@ use crate::settings::Settings;
 const VOCABULARY: &str = "model.language.vocab_size:";
 /// Names of files, which say nothing of the model.
 const TOKENIZERS: [&str; 2] = ["model.tokenizer", "model.clip_tokenizer"];
+/// Whether the head is the embedding: a run may start with a copy of it, and the other way round.
+const TIED: &str = "model.language.tie_word_embeddings:";
 
 /// Refuses settings whose model has other shapes than the model that comes with `own`, `what` in messages. No value is drawn,
 /// so both may be of any size.
@@ -29,14 +31,14 @@ pub fn check_sizes(what: &str, own: &Settings, asked: &Settings) -> Result<()> {
 }
 
 /// Refuses settings of another model than the one that comes with `own`, also where no shape tells (heads, epsilons). Rows of
-/// the embedding are not compared: an import adds and leaves out some.
+/// the embedding are not compared: an import adds and leaves out some; nor whether the head is the embedding.
 ///
 /// # Errors
 ///
 /// As [`check_sizes`].
 pub fn check_same_model(what: &str, own: &Settings, asked: &Settings) -> Result<()> {
     let mut differing = differing_sizes(own, asked);
-    differing.retain(|line| !line.starts_with(VOCABULARY));
+    differing.retain(|line| !line.starts_with(VOCABULARY) && !line.starts_with(TIED));
     if differing.is_empty() {
         return Ok(());
     }

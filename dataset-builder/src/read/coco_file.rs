@@ -14,7 +14,7 @@ use crate::skip::{Reason, Skip};
 
 /// A row of `images`.
 #[derive(Clone, Debug, Deserialize)]
-pub struct Image {
+pub struct ImageRow {
     /// Unique among images.
     pub id: Id,
     file_name: Option<String>,
@@ -28,7 +28,7 @@ pub struct Image {
     pub height: Option<u32>,
 }
 
-impl Image {
+impl ImageRow {
     /// Its name below the folder of images: `file_name`, or folder and name of `coco_url`.
     pub fn name(&self) -> &str {
         let of_url = || {
@@ -91,7 +91,7 @@ pub struct Category {
 #[derive(Debug, Default)]
 pub struct CocoFile {
     /// Images with their annotations, in the file's order.
-    pub images: Vec<(Image, Vec<Annotation>)>,
+    pub images: Vec<(ImageRow, Vec<Annotation>)>,
     /// Names by id; `None` for a blank one.
     pub category_names: HashMap<Id, Option<String>>,
     /// Names that prompts may hold: those of the categories, without groups that nothing is labelled as.
@@ -102,7 +102,7 @@ pub struct CocoFile {
 
 #[derive(Deserialize)]
 struct Rows {
-    images: Vec<Maybe<Image>>,
+    images: Vec<Maybe<ImageRow>>,
     annotations: Vec<Maybe<Annotation>>,
     categories: Vec<Maybe<Category>>,
 }
@@ -238,7 +238,7 @@ impl CocoFile {
                 )),
             }
         }
-        let ambiguous = |image: &Image| image_of_id.get(&image.id) == Some(&None);
+        let ambiguous = |image: &ImageRow| image_of_id.get(&image.id) == Some(&None);
         file.images.retain(|(image, _)| !ambiguous(image));
         file.vocabulary = vocabulary(&categories, &file.category_names, &used);
         Ok(file)

@@ -33,7 +33,7 @@ pub fn training_header(
 
 /// By what rules a benchmark is scored.
 #[derive(Clone, Copy, Debug)]
-pub struct Benchmark {
+pub struct ScoringRules {
     /// Name of its protocol; empty for the usual one.
     pub protocol: &'static str,
     /// Every how many frames its published figures score one.
@@ -45,7 +45,7 @@ pub fn evaluation_header(
     naming: &Naming,
     categories: &[String],
     source: &str,
-    benchmark: Benchmark,
+    benchmark: ScoringRules,
 ) -> DatasetHeader {
     DatasetHeader {
         dataset: naming.dataset.clone(),

@@ -9,7 +9,7 @@ use crate::read::lenient::{latin1_text, without_mark};
 
 /// A table that has been read.
 #[derive(Clone, Debug)]
-pub struct Table {
+pub struct LabelTable {
     path: String,
     columns: Vec<String>,
     rows: Vec<Row>,
@@ -23,7 +23,7 @@ pub struct Row {
     cells: Vec<String>,
 }
 
-impl Table {
+impl LabelTable {
     /// Reads a table whose header names at least `required`; `form` says what it is.
     ///
     /// # Errors
@@ -132,10 +132,10 @@ impl Table {
 mod tests {
     use super::*;
 
-    fn table(text: &[u8]) -> Result<Table> {
+    fn table(text: &[u8]) -> Result<LabelTable> {
         let file = tempfile::NamedTempFile::new().expect("tempfile");
         std::fs::write(file.path(), text).expect("write");
-        Table::read(
+        LabelTable::read(
             file.path(),
             &["video", "start"],
             "a table",

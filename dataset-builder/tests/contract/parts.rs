@@ -278,7 +278,7 @@ pub const ALL: &[Parts] = &[
         source: "xd-violence",
         annotations: &[],
         optional: &[],
-        mask: video_file("XD-Violence/XD-Violence-test/videos/v=x__#1_label_A.mp4"),
+        mask: video_file("XD-Violence/XD-Violence-test/videos/v=y__#1_label_G-0-0.mp4"),
     },
     Parts {
         source: "avenue",

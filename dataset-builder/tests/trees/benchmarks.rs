@@ -46,7 +46,7 @@ pub fn ucf_crime(root: &Path) {
     );
 }
 
-/// A riot as frames and a normal video as a file.
+/// A riot as frames, a normal video and an explosion as files.
 pub fn xd_violence(root: &Path) {
     frames(
         root,
@@ -57,8 +57,13 @@ pub fn xd_violence(root: &Path) {
     write(root, "XD-Violence-test/videos/v=x__#1_label_A.mp4", VIDEO);
     write(
         root,
+        "XD-Violence-test/videos/v=y__#1_label_G-0-0.mp4",
+        VIDEO,
+    );
+    write(
+        root,
         "XD-Violence-test/annotations.txt",
-        "Bad.Boys__#00-01_label_B4-B2-0.mp4 1 2 7 9\n",
+        "Bad.Boys__#00-01_label_B4-B2-0.mp4 1 2 7 9\nv=y__#1_label_G-0-0.mp4 3 8\n",
     );
 }
 

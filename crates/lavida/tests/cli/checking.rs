@@ -128,7 +128,7 @@ fn every_failed_check_is_told_and_the_exit_code_is_the_largest_of_theirs() {
     check_says(&ran, "listen", Some(false), &[&at]);
     let refused = [&settings[..], &["--set", "cluster.workers=2"]].concat();
     let uneven = world.run(&[&["check", "--config", TINY][..], &refused].concat());
-    uneven.refused(2, &["--set cluster.workers", "0 or one of 1, 3", "found 2"]);
+    uneven.refused(2, &["cluster.workers", "0 or one of 1, 3", "found 2"]);
 
     let ran = check(
         &world,

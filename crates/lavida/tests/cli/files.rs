@@ -97,8 +97,8 @@ fn a_manifest_or_a_checkpoint_that_is_no_file_is_refused_and_named() {
         ends(&world, &eval).refused(2, &["g0-weights.safetensors", words]);
     }
     for (kind, words) in KINDS {
-        lay(&world.join("shards/ucsd-ped/manifest.json"), kind);
-        ends(&world, &eval).refused(2, &["manifest.json", words]);
+        lay(&world.join("shards/ucsd-ped/_manifest.json"), kind);
+        ends(&world, &eval).refused(2, &["_manifest.json", words]);
     }
 }
 

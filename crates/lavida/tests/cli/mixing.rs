@@ -31,10 +31,10 @@ fn a_weight_for_a_source_that_is_not_in_the_run_does_nothing() {
 #[test]
 fn a_weight_for_a_name_that_no_source_makes_is_refused_with_those_that_do() {
     let world = World::new();
-    let words = ["sampler.weights.refcoco", "coco, mevis", "youtube-vos"];
-    let ran = finish(world.train("run", &["sampler.weights.refcoco=0.1"]));
+    let words = ["sampler.weights.refcocos", "coco, mevis", "youtube-vos"];
+    let ran = finish(world.train("run", &["sampler.weights.refcocos=0.1"]));
     ran.refused(2, &words);
-    let checked = check(&world, "sampler.weights.refcoco=0.1");
+    let checked = check(&world, "sampler.weights.refcocos=0.1");
     assert_eq!(checked.0.status.code(), Some(2));
     assert!(checked.stdout().contains(words[0]), "{}", checked.stdout());
 }

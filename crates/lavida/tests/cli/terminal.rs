@@ -56,10 +56,7 @@ fn without_a_terminal_long_work_says_how_far_it_is_in_plain_lines() {
         &["predict: frame 1/5  20 %", "predict: frame 5/5  100 %"],
     );
     let export = ["export", "--checkpoint", "run", "--out", "export"];
-    check(
-        world.run(&export),
-        &["reading the model of run", "export: writing: "],
-    );
+    check(world.run(&export), &["export: writing: "]);
     let import = ["import", "--lavida", "export", "--out", "imported"];
     check(
         world.run(&import),

@@ -42,7 +42,7 @@ fn check_line(line: &Line, metadata: &Metadata) {
         "{place}: cargo {subcommand}"
     );
     let mut chosen: Vec<&Package> = Vec::new();
-    let (mut features, mut tests) = (Vec::new(), Vec::new());
+    let (mut features, mut tests, mut benches) = (Vec::new(), Vec::new(), Vec::new());
     while let Some(word) = words.next().filter(|word| *word != "--") {
         let mut value = || {
             words
@@ -60,6 +60,7 @@ fn check_line(line: &Line, metadata: &Metadata) {
             }
             "--features" => features.extend(value().split(',')),
             "--test" => tests.push(value()),
+            "--bench" => benches.push(value()),
             word => assert!(
                 ["--release", "--workspace", "--locked"].contains(&word) || !word.starts_with('-'),
                 "{place}: {word} is not looked at here"
@@ -86,5 +87,12 @@ fn check_line(line: &Line, metadata: &Metadata) {
             targets.any(|target| target.is_test() && target.name == test)
         };
         assert!(chosen.iter().any(has), "{place}: no test {test}");
+    }
+    for bench in benches {
+        let has = |package: &&Package| {
+            let mut targets = package.targets.iter();
+            targets.any(|target| target.is_bench() && target.name == bench)
+        };
+        assert!(chosen.iter().any(has), "{place}: no benchmark {bench}");
     }
 }

@@ -9,7 +9,7 @@ use lavida_store::Result;
 
 use crate::read::evaluation::{EvaluationVideo, FrameTruth, collected, videos_below};
 use crate::read::files::{self, InputDigest};
-use crate::read::header::{Benchmark, evaluation_header};
+use crate::read::header::{ScoringRules, evaluation_header};
 use crate::read::matlab::Cells;
 use crate::read::names::category_list;
 use crate::read::rows::{Naming, SourceUnit};
@@ -118,7 +118,7 @@ impl Source for Avenue {
             &self.naming,
             &self.categories,
             AvenueArgs::NAME,
-            Benchmark {
+            ScoringRules {
                 protocol: "avenue",
                 interval: 1,
             },

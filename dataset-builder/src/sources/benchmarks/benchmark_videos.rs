@@ -13,10 +13,10 @@ use lavida_store::{Error, Result};
 
 use crate::read::evaluation::{EvaluationVideo, FrameTruth, Intervals, collected, videos_below};
 use crate::read::files::{self, InputDigest};
-use crate::read::header::{Benchmark, evaluation_header};
+use crate::read::header::{ScoringRules, evaluation_header};
 use crate::read::names::is_name;
 use crate::read::rows::{Naming, SourceUnit};
-use crate::read::table::Table;
+use crate::read::table::LabelTable;
 use crate::skip::{Reason, Skip};
 use crate::sources::{Source, SourceArgs};
 
@@ -137,7 +137,7 @@ impl BenchmarkVideos {
 }
 
 fn read_labels(path: &Path, digest: &mut InputDigest) -> Result<BTreeMap<String, Labels>> {
-    let table = Table::read(path, &["video"], FORM, digest)?;
+    let table = LabelTable::read(path, &["video"], FORM, digest)?;
     let (by_frame, by_interval) = (
         table.has("frame") && table.has("label"),
         table.has("start") && table.has("end"),
@@ -213,7 +213,7 @@ impl Source for BenchmarkVideos {
         if true_categories.values().all(Vec::is_empty) {
             true_categories.clear();
         }
-        let benchmark = Benchmark {
+        let benchmark = ScoringRules {
             protocol: "",
             interval: self.interval,
         };

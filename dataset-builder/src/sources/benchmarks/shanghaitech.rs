@@ -12,7 +12,7 @@ use lavida_data::mask::RleMask;
 use lavida_store::Result;
 
 use crate::read::files::{self, InputDigest};
-use crate::read::header::{Benchmark, evaluation_header};
+use crate::read::header::{ScoringRules, evaluation_header};
 use crate::read::names::category_list;
 use crate::read::npy::MaskArray;
 use crate::read::pictures::IMAGE_ENDINGS;
@@ -140,7 +140,7 @@ impl Source for Shanghaitech {
             &self.naming,
             &self.categories,
             ShanghaitechArgs::NAME,
-            Benchmark {
+            ScoringRules {
                 protocol: "shanghaitech",
                 interval: 2,
             },

@@ -15,7 +15,7 @@ use crate::read::evaluation::{
     EvaluationVideo, FrameTruth, Intervals, VIDEO_ENDINGS, collected, videos_below,
 };
 use crate::read::files::{self, InputDigest};
-use crate::read::header::{Benchmark, evaluation_header};
+use crate::read::header::{ScoringRules, evaluation_header};
 use crate::read::names::category_list;
 use crate::read::pictures::{load_index_map, masks_by_index};
 use crate::read::rows::{Naming, SourceUnit};
@@ -220,7 +220,7 @@ impl Ubnormal {
                 masks_dir: masks_dir.clone(),
             };
             if video.is_abnormal() {
-                match places.find(|place| place.is_file()) {
+                match places.find(|place| lavida_files::is_there(place)) {
                     Some(table) => video.tracks = read_tracks(&table, &mut digest)?,
                     None => {
                         let expected = format!("{} beside its masks", tables[1]);
@@ -253,7 +253,9 @@ fn listed(args: &UbnormalArgs, digest: &mut InputDigest) -> Result<Option<BTreeS
     let own =
         ["abnormal", "normal"].map(|kind| args.root.join(format!("{kind}_test_video_names.txt")));
     let lists: Vec<PathBuf> = if args.list.is_empty() {
-        own.into_iter().filter(|list| list.is_file()).collect()
+        own.into_iter()
+            .filter(|list| lavida_files::is_there(list))
+            .collect()
     } else {
         args.list.clone()
     };
@@ -312,7 +314,7 @@ impl Source for Ubnormal {
             &self.naming,
             &self.categories,
             UbnormalArgs::NAME,
-            Benchmark {
+            ScoringRules {
                 protocol: "ubnormal",
                 interval: 4,
             },

@@ -12,7 +12,7 @@ use lavida_store::{Error, Result};
 
 use crate::read::evaluation::{EvaluationVideo, FrameTruth, Intervals, collected, videos_below};
 use crate::read::files::{self, InputDigest};
-use crate::read::header::{Benchmark, evaluation_header};
+use crate::read::header::{ScoringRules, evaluation_header};
 use crate::read::names::category_list;
 use crate::read::rows::{Naming, SourceUnit};
 use crate::skip::{Reason, Skip};
@@ -78,7 +78,7 @@ fn annotations(root: &Path) -> Option<PathBuf> {
     ANNOTATIONS
         .map(|name| root.join(name))
         .into_iter()
-        .find(|file| file.is_file())
+        .find(|file| lavida_files::is_there(file))
 }
 
 struct TestVideo {
@@ -196,7 +196,7 @@ impl Source for UcfCrime {
                 &self.naming,
                 &self.categories,
                 UcfCrimeArgs::NAME,
-                Benchmark {
+                ScoringRules {
                     protocol: "ucf-crime",
                     interval: 128,
                 },

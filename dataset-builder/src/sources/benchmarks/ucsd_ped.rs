@@ -18,7 +18,7 @@ use serde::Deserialize;
 
 use crate::read::evaluation::Intervals;
 use crate::read::files::{self, InputDigest};
-use crate::read::header::{Benchmark, evaluation_header};
+use crate::read::header::{ScoringRules, evaluation_header};
 use crate::read::names::category_list;
 use crate::read::pictures::{IMAGE_ENDINGS, load_binary_mask, load_index_map, masks_by_index};
 use crate::read::rows::{Naming, SourceUnit, cut_rows};
@@ -173,7 +173,7 @@ impl UcsdPed {
             let part_name = files::name(&std::path::absolute(part).unwrap_or(part.clone()));
             let table = part.join("Test").join(format!("{part_name}.m"));
             let mut frame_truth = Vec::new();
-            if table.is_file() {
+            if lavida_files::is_there(&table) {
                 frame_truth = read_frame_truth(&table, &mut digest)?;
                 if frame_truth.len() != folders.len() {
                     return Err(Error::invalid(
@@ -336,7 +336,7 @@ impl Source for UcsdPed {
                 &self.naming,
                 &self.categories,
                 UcsdPedArgs::NAME,
-                Benchmark {
+                ScoringRules {
                     protocol: "ucsd-ped",
                     interval: 1,
                 },

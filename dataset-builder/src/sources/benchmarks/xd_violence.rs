@@ -13,7 +13,7 @@ use lavida_store::{Error, Result};
 
 use crate::read::evaluation::{EvaluationVideo, FrameTruth, Intervals, collected, videos_below};
 use crate::read::files::{self, InputDigest};
-use crate::read::header::{Benchmark, evaluation_header};
+use crate::read::header::{ScoringRules, evaluation_header};
 use crate::read::names::category_list;
 use crate::read::rows::{Naming, SourceUnit};
 use crate::skip::{Reason, Skip};
@@ -193,7 +193,7 @@ impl Source for XdViolence {
                 &self.naming,
                 &self.categories,
                 XdViolenceArgs::NAME,
-                Benchmark {
+                ScoringRules {
                     protocol: "xd-violence",
                     interval: 128,
                 },

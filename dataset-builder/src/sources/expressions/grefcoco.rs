@@ -51,7 +51,7 @@ impl SourceArgs for GrefcocoArgs {
 fn refs(root: &Path) -> PathBuf {
     let json = root.join("grefcoco/grefs(unc).json");
     let pickle = root.join("grefcoco/grefs(unc).p");
-    if !json.is_file() && pickle.is_file() {
+    if !lavida_files::is_there(&json) && lavida_files::is_there(&pickle) {
         pickle
     } else {
         json

@@ -82,7 +82,7 @@ fn texts_dir(root: &Path) -> Option<PathBuf> {
         "DAVIS/davis_text_annotations",
         "../davis_text_annotations",
     ];
-    let has_texts = |dir: &PathBuf| dir.join(TEXT_FILES[0]).is_file();
+    let has_texts = |dir: &PathBuf| lavida_files::is_there(&dir.join(TEXT_FILES[0]));
     places
         .map(|place| root.join(place))
         .into_iter()
@@ -109,7 +109,7 @@ fn of_text_files(root: &Path, texts_dir: &Path, naming: Naming) -> Result<RefVid
     let mut planned_skips = Vec::new();
     for name in TEXT_FILES {
         let path = texts_dir.join(name);
-        if !path.is_file() {
+        if !lavida_files::is_there(&path) {
             planned_skips.push(Skip::new(
                 Reason::MissingDescription,
                 path.display(),

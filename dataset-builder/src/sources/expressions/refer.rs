@@ -48,7 +48,7 @@ pub fn instances_file(root: &Path, set: &str) -> PathBuf {
     let found = of_coco
         .map(|name| root.join(name))
         .into_iter()
-        .find(|file| !beside.is_file() && file.is_file());
+        .find(|file| !lavida_files::is_there(&beside) && lavida_files::is_there(file));
     found.unwrap_or(beside)
 }
 

@@ -159,7 +159,7 @@ impl Ade20kFull {
 fn read_names(image: &Path) -> Result<(Option<Names>, InputDigest)> {
     let path = image.with_extension("json");
     let mut digest = InputDigest::default();
-    if !path.is_file() {
+    if !lavida_files::is_there(&path) {
         return Ok((None, digest));
     }
     let bytes = files::read_annotations(&path)

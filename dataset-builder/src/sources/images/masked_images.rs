@@ -160,7 +160,11 @@ impl MaskedImages {
                 None => planned_skips.push(Skip::new(
                     Reason::MissingMask,
                     image.display(),
-                    format!("a mask of this name in {}", args.masks.display()),
+                    format!(
+                        "{}.png, or a mask of another ending, in {}",
+                        files::stem(&image),
+                        args.masks.display()
+                    ),
                     "none",
                 )),
             }

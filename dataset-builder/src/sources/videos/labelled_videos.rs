@@ -18,7 +18,7 @@ use crate::read::header::training_header;
 use crate::read::names::is_name;
 use crate::read::regions::whole_frame;
 use crate::read::rows::{Naming, SourceUnit, cut_rows};
-use crate::read::table::Table;
+use crate::read::table::LabelTable;
 use crate::read::video::{SourceFrame, Video};
 use crate::read::windows::WINDOW;
 use crate::skip::{Reason, Skip};
@@ -54,7 +54,7 @@ impl SourceArgs for LabelledVideosArgs {
     fn found_in(dir: &Path) -> Option<Self> {
         let (videos, labels) = (dir.join("videos"), dir.join("labels.csv"));
         let is_set = videos.is_dir() && labels.is_file() && {
-            Table::read(
+            LabelTable::read(
                 &labels,
                 &["video", "category"],
                 FORM,
@@ -94,7 +94,7 @@ impl LabelledVideos {
         }
         let mut digest = InputDigest::default();
         paths.keys().for_each(|name| digest.add(name));
-        let table = Table::read(&args.labels, &["video", "category"], FORM, &mut digest)?;
+        let table = LabelTable::read(&args.labels, &["video", "category"], FORM, &mut digest)?;
         let mut shown_by: BTreeMap<String, Shown> = BTreeMap::new();
         for row in table.rows() {
             let missing =

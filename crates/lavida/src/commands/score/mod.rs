@@ -232,6 +232,10 @@ fn corners(path: &std::path::Path, corners: Corners) -> Result<Corners> {
     ))
 }
 
+/// Scores of days of video, a number a line.
+const MAX_TEXT_BYTES: u64 = 1 << 30;
+
 fn read(path: &std::path::Path) -> Result<String> {
-    std::fs::read_to_string(path).map_err(|error| Error::unreadable(path.display(), error))
+    lavida_files::read_text(path, MAX_TEXT_BYTES)
+        .map_err(|error| Error::unusable(path.display(), "a text file", error))
 }
