@@ -30,6 +30,24 @@ pub fn check_sizes(what: &str, own: &Settings, asked: &Settings) -> Result<()> {
     Err(other_sizes(what, &differing))
 }
 
+/// As [`check_sizes`] for a run that starts with the weights that come with `own`: whether the head is the embedding may differ,
+/// since a run begins with a copy where it wants two matrices, and takes the one where it wants one.
+///
+/// # Errors
+///
+/// As [`check_sizes`].
+pub fn check_initial_sizes(what: &str, own: &Settings, asked: &Settings) -> Result<()> {
+    let mut differing = differing_sizes(own, asked);
+    let n_differing = differing.len();
+    differing.retain(|line| !line.starts_with(TIED));
+    // The matrix of the head tells them apart by shapes, too.
+    let is_tied_otherwise = differing.len() < n_differing;
+    if differing.is_empty() || (!is_tied_otherwise && shapes(own) == shapes(asked)) {
+        return Ok(());
+    }
+    Err(other_sizes(what, &differing))
+}
+
 /// Refuses settings of another model than the one that comes with `own`, also where no shape tells (heads, epsilons). Rows of
 /// the embedding are not compared: an import adds and leaves out some; nor whether the head is the embedding.
 ///

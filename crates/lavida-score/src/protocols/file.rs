@@ -99,7 +99,7 @@ impl BenchmarkFile {
     /// [`Error::Invalid`] for a name that is none, with those that there are, and for a file that says what it may not.
     pub fn open(name: &str) -> Result<Self> {
         if name.ends_with(".toml") {
-            let text = std::fs::read_to_string(name)
+            let text = lavida_files::read_text(name.as_ref(), lavida_files::SMALL_BYTES)
                 .map_err(|error| Error::invalid(name, "a file of a benchmark", error))?;
             return Self::parse(name, &text);
         }

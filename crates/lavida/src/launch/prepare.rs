@@ -9,7 +9,7 @@ use lavida_dataflow::{
     clock::SystemClock, device::memory::Admission, run::Run, telemetry::figures::Figures,
 };
 use lavida_store::Store;
-use lavida_train::{settings::Settings, sizes::check_sizes};
+use lavida_train::{settings::Settings, sizes::check_initial_sizes};
 
 use super::mixture::open_catalog;
 use crate::{
@@ -56,7 +56,7 @@ pub async fn initial(
 ) -> Result<Arc<dyn Pretrained>> {
     let own = |toml: &str| {
         let own = config::of_checkpoint(uri, toml, &[])?;
-        check_sizes(uri, &own, settings)
+        check_initial_sizes(uri, &own, settings)
     };
     Ok(match open_export(uri)? {
         Some(exported) => {

@@ -133,7 +133,10 @@ impl XdViolence {
             }
         }
         for name in intervals_of.keys() {
-            let expected = format!("a video in {}", videos_dir.display());
+            let expected = format!(
+                "{name}.mp4, or a folder {name}, in {}",
+                videos_dir.display()
+            );
             planned_skips.push(Skip::new(
                 Reason::IncompleteVideo,
                 format!("{}: {name}", file.display()),

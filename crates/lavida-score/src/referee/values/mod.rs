@@ -139,13 +139,10 @@ pub fn name_of(path: &Path) -> String {
 }
 
 fn read_file(path: &Path, role: Role) -> Result<FrameValues> {
-    let unreadable = |error: std::io::Error| Error::unreadable(path.display(), error);
-    let n_bytes = std::fs::metadata(path).map_err(unreadable)?.len();
-    if n_bytes > MOST_BYTES {
+    let bytes = lavida_files::read(path, MOST_BYTES).map_err(|error| {
         let expected = format!("a file of at most {MOST_BYTES} bytes");
-        return Err(Error::invalid(path.display(), expected, n_bytes));
-    }
-    let bytes = std::fs::read(path).map_err(unreadable)?;
+        Error::unusable(path.display(), &expected, error)
+    })?;
     let named = |values| {
         FrameValues::OneList(VideoValues {
             name: name_of(path),

@@ -41,7 +41,8 @@ impl NpyReader {
     /// [`Error::Invalid`] for an array that is no numbers in row order; [`Error::Corrupt`] for a cut file;
     /// [`Error::Unavailable`] for one that cannot be read.
     pub fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(|error| Error::unreadable(path.display(), error))?;
+        let file =
+            lavida_files::open(path).map_err(|error| Error::unreadable(path.display(), error))?;
         let n_file = file
             .metadata()
             .map_err(|error| Error::unreadable(path.display(), error))?;
