@@ -167,6 +167,7 @@ fn around_centres(n: usize, d_token: usize, n_centres: usize, spread: f32) -> Ve
 }
 
 #[test]
+#[ignore = "takes minutes where a processor stands in for a GPU: .ci/run devices"]
 fn products_find_the_neighbours_of_all_distances_bit_for_bit() {
     let scaled = |values: Vec<f32>, by: f32| values.into_iter().map(|v| v * by).collect();
     let each = |mut values: Vec<f32>, d_token: usize, change: fn(usize, &mut [f32])| {
