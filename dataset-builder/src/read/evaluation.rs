@@ -90,6 +90,27 @@ pub fn videos_below(dir: &Path) -> Result<BTreeMap<String, PathBuf>> {
 }
 
 impl EvaluationVideo<'_> {
+    /// [`Self::stream`] where intervals are all that is known of the frames: those in one are anomalous.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::stream`].
+    pub fn stream_labelled(
+        &self,
+        intervals: &Intervals,
+        take: &mut dyn FnMut(SourceUnit) -> bool,
+    ) -> Result<()> {
+        self.stream(
+            &mut |frame, _| {
+                Ok(FrameTruth {
+                    label: intervals.hold(frame),
+                    ..FrameTruth::default()
+                })
+            },
+            take,
+        )
+    }
+
     /// Reads it to its end or until `take` has enough. `truth` is asked once for each frame that can be read, in order, with its
     /// number and its size in px; what it cannot say of a frame leaves that frame out.
     ///

@@ -11,7 +11,7 @@ use clap::Args;
 use lavida_data::manifest::{DatasetHeader, Purpose};
 use lavida_store::{Error, Result};
 
-use crate::read::evaluation::{EvaluationVideo, FrameTruth, Intervals, collected, videos_below};
+use crate::read::evaluation::{EvaluationVideo, Intervals, collected, videos_below};
 use crate::read::files::{self, InputDigest};
 use crate::read::header::{ScoringRules, evaluation_header};
 use crate::read::names::category_list;
@@ -228,15 +228,7 @@ impl Source for XdViolence {
             path: &test.path,
             categories: &[],
         };
-        video.stream(
-            &mut |frame, _| {
-                Ok(FrameTruth {
-                    label: test.intervals.hold(frame),
-                    ..FrameTruth::default()
-                })
-            },
-            take,
-        )
+        video.stream_labelled(&test.intervals, take)
     }
 }
 
