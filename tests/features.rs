@@ -217,3 +217,13 @@ fn what_tests_wait_for_is_optimised_in_a_release_too_and_every_name_is_of_a_depe
         "not optimised in a release: {missing:?}"
     );
 }
+
+/// Its state machines are tested from bare dependencies in a minute.
+#[test]
+fn control_is_built_without_tensors_a_network_or_cryptography() {
+    let built = features_of_dependencies("lavida-control");
+    for name in ["burn", "tokio", "hyper", "rustls", "aws-lc"] {
+        let found = built.keys().find(|package| package.starts_with(name));
+        assert_eq!(found, None);
+    }
+}

@@ -4,6 +4,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    io::Read,
     path::PathBuf,
 };
 
@@ -209,4 +210,43 @@ fn what_reads_without_bound_is_found_and_tests_may() {
     let found = test_sources(&[of("src/lib.rs"), of("src/part.rs"), of("src/room/mod.rs")]);
     let expected = ["src/part/seen.rs", "src/room/seen.rs", "src/seen.rs"];
     assert_eq!(found, expected.map(PathBuf::from).into());
+}
+
+/// A build's output that slips into a commit stays in every clone for ever.
+#[test]
+fn no_file_of_the_repository_is_a_program_or_larger_than_four_mebibytes() {
+    const LARGEST: u64 = 4 << 20;
+    // Of ELF, PE and Mach-O of both byte orders.
+    const PROGRAMS: [&[u8]; 4] = [b"\x7fELF", b"MZ", b"\xcf\xfa\xed\xfe", b"\xfe\xed\xfa\xcf"];
+    let root = PathBuf::from(workspace().workspace_root);
+    let ignored = std::fs::read_to_string(root.join(".gitignore")).expect("it is there");
+    let ignored: BTreeSet<PathBuf> = ignored
+        .lines()
+        .filter_map(|line| line.strip_prefix('/'))
+        .map(|line| root.join(line))
+        .chain([root.join(".git")])
+        .collect();
+    let mut waiting = vec![root];
+    let mut seen = 0;
+    while let Some(folder) = waiting.pop() {
+        for entry in std::fs::read_dir(&folder).expect("a folder can be listed") {
+            let path = entry.expect("a folder can be listed").path();
+            if ignored.contains(&path) || path.is_symlink() {
+                continue;
+            } else if path.is_dir() {
+                waiting.push(path);
+                continue;
+            }
+            seen += 1;
+            let mut file = std::fs::File::open(&path).expect("a file can be opened");
+            let size = file.metadata().expect("a file has a size").len();
+            assert!(size <= LARGEST, "{} has {size} bytes", path.display());
+            let mut start = Vec::new();
+            let read = file.by_ref().take(4).read_to_end(&mut start);
+            read.expect("a file can be read");
+            let is_program = PROGRAMS.iter().any(|program| start.starts_with(program));
+            assert!(!is_program, "{} is a program", path.display());
+        }
+    }
+    assert!(seen > 500, "{seen} files");
 }
