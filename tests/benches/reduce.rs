@@ -28,8 +28,9 @@ use lavida_cluster::training::EngineReducer;
 use lavida_collective::local::Local;
 use lavida_data::{Result, tokenizer::Tokenizers};
 use lavida_train::{
+    initial_weights::InitialWeights,
     reduce::{GradientReducer, StepShare},
-    trainer::{InitialWeights, Trainer, TrainerParts},
+    trainer::{Trainer, TrainerParts},
 };
 
 #[path = "../../crates/lavida-train/tests/support/mod.rs"]

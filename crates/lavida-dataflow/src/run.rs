@@ -16,8 +16,9 @@ use lavida_store::Store;
 use lavida_terminal::screen;
 use lavida_train::{
     assembly::Phase,
+    initial_weights::{InitialWeights, untie},
     settings::Settings,
-    trainer::{InitialWeights, Trainer, TrainerParts, untie},
+    trainer::{Trainer, TrainerParts},
 };
 
 use crate::{

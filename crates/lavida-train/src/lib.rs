@@ -2,6 +2,8 @@
 
 pub mod assembly;
 mod cores;
+pub mod grounding;
+pub mod initial_weights;
 pub mod losses;
 pub mod memory;
 pub mod model_input;

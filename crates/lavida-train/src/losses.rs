@@ -1,26 +1,18 @@
-//! LAVIDA's five losses and the grounding stage's two.
+//! LAVIDA's five losses. Those of the grounding stage are in [`crate::grounding`].
 //!
 //! `L = λ_txt·L_txt + L_seg` (Eq. 10). `L_seg` is SAM2's training loss: of the candidate masks of a frame the one
 //! with the smallest focal and dice loss is trained; the object score is trained on every frame, masks and IoU only
 //! where there is an object. Reference: `MultiStepMultiMasksAndIous`, `sigmoid_focal_loss`, `dice_loss`, `iou_loss`.
-//! The grounding stage is this project's own (docs/deviations.md): names learn to attend to what they name.
 //!
-//! Shapes: `N` frames of all clips · `M` candidate masks · `H W` px · `K` names · `P` cells of a frame's feature map ·
-//! `R` answer tokens · `V` vocabulary.
+//! Shapes: `N` frames of all clips · `M` candidate masks · `H W` px · `R` answer tokens · `V` vocabulary.
 
 use burn::tensor::activation::{log_sigmoid, log_softmax, sigmoid};
-use burn::tensor::{Bool, Int, Tensor, assert_shape};
+use burn::tensor::{Int, Tensor, assert_shape};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Weight of object px against background px in the focal loss.
 const FOCAL_ALPHA: f64 = 0.25;
-
-/// A name owns the cells it covers by more than this share.
-pub const COVERED_SHARE: f64 = 0.3;
-
-/// Keeps the logarithm of an attention mass finite.
-const SMALLEST_MASS: f64 = 1e-8;
 
 /// Weights of the loss terms; the defaults are the reference's.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -182,81 +174,6 @@ pub fn language_loss(logits: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
     log_probabilities.mean().neg()
 }
 
-/// What the grounding stage knows about the names of each frame.
-#[derive(Clone, Debug)]
-pub struct GroundingTargets {
-    /// `[N, K, P]` share of each cell that the name covers.
-    pub coverage: Tensor<3>,
-    /// `[N, K]` false where the clip has fewer than `K` names.
-    pub is_name: Tensor<2, Bool>,
-}
-
-/// The grounding stage's terms, unweighted: means over the names concerned. Each is `[1]`.
-#[derive(Clone, Debug)]
-pub struct GroundingLosses {
-    /// −log(attention mass on the name's own cells), over names that own a cell.
-    pub present: Tensor<1>,
-    /// −log(attention mass on background cells), over names that cover nothing.
-    pub absent: Tensor<1>,
-}
-
-impl GroundingLosses {
-    /// Their weighted sum, `[1]`.
-    pub fn weighted(&self, weights: &LossWeights) -> Tensor<1> {
-        self.present.clone().mul_scalar(weights.grounding_present)
-            + self.absent.clone().mul_scalar(weights.grounding_absent)
-    }
-}
-
-/// How far features are from unit scale: the squared logarithm of their mean square; `[1]`, zero at unit scale.
-///
-/// # Shapes
-///
-/// - features: `[N, P, E]`
-pub fn scale_loss(features: Tensor<3>) -> Tensor<1> {
-    let mean_square = (features.clone() * features).mean();
-    let distance = mean_square.add_scalar(SMALLEST_MASS).log();
-    distance.clone() * distance
-}
-
-/// How far the attention of names is from what they name.
-///
-/// A name owns the cells it covers by more than [`COVERED_SHARE`]; background is what no name touches, so the names of
-/// a clip must together name every object. A name that only grazes cells teaches nothing in that frame.
-///
-/// # Shapes
-///
-/// - attention: `[N, K, P]`, rows sum to one
-pub fn grounding_losses(attention: Tensor<3>, targets: GroundingTargets) -> GroundingLosses {
-    let [n_frames, n_names, n_cells] = attention.dims();
-    assert_shape!(targets.coverage, [n_frames, n_names, n_cells]);
-    assert_shape!(targets.is_name, [n_frames, n_names]);
-    let is_name = targets.is_name.float(); // [N, K]
-    let coverage = targets.coverage.without_autodiff() * is_name.clone().unsqueeze_dim::<3>(2);
-    let owned = coverage.clone().greater_elem(COVERED_SHARE).float(); // [N, K, P]
-    let background = coverage.clone().max_dim(1).lower_equal_elem(0.0).float(); // [N, 1, P]
-    let is_present = owned.clone().max_dim(2).squeeze_dim::<2>(2); // [N, K]
-    let is_absent = coverage
-        .max_dim(2)
-        .squeeze_dim::<2>(2)
-        .lower_equal_elem(0.0)
-        .float()
-        * is_name;
-
-    let surprise = |cells: Tensor<3>| {
-        let mass = (attention.clone() * cells).sum_dim(2).squeeze_dim::<2>(2); // [N, K]
-        mass.add_scalar(SMALLEST_MASS).log().neg()
-    };
-    let mean_over = |loss: Tensor<2>, concerned: Tensor<2>| {
-        let n_concerned = concerned.clone().sum().clamp_min(1.0);
-        (loss * concerned).sum() / n_concerned
-    };
-    GroundingLosses {
-        present: mean_over(surprise(owned), is_present),
-        absent: mean_over(surprise(background), is_absent),
-    }
-}
-
 /// Focal loss (γ = 2), mean over the last axis, px.
 fn focal<const D: usize, const R: usize>(logits: Tensor<D>, target: Tensor<D>) -> Tensor<R> {
     let probability = sigmoid(logits.clone());
@@ -297,6 +214,13 @@ fn intersection_over_union(logits: Tensor<3>, target: Tensor<3>) -> Tensor<2> {
     (intersection / union.clamp_min(1.0)).squeeze_dim(2)
 }
 
+/// One transfer for all scalars of a step.
+pub(crate) fn read_scalars(scalars: Vec<Tensor<1>>) -> Vec<f32> {
+    let scalars = scalars.into_iter().map(Tensor::without_autodiff);
+    let data = Tensor::cat(scalars.collect(), 0).into_data();
+    data.try_into_vec::<f32>().expect("losses are f32")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -307,42 +231,6 @@ mod tests {
         found
             .into_data()
             .assert_approx_eq::<f32>(&expected, Tolerance::absolute(1e-5));
-    }
-
-    #[test]
-    fn only_unit_scale_costs_nothing() {
-        let device = Device::default();
-        let features = Tensor::<3>::from_data([[[1.0, -1.0]], [[-1.0, 1.0]]], &device);
-        close(scale_loss(features.clone()), 0.0);
-        let squared_log_of_four = 4f32.ln() * 4f32.ln();
-        close(
-            scale_loss(features.clone().mul_scalar(2.0)),
-            squared_log_of_four,
-        );
-        close(scale_loss(features.mul_scalar(0.5)), squared_log_of_four);
-    }
-
-    #[test]
-    fn attention_on_the_named_cells_costs_nothing() {
-        let device = Device::default();
-        // Two names: the first owns cell 0, the second is absent; cells 1 and 2 are background, cell 3 is grazed.
-        let coverage = Tensor::from_data([[[1.0, 0.0, 0.0, 0.1], [0.0; 4]]], &device);
-        let is_name = Tensor::from_data([[true, true]], &device);
-        let attention = Tensor::from_data([[[1.0, 0.0, 0.0, 0.0], [0.0, 0.5, 0.5, 0.0]]], &device);
-        let losses = grounding_losses(attention, GroundingTargets { coverage, is_name });
-        close(losses.present, 0.0);
-        close(losses.absent, 0.0);
-    }
-
-    #[test]
-    fn padded_names_teach_nothing() {
-        let device = Device::default();
-        let coverage = Tensor::from_data([[[1.0, 0.0], [0.0, 0.9]]], &device);
-        let attention = Tensor::from_data([[[0.5, 0.5], [1.0, 0.0]]], &device);
-        let is_name = Tensor::from_data([[true, false]], &device);
-        let losses = grounding_losses(attention, GroundingTargets { coverage, is_name });
-        close(losses.present, 2f32.ln());
-        close(losses.absent, 0.0);
     }
 
     #[test]

@@ -1,10 +1,8 @@
 //! From a batch on the host to the model's input on a device.
 
-use burn::tensor::{Bool, Device, Tensor, TensorData};
+use burn::tensor::{Device, Tensor, TensorData};
 use lavida_data::batch::{Array, HostBatch};
 use lavida_model::{lavida::ModelInput, projector::ClipLayout, qwen2_vl::MllmInput};
-
-use crate::losses::GroundingTargets;
 
 /// Moves what the model reads to `device`.
 pub fn model_input(batch: &HostBatch, device: &Device) -> ModelInput {
@@ -43,33 +41,6 @@ pub fn pixel_targets(batch: &HostBatch, device: &Device) -> Tensor<3> {
         TensorData::new(values, batch.pixel_masks.shape.clone()),
         device,
     )
-}
-
-/// What the names of each frame cover, clips with fewer names padded.
-pub fn grounding_targets(
-    batch: &HostBatch,
-    coverage: &[Array<f32>],
-    device: &Device,
-) -> GroundingTargets {
-    let n_frames: usize = batch.n_frames.iter().sum();
-    let n_names = layout(batch).max_categories();
-    let n_cells = coverage.first().map_or(0, |a| a.shape[2] * a.shape[3]);
-    let mut covered = Vec::with_capacity(n_frames * n_names * n_cells);
-    let mut is_name = Vec::with_capacity(n_frames * n_names);
-    for clip in coverage {
-        let names = clip.shape[1];
-        for frame in clip.values.chunks_exact(names * n_cells) {
-            covered.extend_from_slice(frame);
-            covered.extend(std::iter::repeat_n(0.0, (n_names - names) * n_cells));
-            is_name.extend((0..n_names).map(|k| k < names));
-        }
-    }
-    let covered = TensorData::new(covered, [n_frames, n_names, n_cells]);
-    let is_name = TensorData::new(is_name, [n_frames, n_names]);
-    GroundingTargets {
-        coverage: Tensor::from_data(covered, device),
-        is_name: Tensor::<2, Bool>::from_data(is_name, device),
-    }
 }
 
 fn float_tensor<const D: usize>(array: &Array<f32>, device: &Device) -> Tensor<D> {

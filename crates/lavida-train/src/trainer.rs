@@ -16,7 +16,6 @@ use lavida_checkpoint::contents::{
 use lavida_data::{Error, Result, batch::HostBatch, tokenizer::Tokenizers};
 use lavida_model::{
     lavida::Lavida,
-    policy::{TrainPolicies, TrainPolicy},
     precision::Precision,
     qwen2_vl::SpecialTokens,
     weights::{self, CapturedFile, CapturedTensor, Tensors},
@@ -25,58 +24,17 @@ use lavida_model::{
 use crate::{
     assembly::Phase,
     cores::Cores,
-    losses::{
-        IouSupervision, MaskPrediction, grounding_losses, language_loss, scale_loss,
-        segmentation_losses,
-    },
-    model_input::{grounding_targets, layout, model_input, pixel_targets, rows},
+    grounding,
+    initial_weights::InitialWeights,
+    losses::{IouSupervision, MaskPrediction, language_loss, read_scalars, segmentation_losses},
+    model_input::{model_input, pixel_targets},
     optimizer::{AdamW, FlatGradients, TrainableParameter},
     overlap::{GradientSender, Summed, Summing, agreed_order},
     reduce::{GradientReducer, StepShare, StepTotal},
     schedule::learning_rate_factor,
-    settings::{Policy, Settings},
+    settings::Settings,
     step::{LossTerms, Now, StepTimes},
 };
-
-/// Weights a trainer starts with.
-pub enum InitialWeights {
-    /// Drawn from the seed.
-    Random,
-    /// Those of another run; the optimizer starts anew.
-    Pretrained(Tensors),
-    /// Those this run was at, with its moments.
-    Resume {
-        /// Under the checkpoint's names.
-        weights: Tensors,
-        /// `exp_avg.NAME` and `exp_avg_sq.NAME`
-        moments: Tensors,
-    },
-}
-
-impl InitialWeights {
-    /// Those of the parts of a snapshot: the bytes of `weights.safetensors` with `frozen.safetensors`, where there is one, and of
-    /// `optimizer.safetensors`.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Corrupt`] when one is no safetensors file.
-    pub fn resume<'a>(
-        weights: impl IntoIterator<Item = &'a Bytes>,
-        moments: &[u8],
-    ) -> Result<Self> {
-        let read = |bytes: &[u8], what: &str| {
-            weights::read_safetensors(bytes).map_err(|e| Error::corrupt(what, "safetensors", e))
-        };
-        let mut all = Tensors::new();
-        for part in weights {
-            all.extend(read(part, contents::WEIGHTS)?);
-        }
-        Ok(Self::Resume {
-            weights: all,
-            moments: read(moments, contents::OPTIMIZER)?,
-        })
-    }
-}
 
 /// What a trainer is made from.
 pub struct TrainerParts {
@@ -404,7 +362,14 @@ impl Trainer {
     fn losses(&self, model: &Lavida, batch: &HostBatch) -> Result<(Tensor<1>, LossTerms)> {
         match self.settings.train.stage {
             Stage::Anomaly => self.anomaly_losses(model, batch),
-            Stage::Grounding => self.grounding_losses(model, batch),
+            Stage::Grounding => {
+                let weights = &self.settings.train.losses;
+                let coverage = batch.name_coverage.as_deref().ok_or_else(|| {
+                    Error::Internal("a batch of the anomaly stage in the grounding stage".into())
+                })?;
+                grounding::losses(model, batch, coverage, weights, &self.device)
+                    .map_err(|error| self.learning_error(error, batch))
+            }
         }
     }
 
@@ -593,57 +558,6 @@ impl Trainer {
         };
         Ok((loss, terms))
     }
-
-    fn grounding_losses(
-        &self,
-        model: &Lavida,
-        batch: &HostBatch,
-    ) -> Result<(Tensor<1>, LossTerms)> {
-        let coverage = batch.name_coverage.as_deref();
-        let coverage = coverage.ok_or_else(|| {
-            Error::Internal("a batch of the anomaly stage in the grounding stage".into())
-        })?;
-        let input = model_input(batch, &self.device);
-        let ids = rows(&batch.category_ids);
-        let grounding = model.ground(input.frames, &ids, &layout(batch));
-        let grounding = grounding.map_err(|error| self.learning_error(error, batch))?;
-        let targets = grounding_targets(batch, coverage, &self.device);
-        let g = grounding_losses(grounding.attention, targets);
-        let weights = &self.settings.train.losses;
-        let scale = scale_loss(grounding.frame_features);
-        let loss = g.weighted(weights) + scale.clone().mul_scalar(weights.grounding_scale);
-        let values = read_scalars(vec![g.present, g.absent, scale, loss.clone()]);
-        let terms = LossTerms {
-            grounding_present_loss: Some(values[0]),
-            grounding_absent_loss: Some(values[1]),
-            grounding_scale_loss: Some(values[2]),
-            loss: values[3],
-            ..LossTerms::default()
-        };
-        Ok((loss, terms))
-    }
-}
-
-impl Settings {
-    /// The train policies of the settings.
-    pub fn policies(&self) -> TrainPolicies {
-        let lora = TrainPolicy::Lora {
-            rank: self.train.lora_rank,
-            alpha: self.train.lora_alpha,
-        };
-        // A tied head is the embedding, and trains as that does.
-        let is_tied = self.model.language.tie_word_embeddings;
-        let named = self.train.policy.iter();
-        let named = named.filter(|(prefix, _)| !(is_tied && *prefix == "lm_head"));
-        TrainPolicies::new(named.map(|(prefix, policy)| {
-            let policy = match policy {
-                Policy::Frozen => TrainPolicy::Frozen,
-                Policy::Full => TrainPolicy::Full,
-                Policy::Lora => lora,
-            };
-            (prefix.clone(), policy)
-        }))
-    }
 }
 
 /// The same parameters as leaves of a tape of their own: threads that shared leaves would wait for each other.
@@ -661,16 +575,6 @@ fn with_own_leaves(model: &Lavida) -> Lavida {
         }
     }
     model.clone().map(&mut OwnLeaves)
-}
-
-/// Gives a head of its own to weights whose head is their embedding, where the settings want one. Says whether it did.
-pub fn untie(tensors: &mut Tensors, settings: &Settings) -> bool {
-    const HEAD: &str = "lm_head.weight";
-    if settings.model.language.tie_word_embeddings || tensors.contains_key(HEAD) {
-        return false;
-    }
-    let embedding = tensors.get("model.embed_tokens.weight").cloned();
-    embedding.is_some_and(|embedding| tensors.insert(HEAD.to_owned(), embedding).is_none())
 }
 
 /// The ids the model treats specially.
@@ -731,11 +635,4 @@ fn not_finite(terms: &LossTerms) -> String {
 /// Whether tensors are this process's own memory, which any thread reads without asking the device.
 fn are_tensors_host_memory(device: &Device) -> bool {
     *device == Device::flex()
-}
-
-/// One transfer for all scalars of a step.
-fn read_scalars(scalars: Vec<Tensor<1>>) -> Vec<f32> {
-    let scalars = scalars.into_iter().map(Tensor::without_autodiff);
-    let data = Tensor::cat(scalars.collect(), 0).into_data();
-    data.try_into_vec::<f32>().expect("losses are f32")
 }

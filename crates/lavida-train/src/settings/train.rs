@@ -4,10 +4,15 @@ use std::collections::BTreeMap;
 
 use lavida_checkpoint::contents::Stage;
 use lavida_data::{Error, Result};
-use lavida_model::{precision::Precision, recompute::Recompute};
+use lavida_model::{
+    policy::{TrainPolicies, TrainPolicy},
+    precision::Precision,
+    recompute::Recompute,
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::Settings;
 use crate::losses::LossWeights;
 
 /// How a part of the model trains.
@@ -97,5 +102,27 @@ impl TrainSettings {
             return Err(Error::invalid("train.lora_rank", expected, self.lora_rank));
         }
         Ok(())
+    }
+}
+
+impl Settings {
+    /// The train policies of the settings.
+    pub fn policies(&self) -> TrainPolicies {
+        let lora = TrainPolicy::Lora {
+            rank: self.train.lora_rank,
+            alpha: self.train.lora_alpha,
+        };
+        // A tied head is the embedding, and trains as that does.
+        let is_tied = self.model.language.tie_word_embeddings;
+        let named = self.train.policy.iter();
+        let named = named.filter(|(prefix, _)| !(is_tied && *prefix == "lm_head"));
+        TrainPolicies::new(named.map(|(prefix, policy)| {
+            let policy = match policy {
+                Policy::Frozen => TrainPolicy::Frozen,
+                Policy::Full => TrainPolicy::Full,
+                Policy::Lora => lora,
+            };
+            (prefix.clone(), policy)
+        }))
     }
 }

@@ -20,10 +20,11 @@ use lavida_data::{
 };
 use lavida_train::{
     assembly::Phase,
+    initial_weights::InitialWeights,
     reduce::Alone,
     settings::{Settings, embedded},
     step::Now,
-    trainer::{InitialWeights, Trainer, TrainerParts},
+    trainer::{Trainer, TrainerParts},
 };
 
 const CATEGORIES: [&str; 3] = ["red square", "blue circle", "green bar"];

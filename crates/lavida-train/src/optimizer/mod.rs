@@ -12,19 +12,25 @@
 //!
 //! Shapes: `F` values of a bucket, `O` those of them that this worker owns (all, where the state is not shared).
 
+mod buckets;
+mod module;
+
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    ops::Range,
     sync::mpsc,
 };
 
 use burn::{
-    module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId},
-    tensor::{Device, FloatDType, Gradients, Tensor, TensorData},
+    module::{Module, ParamId},
+    tensor::{Device, Gradients, Tensor, TensorData},
 };
 use lavida_data::{Error, Result};
 use lavida_model::weights::CapturedTensor;
 
+use self::{
+    buckets::{Bucket, lay_out, part_of},
+    module::{PutValues, TakeGradients, TakeValues},
+};
 use crate::{
     reduce::{Alone, GradientReducer, gather_numbers},
     settings::OptimizerSettings,
@@ -32,25 +38,6 @@ use crate::{
 
 /// Values of a bucket, unless one parameter alone is larger: 25 MB in f32.
 pub const BUCKET_VALUES: usize = 25_000_000 / 4;
-
-/// Where one parameter lies in its bucket.
-#[derive(Clone, Debug)]
-struct Slot {
-    id: ParamId,
-    name: String,
-    shape: Vec<usize>,
-    range: Range<usize>,
-}
-
-/// Parameters laid end to end, all with or all without weight decay.
-#[derive(Clone, Debug)]
-struct Bucket {
-    slots: Vec<Slot>,
-    n_values: usize,
-    decayed: bool,
-    /// Values whose state is kept here.
-    own: Range<usize>,
-}
 
 /// Gradients of one step, flat, in the order of the optimizer's buckets.
 #[derive(Clone, Debug)]
@@ -537,46 +524,6 @@ impl AdamW {
     }
 }
 
-impl Bucket {
-    /// `[F]` values of its parameters, end to end.
-    fn gather(&self, values: &mut HashMap<ParamId, Tensor<1>>) -> Tensor<1> {
-        let parts = self.slots.iter().map(|slot| {
-            let missing = "the module has every parameter the optimizer was made for";
-            values.remove(&slot.id).expect(missing)
-        });
-        Tensor::cat(parts.collect(), 0)
-    }
-
-    /// `[O]` of `[F]` values.
-    fn own_part(&self, values: Tensor<1>) -> Tensor<1> {
-        part_of(values, self.own.clone())
-    }
-
-    /// The new values of parameters that were reached, the old ones of the others; all `[O]`.
-    fn merged(&self, new: Tensor<1>, old: &Tensor<1>, reached: &HashSet<ParamId>) -> Tensor<1> {
-        if self.slots.iter().all(|slot| reached.contains(&slot.id)) {
-            return new;
-        }
-        let own = &self.own;
-        let parts = self.slots.iter().filter_map(|slot| {
-            let from = if reached.contains(&slot.id) {
-                &new
-            } else {
-                old
-            };
-            let (start, end) = (slot.range.start.max(own.start), slot.range.end.min(own.end));
-            let within = start.saturating_sub(own.start)..end.saturating_sub(own.start);
-            (start < end).then(|| from.clone().slice([within]))
-        });
-        let parts: Vec<_> = parts.collect();
-        if parts.is_empty() {
-            new
-        } else {
-            Tensor::cat(parts, 0)
-        }
-    }
-}
-
 impl FlatGradients {
     /// One tensor a bucket, and the parameters that took part in a loss.
     pub fn from_parts(buckets: Vec<Tensor<1>>, reached: HashSet<ParamId>) -> Self {
@@ -614,33 +561,6 @@ impl std::ops::Add for FlatGradients {
     }
 }
 
-fn lay_out(parameters: Vec<TrainableParameter>, decayed: bool) -> Vec<Bucket> {
-    let mut buckets: Vec<Bucket> = Vec::new();
-    for TrainableParameter { id, name, shape } in parameters {
-        let size: usize = shape.iter().product();
-        let fits = |bucket: &Bucket| bucket.n_values + size <= BUCKET_VALUES;
-        if !buckets.last().is_some_and(fits) {
-            buckets.push(Bucket {
-                slots: Vec::new(),
-                n_values: 0,
-                decayed,
-                own: 0..0,
-            });
-        }
-        let bucket = buckets.last_mut().expect("one was just pushed");
-        let range = bucket.n_values..bucket.n_values + size;
-        bucket.n_values = range.end;
-        bucket.own = 0..range.end;
-        bucket.slots.push(Slot {
-            id,
-            name,
-            shape,
-            range,
-        });
-    }
-    buckets
-}
-
 /// Whole buckets of these sizes, on the host, from every worker's parts of them. One is on its way while the next is
 /// computed.
 fn gather_each(
@@ -669,15 +589,6 @@ fn gather_each(
     })
 }
 
-/// A range of a flat tensor.
-fn part_of(values: Tensor<1>, range: Range<usize>) -> Tensor<1> {
-    if range == (0..values.dims()[0]) {
-        values
-    } else {
-        values.slice([range])
-    }
-}
-
 fn sum_of_squares(values: Tensor<1>) -> f64 {
     if values.dims() == [0] {
         return 0.0;
@@ -688,58 +599,4 @@ fn sum_of_squares(values: Tensor<1>) -> f64 {
 fn on_host(values: Tensor<1>) -> Result<Vec<f32>> {
     let values = values.into_data().try_into_vec::<f32>();
     values.map_err(|e| Error::Internal(format!("gradients and state are f32: {e:?}")))
-}
-
-struct TakeGradients<'a> {
-    place: &'a HashMap<ParamId, (usize, usize)>,
-    gradients: &'a mut Gradients,
-    taken: HashMap<ParamId, Tensor<1>>,
-}
-
-impl ModuleVisitor for TakeGradients<'_> {
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        if self.place.contains_key(&param.id)
-            && let Some(gradient) = param.val().grad_remove(self.gradients)
-        {
-            let gradient = gradient.reshape([-1]).cast(FloatDType::F32);
-            self.taken.insert(param.id, gradient);
-        }
-    }
-}
-
-struct TakeValues<'a> {
-    place: &'a HashMap<ParamId, (usize, usize)>,
-    taken: HashMap<ParamId, Tensor<1>>,
-}
-
-impl ModuleVisitor for TakeValues<'_> {
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        if self.place.contains_key(&param.id) {
-            let value = param.val().without_autodiff().reshape([-1]);
-            self.taken.insert(param.id, value);
-        }
-    }
-}
-
-struct PutValues {
-    updated: HashMap<ParamId, Tensor<1>>,
-    /// Whether a value takes the number format of the one it replaces.
-    rounds: bool,
-}
-
-impl ModuleMapper for PutValues {
-    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        match self.updated.remove(&param.id) {
-            None => param,
-            Some(value) => param.map(|old| {
-                let value = value.reshape(old.shape());
-                let value = if self.rounds {
-                    value.cast(old.dtype())
-                } else {
-                    value
-                };
-                value.autodiff().require_grad()
-            }),
-        }
-    }
 }
