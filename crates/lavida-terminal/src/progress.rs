@@ -10,7 +10,7 @@ use std::{
 
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 
-use crate::screen;
+use crate::{screen, units::minutes};
 
 /// Time between lines where nothing is redrawn.
 const LINE_INTERVAL: Duration = Duration::from_secs(10);
@@ -453,16 +453,6 @@ impl Drop for Busy {
 pub fn one_line() -> ProgressBar {
     let style = ProgressStyle::with_template("{wide_msg}").expect("the template is well-formed");
     ProgressBar::new_spinner().with_style(style)
-}
-
-/// A duration as people say it.
-pub fn minutes(duration: Duration) -> String {
-    let seconds = duration.as_secs();
-    match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
-        (0, 0, s) => format!("{s} s"),
-        (0, m, s) => format!("{m} min {s:02} s"),
-        (h, m, _) => format!("{h} h {m:02} min"),
-    }
 }
 
 #[expect(

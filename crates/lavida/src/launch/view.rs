@@ -7,8 +7,9 @@ use indicatif::ProgressBar;
 use lavida_cluster::shell::{CoordinatorHandle, MemberStatus, RunStatus};
 use lavida_control::pace::{STRAGGLES, slowness};
 use lavida_terminal::{
-    progress::{minutes, one_line},
+    progress::one_line,
     screen,
+    units::{counted, minutes},
 };
 use lavida_train::settings::Settings;
 use tokio::{sync::watch, task::JoinHandle};
@@ -117,7 +118,7 @@ fn picture(aim: Aim, status: &RunStatus, members: &[MemberStatus]) -> Vec<String
 }
 
 fn run_line(aim: Aim, status: &RunStatus, members: &[MemberStatus]) -> String {
-    let n_here = count(status.n_members, "worker");
+    let n_here = counted(status.n_members, "worker");
     if status.n_ranks == 0 {
         return format!(
             "no world works: {n_here} here, step {}/{} is committed",
@@ -131,7 +132,7 @@ fn run_line(aim: Aim, status: &RunStatus, members: &[MemberStatus]) -> String {
     let mut line = format!(
         "generation {}, {}{standing}  step {}/{}",
         status.generation,
-        count(status.n_ranks, "rank"),
+        counted(status.n_ranks, "rank"),
         status.step,
         aim.steps
     );
@@ -191,10 +192,6 @@ fn stragglers(members: &[MemberStatus]) -> Vec<String> {
 pub fn of_members(members: &[MemberStatus]) -> Vec<Option<f64>> {
     let paces: Vec<_> = members.iter().map(|member| member.pace).collect();
     slowness(&paces)
-}
-
-fn count(n: usize, what: &str) -> String {
-    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
 }
 
 #[cfg(test)]

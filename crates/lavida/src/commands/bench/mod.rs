@@ -13,7 +13,7 @@ use lavida_data::Error;
 use lavida_dataflow::clock::{Clock, SystemClock};
 use lavida_report::plot::{LinePlot, Series};
 use lavida_store::local_path;
-use lavida_terminal::screen;
+use lavida_terminal::{screen, units::mib};
 use serde_json::{Value, json};
 use tokio::process::Command;
 
@@ -236,7 +236,7 @@ async fn compression(args: &CompressionArgs) -> anyhow::Result<()> {
                 point.model,
                 point.keep_ratio,
                 point.seconds,
-                mib(point.peak_bytes)
+                mebibytes(point.peak_bytes)
             ));
             points.push(point);
         }
@@ -302,10 +302,8 @@ fn fullest<'a>(points: &'a [Point], point: &'a Point) -> &'a Point {
         .unwrap_or(point)
 }
 
-fn mib(bytes: Option<u64>) -> String {
-    bytes.map_or("–".to_owned(), |bytes| {
-        format!("{:.0}", bytes as f64 / f64::from(1 << 20))
-    })
+fn mebibytes(bytes: Option<u64>) -> String {
+    bytes.map_or("–".to_owned(), mib)
 }
 
 /// `part / whole` in percent.
@@ -337,8 +335,8 @@ fn row(point: &Point, full: &Point) -> String {
         seconds(Some(point.seconds)),
         seconds(point.cpu_seconds),
         percent(time_percent(point, full)),
-        mib(point.at_rest_bytes),
-        mib(point.peak_bytes),
+        mebibytes(point.at_rest_bytes),
+        mebibytes(point.peak_bytes),
         percent(peak_percent(point, full)),
     )
 }

@@ -30,6 +30,7 @@ use lavida_store::Store;
 use lavida_terminal::{
     progress::{Progress, Unit},
     screen,
+    units::counted,
 };
 use lavida_train::{settings::Settings, sizes::check_same_model};
 use serde_json::Value;
@@ -370,7 +371,7 @@ fn tell(plan: &ImportPlan<'_>) {
     for (file, names) in &plan.unused {
         screen::line(&format!(
             "import: {} of {file} not used: {}",
-            count(names),
+            counted(names.len(), "tensor"),
             beginnings(names, 1)
         ));
     }
@@ -378,7 +379,7 @@ fn tell(plan: &ImportPlan<'_>) {
         let names: Vec<String> = carried.names().map(str::to_owned).collect();
         screen::line(&format!(
             "import: {} carried along and never read: {}",
-            count(&names),
+            counted(names.len(), "tensor"),
             beginnings(&names, 2)
         ));
     }
@@ -396,16 +397,9 @@ fn tell(plan: &ImportPlan<'_>) {
         let names = &plan.drawn;
         screen::line(&format!(
             "import: {} drawn from the seed: {}",
-            count(names),
+            counted(names.len(), "tensor"),
             beginnings(names, 2)
         ));
-    }
-}
-
-fn count(names: &[String]) -> String {
-    match names.len() {
-        1 => "1 tensor".to_owned(),
-        n => format!("{n} tensors"),
     }
 }
 

@@ -1,14 +1,12 @@
 //! The sections on what was trained on and how training went.
 
-use std::time::Duration;
-
 use indicatif::{HumanBytes, HumanCount};
 use lavida_report::{
     html::{Bar, Block, ChipKind, Section, Strip, Table},
     overlay::MaskStyle,
     sheet::masked_frame,
 };
-use lavida_terminal::progress::minutes;
+use lavida_terminal::units::tenths;
 
 use super::{DatasetSummary, DemoReport, Timing, chips};
 use crate::draw::DrawPicture;
@@ -142,33 +140,11 @@ fn timing_blocks(timings: &[Timing]) -> Vec<Block> {
     let bars = timings.iter().map(|timing| Bar {
         label: timing.part.clone(),
         share: timing.seconds / longest,
-        value: duration(timing.seconds),
+        value: tenths(timing.seconds),
         note: timing.note.clone(),
     });
     vec![
-        Block::Heading(format!("Where the time went: {}", duration(total))),
+        Block::Heading(format!("Where the time went: {}", tenths(total))),
         Block::Bars(bars.collect()),
     ]
-}
-
-/// `2.1 s`, and from a minute on as everywhere else.
-fn duration(seconds: f64) -> String {
-    if seconds < 60.0 {
-        format!("{seconds:.1} s")
-    } else {
-        minutes(Duration::from_secs_f64(seconds.round()))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn short_parts_have_tenths_of_a_second_and_long_ones_minutes() {
-        assert_eq!(
-            [0.25, 59.94, 245.2, 3_700.0].map(duration),
-            ["0.2 s", "59.9 s", "4 min 05 s", "1 h 01 min"]
-        );
-    }
 }
