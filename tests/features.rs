@@ -189,7 +189,12 @@ fn optimised(manifest: &toml::Table, profile: &str) -> BTreeSet<String> {
     let packages = packages.expect("a profile lists packages");
     packages
         .iter()
-        .filter(|(_, settings)| settings["opt-level"].as_integer() == Some(3))
+        .filter(|(_, settings)| {
+            settings
+                .get("opt-level")
+                .and_then(|level| level.as_integer())
+                == Some(3)
+        })
         .map(|(name, _)| name.clone())
         .collect()
 }

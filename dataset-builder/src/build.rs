@@ -8,10 +8,9 @@ use std::sync::Arc;
 
 use futures::StreamExt;
 use lavida_data::clip::Clip;
+use lavida_data::dataset::Dataset;
 use lavida_data::errors_file::encode_errors;
-use lavida_data::manifest::{
-    CategorySource, DatasetHeader, EARLIER_MANIFEST_KEY, ERRORS_KEY, MANIFEST_KEY, Purpose,
-};
+use lavida_data::manifest::{CategorySource, DatasetHeader, ERRORS_KEY, MANIFEST_KEY, Purpose};
 use lavida_data::shard::{DatasetWriter, Resumed, WriterSettings, remove_unfinished};
 use lavida_store::{Error, Removed, Result, Store};
 use serde::Serialize;
@@ -135,11 +134,9 @@ pub async fn build(
     request: &BuildRequest,
     on_event: &(dyn Fn(BuildEvent<'_>) + Sync),
 ) -> Result<BuildSummary> {
-    for key in [MANIFEST_KEY, EARLIER_MANIFEST_KEY] {
-        if request.out.size(key).await?.is_some() {
-            let what = format!("dataset {}", request.out.full(key));
-            return Err(Error::Exists { what });
-        }
+    if Dataset::is_at(&request.out).await? {
+        let what = format!("dataset {}", request.out.full(MANIFEST_KEY));
+        return Err(Error::Exists { what });
     }
     if !request.dry_run {
         let removed = remove_unfinished(&request.out).await?;

@@ -60,7 +60,7 @@ async fn shards(folder: &Path) -> Arc<Catalog> {
         let uri = folder.join(source.name()).to_str().unwrap().to_owned();
         let request = BuildRequest::new(source, Store::open(&uri).unwrap());
         build(&request, &|_| {}).await.unwrap();
-        data.push(DataSource { uri });
+        data.push(DataSource::new(uri));
     }
     Arc::new(Catalog::open(&data, Purpose::Training).await.unwrap())
 }

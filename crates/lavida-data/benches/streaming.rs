@@ -166,7 +166,7 @@ async fn read(uri: &str, n_threads: usize, arguments: &Arguments) {
     let disk = folder.map(|folder| DiskCache::open(folder, DEFAULT_DISK_BYTES).unwrap());
 
     let began = Instant::now();
-    let source = DataSource { uri: uri.into() };
+    let source = DataSource::new(uri);
     let caching = Caching {
         disk,
         ..Caching::default()

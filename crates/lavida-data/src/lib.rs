@@ -19,5 +19,5 @@ pub use batches::{batch, preprocess, resize};
 pub use clips::{clip, frame, mask, windows};
 pub use lavida_store::{Error, Result};
 pub use order::read_ahead;
-pub use shards::{catalog, dataset, disk_cache, errors_file, manifest, schema, shard};
+pub use shards::{catalog, dataset, disk_cache, errors_file, manifest, mix, schema, shard};
 pub use text::{prompt, tokenizer};

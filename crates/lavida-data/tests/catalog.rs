@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::future::try_join_all;
-use lavida_data::catalog::{Caching, Catalog, DataSource, MemoryDataset};
+use lavida_data::catalog::{Caching, Catalog, DataSource, MemoryDataset, Share};
 use lavida_data::clip::Clip;
 use lavida_data::dataset::{ObjectMeta, Purpose};
 use lavida_data::order::SampleOrder;
@@ -19,9 +19,7 @@ use proptest::prelude::*;
 use support::{block_on, clip, clips, fresh_memory, header, small, write, write_clips};
 
 fn source(store: &Store) -> DataSource {
-    DataSource {
-        uri: store.uri().to_string(),
-    }
+    DataSource::new(store.uri())
 }
 
 async fn open(store: &Store) -> Result<Catalog> {
@@ -199,9 +197,8 @@ async fn sources_that_cannot_be_mixed_are_refused() {
 
 #[tokio::test]
 async fn weights_decide_the_shares() {
-    let catalog = mixed(&[("a", 2), ("b", 9)], &[("a", 3.0), ("b", 1.0)])
-        .await
-        .unwrap();
+    let shares = [("a", Share::Weight(3.0)), ("b", Share::Weight(1.0))];
+    let catalog = mixed(&[("a", 2), ("b", 9)], &shares).await.unwrap();
     let order = SampleOrder::new(&catalog, 1, 1000);
     for begin in [0, 40, 400] {
         let batch = order.batch(begin / 4, 4);
@@ -209,20 +206,20 @@ async fn weights_decide_the_shares() {
     }
 }
 
-async fn mixed(sizes: &[(&str, usize)], weights: &[(&str, f64)]) -> Result<Catalog> {
+async fn mixed(sizes: &[(&str, usize)], shares: &[(&str, Share)]) -> Result<Catalog> {
     let mut sources = Vec::new();
     for (name, n_clips) in sizes {
-        sources.push(source(&write_named(name, *n_clips).await));
+        let share = shares.iter().find(|(of, _)| of == name);
+        sources.push(DataSource {
+            share: share.map_or(Share::BySamples, |(_, share)| share.clone()),
+            ..source(&write_named(name, *n_clips).await)
+        });
     }
-    let weights = weights
-        .iter()
-        .map(|(name, weight)| (name.to_string(), *weight));
-    let catalog = Catalog::open(&sources, Purpose::Training).await?;
-    catalog.with_weights(&weights.collect(), &["mevis", "davis"])
+    Catalog::open(&sources, Purpose::Training).await
 }
 
-async fn check_shares(sizes: &[(&str, usize)], weights: &[(&str, f64)], expected: &[f64]) {
-    let catalog = mixed(sizes, weights).await.unwrap();
+async fn check_shares(sizes: &[(&str, usize)], shares: &[(&str, Share)], expected: &[f64]) {
+    let catalog = mixed(sizes, shares).await.unwrap();
     let shares = catalog.shares();
     for (share, expected) in shares.iter().zip(expected) {
         assert!((share - expected).abs() < 1e-12, "{shares:?}");
@@ -244,39 +241,66 @@ async fn check_shares(sizes: &[(&str, usize)], weights: &[(&str, f64)], expected
 #[tokio::test]
 async fn a_dataset_without_a_weight_keeps_the_share_of_its_samples() {
     let sizes = [("a", 2), ("b", 6), ("c", 2)];
+    let weighing = |name, weight| (name, Share::Weight(weight));
     check_shares(&sizes, &[], &[0.2, 0.6, 0.2]).await;
-    check_shares(&sizes, &[("mevis", 3.0)], &[0.2, 0.6, 0.2]).await;
-    check_shares(
-        &sizes,
-        &[("a", 0.3), ("b", 0.1), ("mevis", 9.0)],
-        &[0.6, 0.2, 0.2],
-    )
-    .await;
-    check_shares(&sizes, &[("b", 7.0)], &[0.2, 0.6, 0.2]).await;
-    let all = [("a", 0.3), ("b", 0.1), ("c", 0.1)];
+    let two = [weighing("a", 0.3), weighing("b", 0.1)];
+    check_shares(&sizes, &two, &[0.6, 0.2, 0.2]).await;
+    check_shares(&sizes, &[weighing("b", 7.0)], &[0.2, 0.6, 0.2]).await;
+    let all = [weighing("a", 0.3), weighing("b", 0.1), weighing("c", 0.1)];
     check_shares(&sizes, &all, &[0.6, 0.2, 0.2]).await;
 }
 
 #[tokio::test]
-async fn a_weight_that_nothing_can_have_is_refused_and_names_what_can() {
-    for (weights, words) in [
-        (
-            [("refcoco", 0.1), ("a", 1.0)],
-            "sampler.weights.refcoco: expected the name of a dataset of this run (a) or of a source (mevis, davis)",
-        ),
-        (
-            [("a", 1.0), ("mevis", 0.0)],
-            "sampler.weights.mevis: expected a number above 0",
-        ),
-        (
-            [("a", f64::NAN), ("mevis", 1.0)],
-            "sampler.weights.a: expected a number above 0",
-        ),
-    ] {
-        let error = mixed(&[("a", 2)], &weights).await.err().unwrap();
-        assert!(matches!(error, Error::Invalid { .. }), "{error}");
-        assert!(error.to_string().contains(words), "{error}");
+async fn a_group_shares_its_weight_by_samples() {
+    let sizes = [("a", 2), ("b", 6), ("c", 2)];
+    let family = Share::Group {
+        name: "refer".to_owned(),
+        weight: 0.1,
+    };
+    let shares = [
+        ("a", family.clone()),
+        ("b", family.clone()),
+        ("c", Share::Weight(0.3)),
+    ];
+    check_shares(&sizes, &shares, &[0.0625, 0.1875, 0.75]).await;
+    // One that is not there leaves the weight to the others.
+    check_shares(&sizes[1..], &shares, &[0.25, 0.75]).await;
+}
+
+#[tokio::test]
+async fn a_limit_keeps_samples_from_the_whole_dataset_and_is_part_of_the_data() {
+    let store = write_named("a", 10).await;
+    let limited = |limit| DataSource {
+        limit,
+        ..source(&store)
+    };
+    let all = Catalog::open(&[limited(None)], Purpose::Training).await;
+    let some = Catalog::open(&[limited(Some(4))], Purpose::Training).await;
+    let (all, some) = (all.unwrap(), some.unwrap());
+    let kept: Vec<usize> = some
+        .entries()
+        .iter()
+        .map(|e| all.find(&e.id).unwrap())
+        .collect();
+    assert_eq!(kept, [2, 4, 7, 9]);
+    assert_ne!(all.hash(), some.hash());
+    for (i, entry) in some.entries().iter().enumerate() {
+        assert_eq!(some.read(i).await.unwrap().id, entry.id);
     }
+    let more = Catalog::open(&[limited(Some(99))], Purpose::Training).await;
+    assert_eq!(more.unwrap().hash(), all.hash());
+}
+
+#[tokio::test]
+async fn rules_of_a_mix_are_part_of_the_data() {
+    let store = write_named("a", 3).await;
+    let ruled = DataSource {
+        max_categories: Some(5),
+        ..source(&store)
+    };
+    let plain = Catalog::open(&[source(&store)], Purpose::Training).await;
+    let ruled = Catalog::open(&[ruled], Purpose::Training).await;
+    assert_ne!(plain.unwrap().hash(), ruled.unwrap().hash());
 }
 
 #[tokio::test]
@@ -289,6 +313,7 @@ async fn a_catalog_in_memory_reads_as_a_stored_one() {
     let stored = open(&store).await.unwrap();
     let memory = Catalog::in_memory(vec![MemoryDataset {
         header: header("shapes", Purpose::Training),
+        share: Share::default(),
         clips: clips.clone(),
     }])
     .unwrap();

@@ -19,9 +19,7 @@ use proptest::prelude::*;
 use support::{block_on, fresh_memory, write};
 
 async fn open(store: &Store, caching: Caching) -> Arc<Catalog> {
-    let source = DataSource {
-        uri: store.uri().to_string(),
-    };
+    let source = DataSource::new(store.uri().to_string());
     Arc::new(
         Catalog::open_with(&[source], Purpose::Training, caching)
             .await

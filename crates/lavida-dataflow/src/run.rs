@@ -390,7 +390,7 @@ fn check_began(
             format!("other data, or another sampler.shuffle_window (hash {now})"),
         ));
     }
-    let began: Settings = toml::from_str(toml)
+    let began = Settings::of_checkpoint(store.uri(), toml, &[])
         .map_err(|e| Error::corrupt(store.uri(), "settings of this version", e))?;
     if let Some((key, began, now)) = differing(&comparable(&began), &comparable(settings)) {
         return Err(Error::invalid(

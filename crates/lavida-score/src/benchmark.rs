@@ -51,9 +51,7 @@ impl Benchmark {
     ///
     /// [`Error::Invalid`] for a set of another purpose, and where neither it nor the caller says what to ask for.
     pub async fn open(uri: &str, asked: Option<Vec<String>>) -> Result<Self> {
-        let source = DataSource {
-            uri: uri.to_owned(),
-        };
+        let source = DataSource::new(uri);
         let catalog = Catalog::open(&[source], Purpose::Evaluation).await?;
         let header = &catalog.datasets()[0].header;
         let categories = asked.or_else(|| header.eval_categories.clone());

@@ -85,7 +85,7 @@ impl ModelSource {
             Self::Checkpoint(checkpoint) => checkpoint.settings_toml().await?,
             Self::Export(exported) => exported.settings_toml()?,
         };
-        Settings::parse(&format!("settings of {uri}"), &toml, overrides)
+        Settings::of_checkpoint(uri, &toml, overrides)
     }
 
     /// Its model by these of its settings; no weight is read yet.

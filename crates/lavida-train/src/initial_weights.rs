@@ -1,7 +1,7 @@
 //! What a trainer's weights are at its first step.
 
 use bytes::Bytes;
-use lavida_checkpoint::contents;
+use lavida_checkpoint::contents::{OPTIMIZER, WEIGHTS};
 use lavida_data::{Error, Result};
 use lavida_model::weights::{self, Tensors};
 
@@ -38,11 +38,11 @@ impl InitialWeights {
         };
         let mut all = Tensors::new();
         for part in weights {
-            all.extend(read(part, contents::WEIGHTS)?);
+            all.extend(read(part, WEIGHTS)?);
         }
         Ok(Self::Resume {
             weights: all,
-            moments: read(moments, contents::OPTIMIZER)?,
+            moments: read(moments, OPTIMIZER)?,
         })
     }
 }

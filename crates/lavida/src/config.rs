@@ -42,7 +42,7 @@ pub fn resolve(name: &str, overrides: &[String]) -> Result<Resolved> {
 
 /// Settings that a checkpoint carries, with overrides.
 pub fn of_checkpoint(uri: &str, toml: &str, overrides: &[String]) -> Result<Settings> {
-    Settings::parse(&format!("settings of {uri}"), toml, overrides)
+    Settings::of_checkpoint(uri, toml, overrides)
 }
 
 /// Settings that a coordinator tells its workers.

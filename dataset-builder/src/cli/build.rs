@@ -8,20 +8,28 @@ use lavida_data::shard::remove_unfinished;
 use lavida_store::{Error, Result, Store};
 use lavida_terminal::screen;
 
-use super::print_json;
+use super::{
+    mix::{self, MixArgs},
+    print_json,
+};
 use crate::build::{BuildEvent, BuildRequest, BuildSummary, build};
 use crate::progress::BuildView;
 use crate::read::files;
 use crate::signals::Signals;
 use crate::sources::SourceSpec;
 
-/// Which source dataset, and how to build: the arguments of each source with those of every build.
+/// What to build, and how.
 #[derive(Debug)]
-pub struct BuildCommand {
-    /// Which source dataset, and where it lies.
-    pub source: Wanted,
-    /// How to build.
-    pub args: BuildArgs,
+pub enum BuildCommand {
+    /// A dataset: the arguments of its source with those of every build.
+    Dataset {
+        /// Which source dataset, and where it lies.
+        source: Wanted,
+        /// How to build.
+        args: BuildArgs,
+    },
+    /// Every dataset of a mix file.
+    Mix(MixArgs),
 }
 
 /// The name in the place of a source's.
@@ -123,13 +131,16 @@ impl FromArgMatches for BuildCommand {
         let (name, of_source) = matches
             .subcommand()
             .ok_or_else(|| clap::Error::new(clap::error::ErrorKind::MissingSubcommand))?;
+        if name == mix::NAME {
+            return Ok(Self::Mix(MixArgs::from_arg_matches(of_source)?));
+        }
         let source = if name == AUTO {
             Wanted::InFolder(AutoArgs::from_arg_matches(of_source)?.dir)
         } else {
             Wanted::Source(SourceSpec::from_arg_matches(matches)?)
         };
         let args = BuildArgs::from_arg_matches(of_source)?;
-        Ok(Self { source, args })
+        Ok(Self::Dataset { source, args })
     }
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
@@ -145,6 +156,7 @@ impl Subcommand for BuildCommand {
         SourceSpec::augment_subcommands(command)
             .subcommand(auto)
             .mut_subcommands(with_build_args)
+            .subcommand(MixArgs::augment_args(Command::new(mix::NAME)).about(mix::HELP))
     }
 
     fn augment_subcommands_for_update(command: Command) -> Command {
@@ -152,11 +164,11 @@ impl Subcommand for BuildCommand {
     }
 
     fn has_subcommand(name: &str) -> bool {
-        name == AUTO || SourceSpec::has_subcommand(name)
+        [AUTO, mix::NAME].contains(&name) || SourceSpec::has_subcommand(name)
     }
 }
 
-fn fraction(text: &str) -> Result<f64, String> {
+pub(super) fn fraction(text: &str) -> Result<f64, String> {
     let share = text
         .parse::<f64>()
         .ok()
@@ -177,7 +189,10 @@ impl BuildCommand {
     ///
     /// As [`build`]; [`Error::Stopped`] after Ctrl-C or SIGTERM.
     pub(super) async fn run(self) -> Result<()> {
-        let Self { source, args } = self;
+        let (source, args) = match self {
+            Self::Dataset { source, args } => (source, args),
+            Self::Mix(args) => return mix::run(args).await,
+        };
         let is_auto = matches!(source, Wanted::InFolder(_));
         let source = source.source()?;
         if is_auto {
@@ -192,16 +207,8 @@ impl BuildCommand {
         if let Some(jobs) = args.jobs {
             request.jobs = usize::from(jobs);
         }
-        let interrupted = interrupted()?;
-        let view = BuildView::default();
-        let show = |event: BuildEvent<'_>| view.show(event);
-        let built = tokio::select! {
-            built = build(&request, &show) => built,
-            () = interrupted => Err(stopped(&request).await),
-        };
-        drop(view);
-        let summary = built?;
-        screen::line(Report(&summary).to_string().trim_end());
+        let mut interrupted = std::pin::pin!(interrupted()?);
+        let summary = run_one(&request, interrupted.as_mut()).await?;
         if args.json {
             print_json(&summary)
         } else {
@@ -210,8 +217,25 @@ impl BuildCommand {
     }
 }
 
+/// Builds one dataset, shows how far it is, and says what was made.
+pub(super) async fn run_one(
+    request: &BuildRequest,
+    interrupted: impl Future<Output = ()>,
+) -> Result<BuildSummary> {
+    let view = BuildView::default();
+    let show = |event: BuildEvent<'_>| view.show(event);
+    let built = tokio::select! {
+        built = build(request, &show) => built,
+        () = interrupted => Err(stopped(request).await),
+    };
+    drop(view);
+    let summary = built?;
+    screen::line(Report(&summary).to_string().trim_end());
+    Ok(summary)
+}
+
 /// Resolves at the first Ctrl-C (or SIGTERM); a second one ends the process at once. Both are listened to from the call on.
-fn interrupted() -> Result<impl Future<Output = ()>> {
+pub(super) fn interrupted() -> Result<impl Future<Output = ()>> {
     let signals = Signals::new();
     let mut signals =
         signals.map_err(|error| Error::Internal(format!("listening for signals: {error}")))?;

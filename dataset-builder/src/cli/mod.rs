@@ -5,6 +5,7 @@
 
 mod build;
 mod help;
+mod mix;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -18,6 +19,7 @@ use lavida_terminal::{log, screen};
 use serde::Serialize;
 
 pub use self::build::{BuildArgs, BuildCommand, Wanted};
+pub use self::mix::MixArgs;
 use crate::command_line::{self, CompletionsArgs, ManArgs};
 use crate::preview::{PreviewSettings, preview};
 use crate::sources::images::coco_panoptic::with_annotations_named;
@@ -114,6 +116,7 @@ pub struct SynthArgs {
 /// The program: reads the command line and runs it to its exit code; errors are printed to standard error.
 pub fn main() -> ExitCode {
     let words = with_annotations_named(std::env::args_os().collect());
+    let words = mix::as_word(words);
     let ended = command_line::parse::<Cli>(words).and_then(|cli| match cli {
         Some(cli) => log::start("warn").and_then(|()| in_runtime(cli.command)),
         None => Ok(()),

@@ -102,7 +102,9 @@ impl Subject {
             }
         });
         match Cli::try_parse_from(words).unwrap().command {
-            cli::Command::Build(build) => build.source.source().unwrap(),
+            cli::Command::Build(cli::BuildCommand::Dataset { source, .. }) => {
+                source.source().unwrap()
+            }
             other => panic!("{other:?}"),
         }
     }

@@ -69,9 +69,11 @@ impl AnomalyExposureSampler {
         let mut pools: BTreeMap<String, DatasetPool> = BTreeMap::new();
         for dataset in catalog.datasets() {
             let header = &dataset.header;
-            let max_categories = settings
-                .max_categories
-                .map_or(header.max_categories, MaxCategories::get);
+            let own = dataset.source.max_categories;
+            let max_categories = own
+                .or(settings.max_categories.map(MaxCategories::get))
+                .unwrap_or(header.max_categories);
+            let exclusion = dataset.source.exclusion.unwrap_or(settings.exclusion);
             if max_categories < 2 {
                 return Err(Error::invalid(
                     format!("dataset {}, max_categories", header.dataset),
@@ -82,6 +84,7 @@ impl AnomalyExposureSampler {
             let pool = DatasetPool::new(
                 header,
                 max_categories,
+                exclusion,
                 &catalog.entries()[dataset.samples.clone()],
             );
             match pools.entry(header.dataset.clone()) {
@@ -149,7 +152,7 @@ impl AnomalyExposureSampler {
         positives: &[String],
         rng: &mut StageRng,
     ) -> Result<Others<'a>> {
-        let of = |pool: &'a DatasetPool| pool.others(clip, positives, self.settings.exclusion);
+        let of = |pool: &'a DatasetPool| pool.others(clip, positives, own.exclusion);
         let others = of(own);
         if others.len() > 0 {
             return Ok(others);

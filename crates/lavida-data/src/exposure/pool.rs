@@ -19,6 +19,7 @@ use crate::{Error, Result};
 #[derive(Clone, Debug)]
 pub(crate) struct DatasetPool {
     pub max_categories: usize,
+    pub exclusion: Exclusion,
     pub positives: Positives,
     pub source: CategorySource,
     texts: WeightedTexts,
@@ -43,7 +44,12 @@ pub(crate) struct Others<'a> {
 }
 
 impl DatasetPool {
-    pub fn new(header: &DatasetHeader, max_categories: usize, entries: &[SampleEntry]) -> Self {
+    pub fn new(
+        header: &DatasetHeader,
+        max_categories: usize,
+        exclusion: Exclusion,
+        entries: &[SampleEntry],
+    ) -> Self {
         let mut weights: BTreeMap<&str, f64> = BTreeMap::new();
         match &header.category_source {
             CategorySource::Vocabulary(names) => {
@@ -80,6 +86,7 @@ impl DatasetPool {
         }
         Self {
             max_categories,
+            exclusion,
             positives: header.positives,
             source: header.category_source.clone(),
             words: texts.words(),
@@ -90,7 +97,14 @@ impl DatasetPool {
 
     /// Adds another part of the same dataset.
     pub fn merge(&mut self, other: Self, name: &str) -> Result<()> {
-        let rules = |pool: &Self| (pool.max_categories, pool.positives, pool.source.clone());
+        let rules = |pool: &Self| {
+            (
+                pool.max_categories,
+                pool.exclusion,
+                pool.positives,
+                pool.source.clone(),
+            )
+        };
         if rules(self) != rules(&other) {
             return Err(Error::invalid(
                 format!("dataset {name}"),

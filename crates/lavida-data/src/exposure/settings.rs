@@ -5,6 +5,7 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use crate::shards::mix::Exclusion;
 use crate::{Error, Result};
 
 /// How exposure is drawn.
@@ -75,16 +76,4 @@ impl fmt::Display for MaxCategories {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }
-}
-
-/// When a text of another sample counts as naming something of this clip, and is no distractor.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Exclusion {
-    /// When it equals a text of the clip's video (the reference's rule). A paraphrase passes as a distractor.
-    #[default]
-    Equal,
-    /// Also when all its words (articles and the like aside) stand in one text of the clip's video: `circle` is no distractor
-    /// beside a `red circle`. Costs a pass over the dataset's texts per draw.
-    Words,
 }

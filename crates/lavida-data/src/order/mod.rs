@@ -70,12 +70,11 @@ impl SampleOrder {
     /// The order of `catalog`'s samples under `seed`, shuffled within `window` samples.
     pub fn new(catalog: &Catalog, seed: u64, window: usize) -> Self {
         let datasets = catalog.datasets();
-        let shares: Vec<u64> = match weights(catalog) {
-            Some(weights) => whole_shares(&weights),
-            None => datasets
-                .iter()
-                .map(|set| set.samples.len() as u64)
-                .collect(),
+        let shares: Vec<u64> = if catalog.is_weighted() {
+            whole_shares(&catalog.weights())
+        } else {
+            let samples = datasets.iter().map(|set| set.samples.len() as u64);
+            samples.collect()
         };
         let schedule = Schedule::new(&shares);
         let window = window.max(1) as u64;
@@ -204,19 +203,11 @@ impl<K: Hash + Eq + Copy, V> Recent<K, V> {
     }
 }
 
-fn weights(catalog: &Catalog) -> Option<Vec<f64>> {
-    catalog
-        .datasets()
-        .iter()
-        .map(|dataset| dataset.weight)
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::clips::clip::Clip;
-    use crate::shards::catalog::MemoryDataset;
+    use crate::shards::catalog::{MemoryDataset, Share};
     use crate::shards::dataset::{CategorySource, DatasetHeader, Positives, Purpose};
     use proptest::prelude::*;
 
@@ -249,18 +240,20 @@ mod tests {
                 interval: None,
                 settings: serde_json::Value::Null,
             },
+            share: Share::default(),
             clips: (0..n_samples).map(clip).collect(),
         }
     }
 
     fn catalog(sizes: &[usize], weights: Option<&[f64]>) -> Catalog {
-        let name = |i: usize| format!("set {i}");
-        let datasets = sizes.iter().enumerate();
-        let datasets = datasets.map(|(i, &n_samples)| dataset(&name(i), n_samples));
-        let catalog = Catalog::in_memory(datasets.collect()).unwrap();
-        let weights = weights.unwrap_or_default().iter().enumerate();
-        let weights = weights.map(|(i, weight)| (name(i), *weight)).collect();
-        catalog.with_weights(&weights, &[]).unwrap()
+        let datasets = sizes.iter().enumerate().map(|(i, &n_samples)| {
+            let weight = weights.map(|weights| Share::Weight(weights[i]));
+            MemoryDataset {
+                share: weight.unwrap_or_default(),
+                ..dataset(&format!("set {i}"), n_samples)
+            }
+        });
+        Catalog::in_memory(datasets.collect()).unwrap()
     }
 
     proptest! {

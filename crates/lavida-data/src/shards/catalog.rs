@@ -5,19 +5,18 @@
 //! [`Catalog::read`] then fetches single clips, each with its row group, which is held for a while.
 //! Who knows what it will read is served better by a [`crate::read_ahead::ReadAhead`].
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
 use futures::stream::{self, StreamExt, TryStreamExt};
 use lavida_store::Store;
-use serde::{Deserialize, Serialize};
 
 use crate::clips::clip::Clip;
 pub use crate::clips::clip::ObjectMeta;
 use crate::seed::SeedId;
 use crate::shards::dataset::{ClipMeta, Dataset, DatasetHeader, Purpose};
 use crate::shards::disk_cache::DiskCache;
+pub use crate::shards::mix::{DataSource, Share};
 use crate::shards::row_groups::{RowGroups, RowKey};
 use crate::{Error, Result};
 
@@ -45,21 +44,13 @@ impl Default for Caching {
     }
 }
 
-/// A dataset to read.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DataSource {
-    /// Where the dataset lies.
-    pub uri: String,
-}
-
 /// One dataset of a catalog.
 #[derive(Clone, Debug)]
 pub struct CatalogDataset {
     /// What its manifest says of it.
     pub header: DatasetHeader,
-    /// Share of the samples relative to the other datasets'; `None` for all means their sizes.
-    pub weight: Option<f64>,
+    /// Its part in the run.
+    pub source: DataSource,
     /// Where its samples stand in the catalog.
     pub samples: Range<usize>,
     /// Identity of its data ([`crate::manifest::DatasetManifest::hash`]).
@@ -96,6 +87,8 @@ impl std::ops::Deref for SampleEntry {
 pub struct MemoryDataset {
     /// As a manifest would have it.
     pub header: DatasetHeader,
+    /// Its share of the samples.
+    pub share: Share,
     /// The clips; they are not validated.
     pub clips: Vec<Clip>,
 }
@@ -127,63 +120,52 @@ impl Catalog {
         Self::open_with(sources, purpose, Caching::default()).await
     }
 
-    /// Mixes the datasets by `weights`, by name, instead of in proportion to their samples.
+    /// Each dataset's share of the samples that are drawn, in the order of the sources; they add up to 1.
     ///
     /// A dataset without a weight keeps the share that its samples have of all samples; the others divide the rest in
-    /// proportion to their weights. `sources` are names of datasets that may have a weight without being here: one
-    /// settings file serves several mixtures.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Invalid`] for a weight that is not above 0, and for one of a name that is neither here nor in `sources`:
-    /// a weight that nothing can have is a slip.
-    pub fn with_weights(
-        mut self,
-        weights: &BTreeMap<String, f64>,
-        sources: &[&str],
-    ) -> Result<Self> {
-        let here: Vec<&str> = self.names().collect();
-        for (name, weight) in weights {
-            let what = format!("sampler.weights.{name}");
-            if !here.contains(&name.as_str()) && !sources.contains(&name.as_str()) {
-                let expected = format!(
-                    "the name of a dataset of this run ({}) or of a source ({})",
-                    here.join(", "),
-                    sources.join(", ")
-                );
-                return Err(Error::invalid(what, expected, name));
-            }
-            if !(weight.is_finite() && *weight > 0.0) {
-                return Err(Error::invalid(what, "a number above 0", weight));
-            }
-        }
-        let of = |dataset: &CatalogDataset| weights.get(&dataset.header.dataset).copied();
-        let total: f64 = self.datasets.iter().filter_map(of).sum();
-        if total == 0.0 {
-            return Ok(self); // none of them has a weight: all have the shares of their samples
-        }
-        let unweighted = self.datasets.iter().filter(|dataset| of(dataset).is_none());
-        let n_unweighted: usize = unweighted.map(|dataset| dataset.samples.len()).sum();
-        let n_all = self.len() as f64;
-        // Where all have a weight these are taken as they are written.
-        let scale = match n_unweighted {
-            0 => 1.0,
-            n => (n_all - n as f64) / n_all / total,
-        };
-        for dataset in &mut self.datasets {
-            let share = dataset.samples.len() as f64 / n_all;
-            dataset.weight = Some(of(dataset).map_or(share, |weight| weight * scale));
-        }
-        self.check()?;
-        Ok(self)
+    /// proportion to their weights, a group's in proportion to its datasets' samples.
+    pub fn shares(&self) -> Vec<f64> {
+        let weights = self.weights();
+        let total: f64 = weights.iter().sum();
+        weights.iter().map(|weight| weight / total).collect()
     }
 
-    /// Each dataset's share of the samples that are drawn, in the order of the sources; they add up to 1.
-    pub fn shares(&self) -> Vec<f64> {
-        let size =
-            |dataset: &CatalogDataset| dataset.weight.unwrap_or(dataset.samples.len() as f64);
-        let total: f64 = self.datasets.iter().map(size).sum();
-        self.datasets.iter().map(|set| size(set) / total).collect()
+    /// The shares, not scaled: of datasets that all have a weight these as they are written.
+    pub(crate) fn weights(&self) -> Vec<f64> {
+        let samples = |dataset: &CatalogDataset| dataset.samples.len() as f64;
+        let weight = |dataset: &CatalogDataset| match &dataset.source.share {
+            Share::BySamples => None,
+            Share::Weight(weight) => Some(*weight),
+            Share::Group { name, weight } => {
+                let members = self.datasets.iter().filter(|other| {
+                    matches!(&other.source.share, Share::Group { name: of, .. } if of == name)
+                });
+                Some(weight * samples(dataset) / members.map(samples).sum::<f64>())
+            }
+        };
+        let weights: Vec<Option<f64>> = self.datasets.iter().map(weight).collect();
+        let total: f64 = weights.iter().flatten().sum();
+        let unweighted = self.datasets.iter().zip(&weights);
+        let unweighted = unweighted.filter(|(_, weight)| weight.is_none());
+        let n_unweighted: f64 = unweighted.map(|(dataset, _)| samples(dataset)).sum();
+        let n_all = self.len() as f64;
+        if total == 0.0 {
+            return self.datasets.iter().map(samples).collect();
+        }
+        let scale = match n_unweighted {
+            0.0 => 1.0,
+            n => (n_all - n) / n_all / total,
+        };
+        let shares = self.datasets.iter().zip(weights);
+        shares
+            .map(|(dataset, weight)| weight.map_or(samples(dataset) / n_all, |w| w * scale))
+            .collect()
+    }
+
+    /// Whether any dataset has a weight; otherwise all have the shares of their samples.
+    pub(crate) fn is_weighted(&self) -> bool {
+        let mut datasets = self.datasets.iter();
+        datasets.any(|dataset| dataset.source.share != Share::BySamples)
     }
 
     fn names(&self) -> impl Iterator<Item = &str> {
@@ -203,11 +185,11 @@ impl Catalog {
             .buffered(N_OPENED)
             .try_collect()
             .await?;
-        for (dataset, metas) in opened {
+        for ((dataset, metas), source) in opened.into_iter().zip(sources) {
             let header = dataset.manifest().header.clone();
             let hash = dataset.manifest().hash();
             let places: Vec<Place> = places(&dataset).collect();
-            catalog.add(header, hash, places.into_iter().zip(metas));
+            catalog.add(header, hash, source, places.into_iter().zip(metas));
             catalog.clips.push(Source::Stored(dataset));
         }
         catalog.check()?;
@@ -221,7 +203,12 @@ impl Catalog {
     /// [`Error::Invalid`] as [`Self::open`].
     pub fn in_memory(datasets: Vec<MemoryDataset>) -> Result<Self> {
         let mut catalog = Self::empty(0);
-        for MemoryDataset { header, clips } in datasets {
+        for MemoryDataset {
+            header,
+            share,
+            clips,
+        } in datasets
+        {
             let mut hasher = blake3::Hasher::new();
             header.dataset.feed(&mut hasher);
             for clip in &clips {
@@ -230,7 +217,11 @@ impl Catalog {
             let hash = *hasher.finalize().as_bytes();
             let metas = clips.iter().map(ClipMeta::of).enumerate();
             let metas = metas.map(|(row, meta)| ((0, 0, row), meta));
-            catalog.add(header, hash, metas);
+            let source = DataSource {
+                share,
+                ..DataSource::new(header.dataset.clone())
+            };
+            catalog.add(header, hash, &source, metas);
             let clips = clips.into_iter().map(Arc::new).collect();
             catalog.clips.push(Source::Memory(clips));
         }
@@ -275,11 +266,24 @@ impl Catalog {
     /// Identity of the data and the shares: with the seed it decides the sample order.
     pub fn hash(&self) -> [u8; 32] {
         let mut hasher = blake3::Hasher::new_derive_key("lavida 2026 catalog identity");
-        for dataset in &self.datasets {
+        let unweighted = !self.is_weighted();
+        for (dataset, weight) in self.datasets.iter().zip(self.weights()) {
+            let weight = if unweighted {
+                u64::MAX
+            } else {
+                weight.to_bits()
+            };
             hasher.update(&dataset.hash);
             hasher.update(&(dataset.samples.len() as u64).to_le_bytes());
-            let weight = dataset.weight.map_or(u64::MAX, f64::to_bits);
             hasher.update(&weight.to_le_bytes());
+            let DataSource {
+                max_categories,
+                exclusion,
+                ..
+            } = &dataset.source;
+            if max_categories.is_some() || exclusion.is_some() {
+                hasher.update(format!("{max_categories:?} {exclusion:?}").as_bytes());
+            }
         }
         *hasher.finalize().as_bytes()
     }
@@ -347,15 +351,21 @@ impl Catalog {
         &mut self,
         header: DatasetHeader,
         hash: [u8; 32],
-        metas: impl Iterator<Item = (Place, ClipMeta)>,
+        source: &DataSource,
+        metas: impl ExactSizeIterator<Item = (Place, ClipMeta)>,
     ) {
         let dataset_idx = self.datasets.len();
         let begin = self.entries.len();
-        let entries = metas.map(|(place, meta)| entry(dataset_idx, place, meta));
+        // Of each run of `n / limit` samples one, so that a limit keeps what the whole dataset is like.
+        let n = metas.len();
+        let limit = source.limit.map_or(n, |limit| limit.min(n));
+        let is_kept = |i: usize| (i + 1) * limit / n > i * limit / n;
+        let kept = metas.enumerate().filter(|(i, _)| is_kept(*i));
+        let entries = kept.map(|(_, (place, meta))| entry(dataset_idx, place, meta));
         self.entries.extend(entries);
         self.datasets.push(CatalogDataset {
             header,
-            weight: None,
+            source: source.clone(),
             samples: begin..self.entries.len(),
             hash,
         });
@@ -373,12 +383,6 @@ impl Catalog {
             if self.names().filter(|other| *other == name).count() > 1 {
                 let expected = "datasets of different names, which their sample ids begin with";
                 return Err(Error::invalid("data", expected, format!("{name} twice")));
-            }
-            if let Some(weight) = dataset.weight
-                && !(weight.is_finite() && weight > 0.0)
-            {
-                let what = format!("weight of {name}");
-                return Err(Error::invalid(what, "a number above 0", weight));
             }
         }
         Ok(())

@@ -72,6 +72,20 @@ impl Dataset {
         Err(Error::invalid(store.full(MANIFEST_KEY), expected, found))
     }
 
+    /// Whether a dataset was committed there. What it holds is not looked at.
+    ///
+    /// # Errors
+    ///
+    /// As the store's.
+    pub async fn is_at(store: &Store) -> Result<bool> {
+        for key in [MANIFEST_KEY, EARLIER_MANIFEST_KEY] {
+            if store.size(key).await?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// The same, keeping what is read in `cache`. What lies in a folder is read where it is.
     pub fn cached_in(mut self, cache: Option<Arc<DiskCache>>) -> Self {
         self.cache = cache.filter(|_| self.store.local_path().is_none());

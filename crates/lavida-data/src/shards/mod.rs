@@ -5,6 +5,7 @@ pub mod dataset;
 pub mod disk_cache;
 pub mod errors_file;
 pub mod manifest;
+pub mod mix;
 mod parquet_file;
 mod progress;
 pub(crate) mod row_groups;

@@ -89,6 +89,7 @@ pub fn dataset(
     clips: Vec<Clip>,
 ) -> MemoryDataset {
     MemoryDataset {
+        share: Default::default(),
         header: DatasetHeader {
             dataset: name.to_owned(),
             split: "training".to_owned(),

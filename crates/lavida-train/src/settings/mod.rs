@@ -108,6 +108,22 @@ impl Resolved {
         Self::of(Source::text(name, text)?, overrides)
     }
 
+    /// The settings that a checkpoint or an export at `uri` carries.
+    ///
+    /// # Errors
+    ///
+    /// As [`Resolved::load`].
+    pub fn of_checkpoint(uri: &str, text: &str, overrides: &[String]) -> Result<Self> {
+        let mut source = Source::text(&format!("settings of {uri}"), text)?;
+        // Shares were settings before there were mix files. They say nothing of the model.
+        if let Some(sampler) = source.table.get_mut("sampler") {
+            sampler
+                .as_table_mut()
+                .map(|sampler| sampler.remove("weights"));
+        }
+        Self::of(source, overrides)
+    }
+
     fn of(mut source: Source, overrides: &[String]) -> Result<Self> {
         for text in overrides {
             source.set(text)?;
@@ -147,6 +163,15 @@ impl Settings {
     /// As [`Settings::load`].
     pub fn parse(name: &str, text: &str, overrides: &[String]) -> Result<Self> {
         Ok(Resolved::parse(name, text, overrides)?.settings)
+    }
+
+    /// As [`Resolved::of_checkpoint`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Resolved::load`].
+    pub fn of_checkpoint(uri: &str, text: &str, overrides: &[String]) -> Result<Self> {
+        Ok(Resolved::of_checkpoint(uri, text, overrides)?.settings)
     }
 
     /// The settings as TOML, for `settings.toml` of the run and for checkpoints.
@@ -219,6 +244,10 @@ fn explain(source: &Source, error: &serde_path_to_error::Error<toml::de::Error>)
     if message.starts_with("unknown field") {
         let section = if key.ends_with(named) { section } else { key };
         let expected = match keys::nearest(&section, named) {
+            _ if (section.as_str(), named) == ("sampler", "weights") => {
+                "no key here: shares of datasets are in a mix file (--mix FILE, docs/datasets.md)"
+                    .to_owned()
+            }
             Some(known) => format!("a known key (did you mean `{known}`?)"),
             None => "no key here".to_owned(),
         };

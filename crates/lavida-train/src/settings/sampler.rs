@@ -1,7 +1,5 @@
 //! `[sampler]`: what is shown of a clip and what is asked about it.
 
-use std::collections::BTreeMap;
-
 use lavida_data::{
     Error, Result,
     exposure::{Exclusion, MaxCategories},
@@ -16,13 +14,13 @@ use serde::{Deserialize, Serialize};
 #[serde(deny_unknown_fields, default)]
 pub struct SamplerSettings {
     /// max(K_E), categories a prompt names at most: a true one and a distractor at least. By default each dataset's own
-    /// (30, Mapillary 20, Cityscapes 6).
+    /// (30, Mapillary 20, Cityscapes 6). What a mix file says of a dataset goes before.
     #[schemars(extend("unit" = "categories"))]
     pub max_categories: Option<MaxCategories>,
     /// p of Eq. 2, share of clips shown as anomalous.
     #[schemars(range(min = 0.0, max = 1.0), extend("unit" = "share"))]
     pub anomaly_ratio: f64,
-    /// Which texts of other samples may not be a distractor.
+    /// Which texts of other samples may not be a distractor, where a mix file does not say.
     pub exclusion: Exclusion,
     /// Frames drawn from a clip.
     #[schemars(range(min = 1, max = 4_096), extend("unit" = "frames"))]
@@ -39,14 +37,6 @@ pub struct SamplerSettings {
     /// Names asked for at most in one clip of the grounding stage.
     #[schemars(range(min = 1, max = 4_096), extend("unit" = "names"))]
     pub max_names: usize,
-    /// Mixing weights by dataset name. A dataset without one keeps the share that its samples have of all samples of the
-    /// run; the others divide the rest in proportion to their weights. One for a source of `lavida-dataset` that is not
-    /// in the run does nothing; one for a name that is neither is refused. Without weights all go by their samples.
-    #[schemars(extend(
-        "additionalProperties" = { "type": "number", "exclusiveMinimum": 0.0, "maximum": 1e9 },
-        "unit" = "weight"
-    ))]
-    pub weights: BTreeMap<String, f64>,
     /// Samples within which the order is shuffled once row groups are; datasets have their share of it. Larger mixes
     /// better and holds more: half of it in memory. A dataset that fits into its share is permuted whole.
     #[schemars(range(min = 1, max = 1_099_511_627_776i64), extend("unit" = "samples"))]
@@ -64,7 +54,6 @@ impl Default for SamplerSettings {
             image_pixels: [25_088, 802_816],
             evaluation_pixels: [1_003_520, 1_204_224],
             max_names: 24,
-            weights: Default::default(),
             shuffle_window: DEFAULT_SHUFFLE_WINDOW,
         }
     }

@@ -172,8 +172,21 @@ fn a_value_of_another_kind_is_told_in_the_users_words() {
         ],
     );
     refused(
-        &["sampler.weights={ mevis = -1 }"],
-        &["sampler.weights.mevis", "found -1"],
+        &["sampler.weights={ mevis = 0.5 }"],
+        &["sampler.weights", "--mix FILE", "an unknown key"],
+    );
+}
+
+#[test]
+fn a_checkpoint_with_shares_in_its_settings_is_read() {
+    let settings = Settings::parse("mine", embedded("tiny").unwrap(), &[]).unwrap();
+    let toml = settings.to_toml();
+    let with_shares = toml.replace("[sampler]", "[sampler.weights]\nmevis = 0.5\n\n[sampler]");
+    assert_ne!(with_shares, toml);
+    assert!(Settings::parse("mine", &with_shares, &[]).is_err());
+    assert_eq!(
+        Settings::of_checkpoint("run", &with_shares, &[]).unwrap(),
+        settings
     );
 }
 

@@ -147,9 +147,7 @@ async fn dataset(uri: &str) -> anyhow::Result<Value> {
 }
 
 async fn replay(args: &InspectArgs, uri: &str, sample: &str) -> anyhow::Result<Value> {
-    let source = DataSource {
-        uri: uri.to_owned(),
-    };
+    let source = DataSource::new(uri);
     let catalog = Catalog::open(&[source], Purpose::Training).await?;
     let settings = match &args.config {
         Some(name) => config::load(name, &args.set)?.settings,

@@ -12,7 +12,7 @@ use crate::{
     launch::{
         join, launched,
         lead::{self, TakesOver},
-        local, processes,
+        local, mixture, processes,
         scheduler::{self, ClusterChoice},
     },
 };
@@ -23,8 +23,11 @@ pub struct TrainArgs {
     #[arg(long, value_name = "FILE", required_unless_present = "join")]
     pub config: Option<String>,
     /// Training shards; may be repeated to mix datasets
-    #[arg(long, value_name = "URI", required_unless_present = "join")]
+    #[arg(long, value_name = "URI", required_unless_present_any = ["join", "mix"])]
     pub data: Vec<String>,
+    /// Mix file: which datasets, in which shares, and where they lie, unless one --data says where; docs/datasets.md
+    #[arg(long, value_name = "FILE")]
+    pub mix: Option<PathBuf>,
     /// Where the run lives: metrics.jsonl, TensorBoard events, checkpoints/, settings.toml
     #[arg(long, value_name = "URI", required_unless_present = "join")]
     pub out: Option<String>,
@@ -39,7 +42,7 @@ pub struct TrainArgs {
     #[arg(long, value_name = "IP:PORT", conflicts_with = "local")]
     pub listen: Option<String>,
     /// Train as a worker of the run whose coordinator listens there; everything else comes from it
-    #[arg(long, value_name = "HOST:PORT", conflicts_with_all = ["config", "data", "out", "set", "local", "listen"])]
+    #[arg(long, value_name = "HOST:PORT", conflicts_with_all = ["config", "data", "mix", "out", "set", "local", "listen"])]
     pub join: Option<String>,
     /// This machine's folder of `lavida cluster certs`, or under a scheduler the folder of all; needed off loopback
     #[arg(long, value_name = "DIR")]
@@ -64,12 +67,16 @@ pub async fn run(args: TrainArgs) -> anyhow::Result<()> {
         return Ok(());
     }
     let (Some(config), Some(out)) = (&args.config, &args.out) else {
-        return Err(
-            Error::invalid("train", "--config, --data and --out, or --join", "neither").into(),
-        );
+        return Err(Error::invalid(
+            "train",
+            "--config, --data or --mix, and --out, or --join",
+            "neither",
+        )
+        .into());
     };
-    let (data, n_workers) = (&args.data, args.local);
     let loaded = config::load(config, &args.set)?;
+    let data = &mixture::sources(&args.data, args.mix.as_deref()).await?;
+    let n_workers = args.local;
     let takes_over = if args.take_over {
         TakesOver::Always
     } else {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use lavida_control::RunId;
-use lavida_data::{Error, Result};
+use lavida_data::{Error, Result, catalog::DataSource};
 use lavida_dataflow::{
     device::DeviceName,
     run::{Run, check_goes_on},
@@ -31,7 +31,7 @@ pub struct Job {
     settings: String,
     /// Where relative paths in them start from.
     folder: PathBuf,
-    data: Vec<String>,
+    data: Vec<DataSource>,
     /// Hash of what the data was when the run was started.
     data_hash: String,
     pub out: String,
@@ -43,13 +43,19 @@ impl Job {
     /// # Errors
     ///
     /// [`Error::Invalid`] where the run began with others: nothing of it is touched.
-    pub async fn of(loaded: &Loaded, data: &[String], out: &str) -> anyhow::Result<Self> {
+    pub async fn of(loaded: &Loaded, data: &[DataSource], out: &str) -> anyhow::Result<Self> {
         DeviceName::parse(&loaded.settings.device)?; // workers have it, this machine need not
         let catalog = open_catalog(data, &loaded.settings).await?;
         check_goes_on(&Store::open(out)?, &loaded.settings, &catalog).await?;
-        let mixture = described(&catalog, &loaded.settings);
+        let mixture = described(&catalog);
         screen::line(&format!("train: mixes {mixture}"));
-        let absolute = |uri: &String| Ok(Store::open(uri)?.uri().to_owned());
+        let absolute = |source: &DataSource| {
+            let uri = Store::open(&source.uri)?.uri().to_owned();
+            Ok(DataSource {
+                uri,
+                ..source.clone()
+            })
+        };
         let folder = if loaded.folder.as_os_str().is_empty() && loaded.is_embedded {
             PathBuf::new()
         } else {
@@ -111,7 +117,8 @@ impl Job {
         if found != self.data_hash {
             let expected = format!("the coordinator's data (hash {})", self.data_hash);
             let found = format!("other data (hash {found})");
-            return Err(Error::invalid(self.data.join(", "), expected, found).into());
+            let uris: Vec<&str> = self.data.iter().map(|source| source.uri.as_str()).collect();
+            return Err(Error::invalid(uris.join(", "), expected, found).into());
         }
         Ok(run)
     }

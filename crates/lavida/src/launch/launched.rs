@@ -10,7 +10,7 @@ use std::{
 };
 
 use lavida_control::Outcome;
-use lavida_data::{Error, Result};
+use lavida_data::{Error, Result, catalog::DataSource};
 use lavida_terminal::screen;
 use tokio::net::TcpStream;
 
@@ -26,7 +26,7 @@ use crate::{config::Loaded, stop::interrupted};
 
 pub async fn run(
     mut loaded: Loaded,
-    data: &[String],
+    data: &[DataSource],
     out: &str,
     takes_over: TakesOver,
     place: Place,

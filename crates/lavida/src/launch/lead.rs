@@ -8,7 +8,7 @@ use lavida_cluster::{
     training::{Program, coordinator_settings, cuda_device},
 };
 use lavida_control::{CoordinatorId, Engine, Outcome};
-use lavida_data::{Error, Result};
+use lavida_data::{Error, Result, catalog::DataSource};
 use lavida_store::Store;
 use lavida_terminal::screen;
 use lavida_train::settings::Settings;
@@ -25,7 +25,7 @@ use crate::{config::Loaded, stop::interrupted};
 
 pub async fn run(
     loaded: Loaded,
-    data: &[String],
+    data: &[DataSource],
     out: &str,
     takes_over: TakesOver,
     address: &str,
@@ -75,7 +75,7 @@ pub enum TakesOver {
 /// [`Error::Invalid`] when the run began with other settings or data, or another coordinator leads it.
 pub async fn start(
     loaded: &Loaded,
-    data: &[String],
+    data: &[DataSource],
     out: &str,
     takes_over: TakesOver,
     at: SocketAddr,

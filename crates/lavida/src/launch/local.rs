@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use lavida_cluster::training::threads;
+use lavida_data::catalog::DataSource;
 use lavida_dataflow::run::RunOutcome;
 use lavida_terminal::screen;
 
@@ -18,16 +19,13 @@ const FINISHING: &str = "finishing the step and committing";
 /// `lavida train` with `n_workers` in this process.
 pub async fn run(
     loaded: &Loaded,
-    data: &[String],
+    data: &[DataSource],
     out: &str,
     n_workers: usize,
     metrics_at: Option<SocketAddr>,
 ) -> anyhow::Result<()> {
     let run = prepare(loaded, data, out, "train").await?;
-    screen::line(&format!(
-        "train: mixes {}",
-        described(&run.catalog, &run.settings)
-    ));
+    screen::line(&format!("train: mixes {}", described(&run.catalog)));
     let _metrics = metrics::serve(metrics_at, || run.figures.registry()).await?;
     let outcome = match n_workers {
         1 => run.execute(interrupted(FINISHING)).await?,
@@ -54,7 +52,7 @@ pub async fn run(
 /// One run by one worker, to its end or until the first interrupt; `label` names it in progress lines.
 pub async fn train(
     loaded: &Loaded,
-    data: &[String],
+    data: &[DataSource],
     out: &str,
     label: &str,
 ) -> anyhow::Result<RunOutcome> {

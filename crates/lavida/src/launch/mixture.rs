@@ -1,17 +1,67 @@
-//! The datasets of a run: opened, mixed, and said in which shares.
+//! The datasets of a run: named on the command line or by a mix file, opened, and said in which shares.
+
+use std::path::Path;
 
 use lavida_data::{
-    catalog::{Caching, Catalog, DataSource},
+    Error, Result,
+    catalog::{Caching, Catalog, DataSource, Share},
+    dataset::Dataset,
     disk_cache::DiskCache,
     manifest::Purpose,
+    mix::Mix,
 };
-use lavida_dataset_builder::sources;
+use lavida_store::Store;
 use lavida_train::settings::Settings;
 
-/// Opens training datasets with the mixing weights and the cache of the settings.
-pub async fn open_catalog(uris: &[String], settings: &Settings) -> anyhow::Result<Catalog> {
-    let sources = uris.iter().map(|uri| DataSource { uri: uri.clone() });
-    let sources: Vec<_> = sources.collect();
+/// What `--data` and `--mix` name together: with a mix file `--data` says where the datasets lie that have no place of their
+/// own in it.
+///
+/// # Errors
+///
+/// [`Error::Invalid`] for a mix file that is wrong, more than one place for it, and datasets of it that are not there: all of
+/// them by name.
+pub async fn sources(data: &[String], mix: Option<&Path>) -> Result<Vec<DataSource>> {
+    let Some(file) = mix else {
+        return Ok(data.iter().map(DataSource::new).collect());
+    };
+    let mix = Mix::read(file)?;
+    let root = match data {
+        [] => &mix.root,
+        [root] => root,
+        _ => {
+            let expected = "with --mix one place at most, of the datasets that it names";
+            return Err(Error::invalid(
+                "--data",
+                expected,
+                format!("{} places", data.len()),
+            ));
+        }
+    };
+    let sources = mix.sources(root);
+    let mut missing = Vec::new();
+    for source in &sources {
+        if !Dataset::is_at(&Store::open(&source.uri)?).await? {
+            missing.push(source.uri.as_str());
+        }
+    }
+    if missing.is_empty() {
+        return Ok(sources);
+    }
+    let file = file.display();
+    let expected = format!(
+        "each of its {} datasets, built (`lavida-dataset build --mix {file} --root …`; one that is not to be had leaves a copy of \
+         the file)",
+        sources.len()
+    );
+    Err(Error::invalid(
+        file,
+        expected,
+        format!("none at {}", missing.join(", ")),
+    ))
+}
+
+/// Opens training datasets with the cache of the settings.
+pub async fn open_catalog(sources: &[DataSource], settings: &Settings) -> anyhow::Result<Catalog> {
     let cache = &settings.cache;
     let disk = cache.dir.as_ref();
     let disk = disk.map(|dir| DiskCache::open(dir, cache.disk_bytes));
@@ -19,48 +69,19 @@ pub async fn open_catalog(uris: &[String], settings: &Settings) -> anyhow::Resul
         memory_bytes: cache.memory_bytes,
         disk: disk.transpose()?,
     };
-    let catalog = Catalog::open_with(&sources, Purpose::Training, caching).await?;
-    let sources = sources::names(Purpose::Training);
-    Ok(catalog.with_weights(&settings.sampler.weights, &sources)?)
+    Ok(Catalog::open_with(sources, Purpose::Training, caching).await?)
 }
 
 /// Each dataset's share of the samples that are drawn, and what it follows from.
-pub fn described(catalog: &Catalog, settings: &Settings) -> String {
-    let weights = &settings.sampler.weights;
+pub fn described(catalog: &Catalog) -> String {
     let shares = catalog.datasets().iter().zip(catalog.shares());
     let parts = shares.map(|(dataset, share)| {
         let name = &dataset.header.dataset;
-        let from = match weights.get(name) {
-            Some(weight) => format!("weight {weight}"),
-            None => format!("by its {} samples", dataset.samples.len()),
+        let from = match &dataset.source.share {
+            Share::BySamples => format!("by its {} samples", dataset.samples.len()),
+            share => share.to_string(),
         };
         format!("{name} {:.1} % ({from})", 100.0 * share)
     });
     parts.collect::<Vec<_>>().join(", ")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config;
-
-    #[test]
-    fn every_weight_of_the_shipped_settings_names_a_source() {
-        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../configs");
-        let sources = sources::names(Purpose::Training);
-        let mut n_weights = 0;
-        for entry in std::fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.extension().is_none_or(|ending| ending != "toml") {
-                continue;
-            }
-            let loaded = config::load(path.to_str().unwrap(), &[]).unwrap();
-            for name in loaded.settings.sampler.weights.keys() {
-                let path = path.display();
-                assert!(sources.contains(&name.as_str()), "{path}: {name}");
-                n_weights += 1;
-            }
-        }
-        assert!(n_weights >= 7, "paper.toml mixes seven sets");
-    }
 }

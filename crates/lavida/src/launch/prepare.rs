@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use lavida_checkpoint::Pretrained;
-use lavida_data::{Result, tokenizer::Tokenizers};
+use lavida_data::{Result, catalog::DataSource, tokenizer::Tokenizers};
 use lavida_dataflow::{
     clock::SystemClock, device::memory::Admission, run::Run, telemetry::figures::Figures,
 };
@@ -20,7 +20,7 @@ use crate::{
 /// Opens data, vocabularies, initial weights and the store of a run; `label` names it in progress lines.
 pub async fn prepare(
     loaded: &Loaded,
-    data: &[String],
+    data: &[DataSource],
     out: &str,
     label: &str,
 ) -> anyhow::Result<Run> {

@@ -14,7 +14,7 @@ use lavida_cluster::{
     training::cuda_device,
 };
 use lavida_control::Outcome;
-use lavida_data::Error;
+use lavida_data::{Error, catalog::DataSource};
 use lavida_dataflow::{device, worker::Worker};
 use lavida_terminal::screen;
 use lavida_train::settings::Settings;
@@ -139,7 +139,7 @@ impl Workers {
 /// `--local N`: a coordinator on loopback, and all of its workers.
 pub async fn run(
     mut loaded: Loaded,
-    data: &[String],
+    data: &[DataSource],
     out: &str,
     takes_over: TakesOver,
     n: usize,

@@ -225,9 +225,8 @@ fn learned(record: &StepRecord) -> (String, Vec<u32>) {
 
 /// Every step learned from the samples at its place in the run's order, and that order has each sample once in a pass.
 async fn samples_are_seen_once(world: &World, settings: &Settings, records: &[StepRecord]) {
-    let sources = ["shards/coco", "shards/mevis"].map(|name| DataSource {
-        uri: world.join(name).to_str().unwrap().to_owned(),
-    });
+    let sources = ["shards/coco", "shards/mevis"]
+        .map(|name| DataSource::new(world.join(name).to_str().unwrap()));
     let catalog = Catalog::open(&sources, Purpose::Training).await.unwrap();
     let window = settings.sampler.shuffle_window;
     let order = SampleOrder::new(&catalog, settings.seed, window);

@@ -402,7 +402,7 @@ mod tests {
             let words = line.split(' ').map(OsString::from).collect();
             let cli = Cli::try_parse_from(with_annotations_named(words)).expect("it parses");
             match cli.command {
-                Command::Build(BuildCommand {
+                Command::Build(BuildCommand::Dataset {
                     source: Wanted::Source(SourceSpec::CocoPanoptic(panoptic)),
                     args,
                 }) => (panoptic.annotations, args.json),

@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 use crate::{
     config, exit,
     launch::{
-        mixture::{described, open_catalog},
+        mixture::{self, described, open_catalog},
         prepare::initial,
         security::{security, security_to_join},
     },
@@ -63,6 +63,9 @@ pub struct CheckArgs {
     /// Training shards to open as a run would
     #[arg(long, value_name = "URI")]
     pub data: Vec<String>,
+    /// Mix file whose datasets to open as a run would; its places, unless one --data says where
+    #[arg(long, value_name = "FILE")]
+    pub mix: Option<PathBuf>,
     /// Store of the run: writes, reads and deletes a key there, and has a taken one refused
     #[arg(long, value_name = "URI")]
     pub out: Option<String>,
@@ -112,7 +115,8 @@ async fn checks(
     plan: &lavida_train::memory::Plan,
 ) -> Vec<Check> {
     let settings = &loaded.settings;
-    let as_a_run_would = !args.data.is_empty() || args.out.is_some();
+    let has_data = !args.data.is_empty() || args.mix.is_some();
+    let as_a_run_would = has_data || args.out.is_some();
     let mut checks = vec![
         Check::new("settings", Found::Ok(said_of(settings, &args.config))),
         Check::new("training", trains(plan)),
@@ -131,8 +135,8 @@ async fn checks(
         checks.push(Check::new("weights", found));
     }
     let mut catalog = None;
-    if !args.data.is_empty() {
-        let found = data(settings, &args.data).await;
+    if has_data {
+        let found = data(settings, args).await;
         let found = found.map(|(opened, said)| {
             catalog = Some(opened);
             said
@@ -229,11 +233,12 @@ async fn weights(uri: &str, settings: &Settings, folder: &Path) -> Found {
     read.context("train.initial").into()
 }
 
-async fn data(settings: &Settings, uris: &[String]) -> anyhow::Result<(Catalog, String)> {
-    let catalog = open_catalog(uris, settings).await?;
+async fn data(settings: &Settings, args: &CheckArgs) -> anyhow::Result<(Catalog, String)> {
+    let sources = mixture::sources(&args.data, args.mix.as_deref()).await?;
+    let catalog = open_catalog(&sources, settings).await?;
     settings.exposure_sampler(&catalog)?;
     let (n_samples, n_datasets) = (catalog.len(), catalog.datasets().len());
-    let mixture = described(&catalog, settings);
+    let mixture = described(&catalog);
     let said = format!("{n_samples} samples in {n_datasets} datasets: {mixture}");
     Ok((catalog, said))
 }

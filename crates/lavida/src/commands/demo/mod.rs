@@ -17,7 +17,9 @@ use std::{
 use anyhow::Context;
 use clap::Args;
 use lavida_checkpoint::contents::SETTINGS;
-use lavida_data::{Error, Result, dataset::Dataset, manifest::DatasetManifest};
+use lavida_data::{
+    Error, Result, catalog::DataSource, dataset::Dataset, manifest::DatasetManifest,
+};
 use lavida_dataflow::{
     clock::{Clock, SystemClock},
     device,
@@ -144,8 +146,7 @@ pub async fn run(args: DemoArgs) -> anyhow::Result<()> {
     let run = out.join("run");
     let seed = format!("seed={}", args.seed);
     let overrides = |more: &[String]| -> Vec<String> {
-        let weights = MIXTURE.map(|(name, weight)| format!("sampler.weights.{name}={weight}"));
-        let first = std::iter::once(seed.clone()).chain(weights);
+        let first = std::iter::once(seed.clone());
         first.chain(args.set.iter().chain(more).cloned()).collect()
     };
     let grounding = config::load("embedded:tiny-grounding", &overrides(&[]))?;
@@ -170,10 +171,13 @@ pub async fn run(args: DemoArgs) -> anyhow::Result<()> {
         format!("{n_samples} samples in {} datasets", manifests.len()),
     );
 
-    let data: Vec<String> = manifests
+    let data: Vec<DataSource> = manifests
         .iter()
-        .filter(|m| m.header.eval_categories.is_none())
-        .map(|m| shards(out, &m.header.dataset).display().to_string())
+        .filter_map(|m| {
+            let (name, weight) = MIXTURE.iter().find(|(name, _)| *name == m.header.dataset)?;
+            let uri = shards(out, name).display().to_string();
+            Some(DataSource::new(uri).weighing(*weight))
+        })
         .collect();
     for (what, label, loaded, folder) in [
         (
