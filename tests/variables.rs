@@ -33,6 +33,9 @@ const FAMILIES: &[&str] = &[
     "RUST_",
     "NO_COLOR",
     "KUBERNETES_",
+    "OMPI_",
+    "TORCHELASTIC_",
+    "MASTER_",
 ];
 
 /// What reads a variable whose name follows in quotes.

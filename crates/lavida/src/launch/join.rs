@@ -22,8 +22,8 @@ use crate::stop::{interrupted, stopped_after};
 const WINDOW: u64 = 8;
 /// Which worker of its machine this is, where whoever started it says so.
 pub const SLOT: &str = "LAVIDA_SLOT";
-/// The same in Slurm's words.
-const SLURM_SLOT: &str = "SLURM_LOCALID";
+/// The same in the words of what starts processes, the innermost first: mpirun and torchrun may stand in a step of Slurm.
+const SLOTS_OF_LAUNCHERS: [&str; 3] = ["OMPI_COMM_WORLD_LOCAL_RANK", "LOCAL_RANK", "SLURM_LOCALID"];
 /// Set where the process that started this one holds its standard input open for as long as it lives.
 pub const PARENT: &str = "LAVIDA_ENDS_WITH_STDIN";
 
@@ -165,8 +165,9 @@ pub fn node_name() -> String {
 
 /// Which worker of its machine this is.
 pub fn slot() -> Result<u16> {
-    let variables = [SLOT, SLURM_SLOT].map(|name| Some((name, std::env::var(name).ok()?)));
-    match variables.into_iter().flatten().next() {
+    let variables = std::iter::once(SLOT).chain(SLOTS_OF_LAUNCHERS);
+    let mut variables = variables.filter_map(|name| Some((name, std::env::var(name).ok()?)));
+    match variables.next() {
         Some((name, text)) => text
             .parse()
             .map_err(|_| Error::invalid(name, "a number from 0", text)),

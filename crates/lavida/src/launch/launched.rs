@@ -89,7 +89,7 @@ pub async fn run(
     let coordinator = lead::start(&loaded, data, out, takes_over, at, &secured).await?;
     let outcome = processes::lead_with(coordinator, workers, &loaded, metrics_at).await?;
     match place.scheduler {
-        Scheduler::Slurm => report(&outcome, steps, out),
+        Scheduler::Slurm | Scheduler::Torchrun | Scheduler::Mpi => report(&outcome, steps, out),
         Scheduler::Kubernetes => {
             report(&outcome, steps, out)?;
             again_unless_complete(&outcome)

@@ -130,7 +130,8 @@ impl Workers {
             command.env("RAYON_NUM_THREADS", (cores / self.n).max(1).to_string());
         }
         if self.on_gpus {
-            command.env(VISIBLE_GPUS, gpu_of(slot, std::env::var(VISIBLE_GPUS).ok()));
+            let visible = std::env::var(VISIBLE_GPUS).ok();
+            command.env(VISIBLE_GPUS, gpu_of(slot, self.n == 1, visible));
         }
         command.spawn()
     }
@@ -173,10 +174,13 @@ pub fn has_gpus(settings: &Settings) -> bool {
     cuda_device(&settings.device) == Some(0)
 }
 
-/// The GPU of a worker, of those that this process may see: its first one, under the number that all settings name.
-fn gpu_of(slot: usize, visible: Option<String>) -> String {
+/// The GPU of a worker, of those that this process may see: its first one, under the number that all settings name. Where a
+/// scheduler shows each task a GPU of its own (`srun --gpus-per-task=1`) a worker that `is_alone` in its task has that one,
+/// whatever its slot on the machine.
+fn gpu_of(slot: usize, is_alone: bool, visible: Option<String>) -> String {
     match visible {
         None => slot.to_string(),
+        Some(list) if is_alone && !list.contains(',') => list,
         Some(list) => list.split(',').nth(slot).unwrap_or_default().to_owned(),
     }
 }
@@ -231,10 +235,19 @@ mod tests {
 
     #[test]
     fn every_worker_of_a_machine_has_a_gpu_of_its_own() {
-        let gpus =
-            |visible: Option<&str>| [0, 1].map(|slot| gpu_of(slot, visible.map(str::to_owned)));
+        let gpus = |visible: Option<&str>| {
+            [0, 1].map(|slot| gpu_of(slot, false, visible.map(str::to_owned)))
+        };
         assert_eq!(gpus(None), ["0", "1"]);
         assert_eq!(gpus(Some("3,5,7")), ["3", "5"]);
         assert_eq!(gpus(Some("3")), ["3", ""], "no GPU is left for the second");
+    }
+
+    #[test]
+    fn a_task_with_one_gpu_has_it_whatever_its_slot() {
+        let gpu = |visible: Option<&str>| gpu_of(5, true, visible.map(str::to_owned));
+        assert_eq!([gpu(Some("0")), gpu(Some("3"))], ["0", "3"]);
+        // Those that see all of the machine's take theirs.
+        assert_eq!([gpu(None), gpu(Some("0,1,2,3,4,5,6,7"))], ["5", "5"]);
     }
 }

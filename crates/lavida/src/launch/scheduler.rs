@@ -1,15 +1,17 @@
 //! The same command on every node: whether a scheduler started this process as one of several, and which of them leads.
 //!
-//! A function of the environment. Task 0 leads the run and trains, every other one joins it. What is looked at:
+//! A function of the environment. Task 0 leads the run and trains, every other one joins it. What is looked at, the first that
+//! holds: what starts processes may itself have been started by a scheduler.
 //!
-//! | | Slurm, in a step (`srun`) | Kubernetes, in an Indexed Job or a JobSet |
-//! |---|---|---|
-//! | it is one | `SLURM_STEP_ID`, and `SLURM_STEP_NUM_TASKS` above 1 | `JOB_COMPLETION_INDEX` |
-//! | which one | `SLURM_PROCID` | `JOB_COMPLETION_INDEX` |
-//! | where task 0 is | the first of `SLURM_STEP_NODELIST` | the pod's own `HOSTNAME` with index 0, in the subdomain `JOBSET_NAME` |
-//! | its name here | `SLURMD_NODENAME` | `HOSTNAME` |
+//! | | it is one | which one | where task 0 is | its name here |
+//! |---|---|---|---|---|
+//! | Open MPI's `mpirun` | `OMPI_COMM_WORLD_SIZE` above 1 | `OMPI_COMM_WORLD_RANK` | `MASTER_ADDR`, `MASTER_PORT`; this machine where all are here (`OMPI_COMM_WORLD_LOCAL_SIZE`) | the machine's |
+//! | torchrun, Kubeflow's trainer, and scripts that set what these do | `RANK`, and `WORLD_SIZE` above 1 | `RANK` | `MASTER_ADDR`, `MASTER_PORT` | the machine's |
+//! | Slurm, in a step (`srun`) | `SLURM_STEP_ID`, and `SLURM_STEP_NUM_TASKS` above 1 | `SLURM_PROCID` | the first of `SLURM_STEP_NODELIST` | `SLURMD_NODENAME` |
+//! | Kubernetes, in an Indexed Job or a JobSet | `JOB_COMPLETION_INDEX` | the same | the pod's own `HOSTNAME` with index 0, in the subdomain `JOBSET_NAME` | `HOSTNAME` |
 //!
-//! `LAVIDA_COORDINATOR=HOST:PORT` says where task 0 is reached instead, under both. Nothing is done in a shell that a
+//! torchrun listens at `MASTER_PORT` itself (`TORCHELASTIC_USE_AGENT_STORE`); the port after it is then ours.
+//! `LAVIDA_COORDINATOR=HOST:PORT` says where task 0 is reached instead, under all. Nothing is done in a shell that a
 //! scheduler gave to a person, in a batch script outside `srun`, or where there is but one task.
 
 use std::fmt;
@@ -17,16 +19,23 @@ use std::fmt;
 use clap::ValueEnum;
 use lavida_data::{Error, Result};
 
+use super::join::node_name;
+
 /// Where task 0 is reached when it is not where the scheduler's variables say.
 pub const COORDINATOR: &str = "LAVIDA_COORDINATOR";
+const HOSTNAME: &str = "HOSTNAME";
 /// Where the coordinator listens unless told otherwise.
 const PORT: u16 = 7700;
 
 /// Schedulers that start one command on several nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ClusterChoice {
-    /// Slurm in a step of several tasks, Kubernetes in a pod that has an index and JOBSET_NAME; else none
+    /// The first of these whose variables are there and say that there are several tasks; else none
     Auto,
+    /// A process of Open MPI's mpirun
+    Mpi,
+    /// A process of torchrun or Kubeflow's trainer, by RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT
+    Torchrun,
     /// A task of a Slurm step (srun)
     Slurm,
     /// A pod of an Indexed Job or a JobSet
@@ -40,6 +49,10 @@ pub enum ClusterChoice {
 pub enum Scheduler {
     /// A step of Slurm. Its signals are for all tasks at once.
     Slurm,
+    /// torchrun, or what sets its variables. Its signals are for all of a machine at once.
+    Torchrun,
+    /// Open MPI's mpirun. Its signals are for all processes at once.
+    Mpi,
     /// An Indexed Job, alone or of a JobSet. A signal is for one pod, and a pod that ended well is not started again.
     Kubernetes,
 }
@@ -73,6 +86,7 @@ impl fmt::Display for Place {
         let what = match self.scheduler {
             Scheduler::Slurm => "task",
             Scheduler::Kubernetes => "pod",
+            Scheduler::Torchrun | Scheduler::Mpi => "rank",
         };
         match index {
             0 => write!(
@@ -87,9 +101,10 @@ impl fmt::Display for Place {
     }
 }
 
-/// The environment of this process.
+/// The environment of this process. The machine's name is `HOSTNAME`, whether a shell has exported it or not.
 pub fn environment(name: &str) -> Option<String> {
-    std::env::var(name).ok().filter(|value| !value.is_empty())
+    let value = std::env::var(name).ok().filter(|value| !value.is_empty());
+    value.or_else(|| (name == HOSTNAME).then(node_name))
 }
 
 /// Where this process stands, or `None` when it is by itself.
@@ -106,6 +121,12 @@ pub fn place(
         ClusterChoice::None => Ok(None),
         ClusterChoice::Slurm => variables.slurm().map(Some),
         ClusterChoice::Kubernetes => variables.kubernetes().map(Some),
+        ClusterChoice::Mpi => variables.mpi().map(Some),
+        ClusterChoice::Torchrun => variables.torchrun().map(Some),
+        ClusterChoice::Auto if variables.are_several("OMPI_COMM_WORLD_SIZE") => {
+            variables.mpi().map(Some)
+        }
+        ClusterChoice::Auto if variables.are_of_torchrun() => variables.torchrun().map(Some),
         ClusterChoice::Auto if variables.are_of_a_slurm_step() => variables.slurm().map(Some),
         ClusterChoice::Auto if variables.are_of_a_pod() => variables.kubernetes().map(Some),
         ClusterChoice::Auto => Ok(None),
@@ -115,17 +136,91 @@ pub fn place(
 struct Variables<'a>(&'a dyn Fn(&str) -> Option<String>);
 
 impl Variables<'_> {
+    /// Whether a variable is a number above 1.
+    fn are_several(&self, name: &str) -> bool {
+        let n = self.0(name).and_then(|n| n.parse::<usize>().ok());
+        n.is_some_and(|n| n > 1)
+    }
+
+    /// What torchrun sets. Single variables of these names are set by other tools too.
+    fn are_of_torchrun(&self) -> bool {
+        let all = ["RANK", "MASTER_ADDR"]
+            .iter()
+            .all(|name| self.0(name).is_some());
+        all && self.are_several("WORLD_SIZE")
+    }
+
     /// A step of several tasks that is no person's shell.
     fn are_of_a_slurm_step(&self) -> bool {
-        let n_tasks = self.0("SLURM_STEP_NUM_TASKS").and_then(|n| n.parse::<usize>().ok());
         let is_shell = self.0("SLURM_PTY_PORT").is_some();
-        self.0("SLURM_STEP_ID").is_some() && n_tasks.is_some_and(|n| n > 1) && !is_shell
+        self.0("SLURM_STEP_ID").is_some() && self.are_several("SLURM_STEP_NUM_TASKS") && !is_shell
     }
 
     /// A pod that has an index and knows where index 0 is.
     fn are_of_a_pod(&self) -> bool {
         let knows = self.0("JOBSET_NAME").or_else(|| self.0(COORDINATOR));
         self.0("JOB_COMPLETION_INDEX").is_some() && knows.is_some()
+    }
+
+    fn torchrun(&self) -> Result<Place> {
+        let set = "what torchrun sets";
+        Ok(Place {
+            scheduler: Scheduler::Torchrun,
+            index: self.number("RANK", set)?,
+            n_tasks: Some(self.number("WORLD_SIZE", set)?),
+            coordinator: match self.0(COORDINATOR) {
+                Some(address) => address,
+                None => self.master(&self.text("MASTER_ADDR", set)?)?,
+            },
+            node: self.text(HOSTNAME, "the machine's name")?,
+        })
+    }
+
+    fn mpi(&self) -> Result<Place> {
+        let set = "what Open MPI's mpirun sets";
+        let n_tasks = self.number("OMPI_COMM_WORLD_SIZE", set)?;
+        let are_all_here = || {
+            let here = self.0("OMPI_COMM_WORLD_LOCAL_SIZE");
+            here.is_some_and(|here| here.parse() == Ok(n_tasks))
+        };
+        let coordinator = match (self.0(COORDINATOR), self.0("MASTER_ADDR")) {
+            (Some(address), _) => address,
+            (None, Some(host)) => self.master(&host)?,
+            (None, None) if are_all_here() => self.master("127.0.0.1")?,
+            (None, None) => {
+                let expected = format!(
+                    "the host of rank 0, in all (mpirun -x MASTER_ADDR=HOST), or {COORDINATOR}=HOST:PORT"
+                );
+                return Err(Error::invalid("MASTER_ADDR", expected, "nothing"));
+            }
+        };
+        Ok(Place {
+            scheduler: Scheduler::Mpi,
+            index: self.number("OMPI_COMM_WORLD_RANK", set)?,
+            n_tasks: Some(n_tasks),
+            coordinator,
+            node: self.text(HOSTNAME, "the machine's name")?,
+        })
+    }
+
+    /// Where rank 0 is reached on its host: at `MASTER_PORT`, or beside it where torchrun has that.
+    fn master(&self, host: &str) -> Result<String> {
+        let host = if host.contains(':') && !host.starts_with('[') {
+            format!("[{host}]") // an IPv6 address
+        } else {
+            host.to_owned()
+        };
+        let Some(text) = self.0("MASTER_PORT") else {
+            return Ok(format!("{host}:{PORT}"));
+        };
+        let is_taken = self.0("TORCHELASTIC_USE_AGENT_STORE").as_deref() == Some("True");
+        let port = text.parse::<u16>().ok();
+        let port = port.and_then(|port| port.checked_add(u16::from(is_taken)));
+        let port = port.filter(|port| *port > 0).ok_or_else(|| {
+            let expected = format!("a port below 65535, or {COORDINATOR}=HOST:PORT");
+            Error::invalid("MASTER_PORT", expected, text)
+        })?;
+        Ok(format!("{host}:{port}"))
     }
 
     fn slurm(&self) -> Result<Place> {
@@ -153,7 +248,7 @@ impl Variables<'_> {
             "JOB_COMPLETION_INDEX",
             "the index of a pod of an Indexed Job",
         )?;
-        let node = self.text("HOSTNAME", "the pod's name (Kubernetes sets it)")?;
+        let node = self.text(HOSTNAME, "the pod's name (Kubernetes sets it)")?;
         let coordinator = match self.0(COORDINATOR) {
             Some(address) => address,
             None => {
@@ -165,7 +260,7 @@ impl Variables<'_> {
                     let expected = format!(
                         "a pod's name that ends in its index {index}, or {COORDINATOR}=HOST:PORT"
                     );
-                    Error::invalid("HOSTNAME", expected, &node)
+                    Error::invalid(HOSTNAME, expected, &node)
                 })?;
                 format!("{others}-0.{subdomain}:{PORT}")
             }
@@ -246,6 +341,15 @@ mod tests {
     /// `salloc` with an interactive step.
     const SLURM_INTERACTIVE: &str = "SLURM_JOB_ID=4711 SLURM_STEP_ID=4294967290 SLURM_STEP_NUM_TASKS=1 \
         SLURM_STEP_NODELIST=node03 SLURM_PROCID=0 SLURM_NTASKS=4 SLURMD_NODENAME=node03";
+    /// `torchrun --nnodes=2 --nproc-per-node=4` of PyTorch 2.6, second machine.
+    const TORCHRUN: &str = "RANK=6 WORLD_SIZE=8 LOCAL_RANK=2 LOCAL_WORLD_SIZE=4 GROUP_RANK=1 MASTER_ADDR=gpu-01 MASTER_PORT=29500 \
+        TORCHELASTIC_RUN_ID=a TORCHELASTIC_USE_AGENT_STORE=True HOSTNAME=gpu-02";
+    /// A pod of Kubeflow's PyTorchJob.
+    const PYTORCH_JOB: &str = "RANK=1 WORLD_SIZE=3 MASTER_ADDR=first-master-0 MASTER_PORT=23456 PYTHONUNBUFFERED=1 \
+        KUBERNETES_SERVICE_HOST=10.96.0.1 HOSTNAME=first-worker-0";
+    /// `mpirun -n 4` of Open MPI 5 on one machine.
+    const MPIRUN: &str = "OMPI_COMM_WORLD_RANK=3 OMPI_COMM_WORLD_SIZE=4 OMPI_COMM_WORLD_LOCAL_RANK=3 \
+        OMPI_COMM_WORLD_LOCAL_SIZE=4 HOSTNAME=box";
     /// A pod of cluster/deploy/jobset.yaml.
     const POD: &str = "KUBERNETES_SERVICE_HOST=10.96.0.1 KUBERNETES_SERVICE_PORT=443 HOSTNAME=lavida-node-0-2 \
         JOB_COMPLETION_INDEX=2 JOBSET_NAME=lavida";
@@ -324,6 +428,54 @@ mod tests {
     }
 
     #[test]
+    fn a_process_of_torchrun_is_led_by_rank_nought_beside_torchruns_own_port() {
+        check(TORCHRUN, "", 6, Some(8), "gpu-01:29501", "gpu-02");
+        check(
+            PYTORCH_JOB,
+            "",
+            1,
+            Some(3),
+            "first-master-0:23456",
+            "first-worker-0",
+        );
+        check(
+            TORCHRUN,
+            "MASTER_ADDR=fe80::1",
+            6,
+            Some(8),
+            "[fe80::1]:29501",
+            "gpu-02",
+        );
+        let told = "LAVIDA_COORDINATOR=10.1.0.3:9000";
+        check(TORCHRUN, told, 6, Some(8), "10.1.0.3:9000", "gpu-02");
+        // Started by srun, it is torchrun's.
+        check(
+            &format!("{SLURM_TASK} {TORCHRUN}"),
+            "",
+            6,
+            Some(8),
+            "gpu-01:29501",
+            "gpu-02",
+        );
+    }
+
+    #[test]
+    fn a_process_of_mpirun_is_led_by_rank_nought() {
+        check(MPIRUN, "", 3, Some(4), "127.0.0.1:7700", "box");
+        let machines = "OMPI_COMM_WORLD_LOCAL_SIZE=2 MASTER_ADDR=a MASTER_PORT=4711";
+        check(MPIRUN, machines, 3, Some(4), "a:4711", "box");
+        // orted is a task of a step of its own.
+        check(
+            &format!("{SLURM_TASK} {MPIRUN}"),
+            "",
+            3,
+            Some(4),
+            "127.0.0.1:7700",
+            "box",
+        );
+    }
+
+    #[test]
     fn a_pod_finds_index_nought_by_jobsets_rule() {
         check(
             POD,
@@ -353,12 +505,20 @@ mod tests {
 
     #[test]
     fn nothing_is_done_unasked_in_a_shell_a_batch_script_or_a_pod_by_itself() {
+        // Single variables of torchrun are set by others, and one process is alone.
+        for environment in [
+            "RANK=1",
+            "RANK=0 WORLD_SIZE=1 MASTER_ADDR=a",
+            "WORLD_SIZE=4 MASTER_ADDR=a",
+        ] {
+            alone(environment);
+        }
         for environment in ["", SLURM_BATCH, SLURM_SHELL, SLURM_INTERACTIVE, PLAIN_POD] {
             alone(environment);
         }
         let one_task = SLURM_TASK.replace("SLURM_STEP_NUM_TASKS=4", "SLURM_STEP_NUM_TASKS=1");
         alone(&one_task);
-        for environment in [SLURM_TASK, POD] {
+        for environment in [SLURM_TASK, POD, TORCHRUN, MPIRUN] {
             assert_eq!(
                 in_environment(ClusterChoice::None, environment, "").unwrap(),
                 None
@@ -412,6 +572,21 @@ mod tests {
             POD,
             "HOSTNAME=renamed",
             &["HOSTNAME", "renamed"],
+        );
+        refused(ClusterChoice::Torchrun, "", "", &["RANK", "torchrun"]);
+        let port = "MASTER_PORT=65535";
+        refused(
+            ClusterChoice::Auto,
+            TORCHRUN,
+            port,
+            &["MASTER_PORT", "LAVIDA_COORDINATOR"],
+        );
+        let machines = "OMPI_COMM_WORLD_LOCAL_SIZE=2";
+        refused(
+            ClusterChoice::Auto,
+            MPIRUN,
+            machines,
+            &["MASTER_ADDR", "mpirun -x"],
         );
         for nodes in ["", "node[", "node[]", "node[a-b]", "]"] {
             assert!(first_host(nodes).is_err(), "{nodes}");

@@ -104,6 +104,43 @@ fn the_same_command_in_every_task_is_one_run_which_task_nought_leads() {
 }
 
 #[test]
+fn the_variables_of_torchrun_and_mpirun_make_one_run_of_several_processes() {
+    let world = World::new();
+    let whole = by_itself(&world);
+    for (out, variables) in [
+        ("torchrun", ["RANK", "WORLD_SIZE", "LOCAL_RANK"]),
+        (
+            "mpirun",
+            [
+                "OMPI_COMM_WORLD_RANK",
+                "OMPI_COMM_WORLD_SIZE",
+                "OMPI_COMM_WORLD_LOCAL_RANK",
+            ],
+        ),
+    ] {
+        let port = free_port();
+        let start = |index: usize| {
+            let mut command = world.train(out, &SETTINGS);
+            let [rank, size, local] = variables;
+            command
+                .env(rank, index.to_string())
+                .env(size, "2")
+                .env(local, index.to_string())
+                .env("MASTER_ADDR", "127.0.0.1")
+                .env("MASTER_PORT", port.to_string())
+                .env("LAVIDA_COOKIE", "of this test");
+            Process::start(command)
+        };
+        let (mut second, mut first) = (start(1), start(0));
+        first.ends_with(0);
+        second.ends_with(0);
+        assert_eq!(ended(&world, out), whole, "{out}");
+        let leads = format!("leads the run at 127.0.0.1:{port}, and trains");
+        assert!(first.has_said(&leads), "{}", first.said());
+    }
+}
+
+#[test]
 fn a_signal_to_every_task_at_once_commits_and_the_same_commands_go_on() {
     let world = World::new();
     let whole = by_itself(&world);
