@@ -1,14 +1,13 @@
-//! `lavida inspect`: what is inside a dataset or a checkpoint, and one draw of the sampler replayed as a picture.
+//! `lavida inspect`: what is inside a dataset or a checkpoint, and draws of the sampler replayed as pictures.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{ArgGroup, Args};
 use lavida_data::{
     Error,
-    catalog::{Catalog, DataSource},
+    catalog::Catalog,
     dataset::Dataset,
-    manifest::Purpose,
-    order::SampleOrder,
+    order::{Position, SampleOrder},
     prompt::ANSWER_TEMPLATES,
 };
 use lavida_score::exported::Exported;
@@ -18,25 +17,31 @@ use lavida_train::settings::Settings;
 use serde_json::{Value, json};
 
 use crate::{
+    arguments::at_least,
     config,
     draw::Draw,
+    launch::mixture::{self, open_catalog},
     output::{print_json, print_text, write_file},
     scoring::open_export,
 };
 
 #[derive(Debug, Args)]
-#[command(group(ArgGroup::new("what").required(true).args(["checkpoint", "data"])))]
+#[command(group(ArgGroup::new("what").required(true).multiple(true).args(["checkpoint", "data", "mix"])))]
+#[command(group(ArgGroup::new("draw").multiple(true).args(["sample", "step"])))]
 pub struct InspectArgs {
     /// A run (its newest checkpoint), one checkpoint, or an export
     #[arg(
         long,
         value_name = "URI",
-        conflicts_with_all = ["sample", "seed", "epoch", "step", "config", "set", "out"]
+        conflicts_with_all = ["data", "mix", "sample", "seed", "epoch", "step", "rank", "world_size", "config", "set", "out"]
     )]
     pub checkpoint: Option<String>,
-    /// A built dataset
+    /// A built dataset; with --step all of the run's, in its order
     #[arg(long, value_name = "URI")]
-    pub data: Option<String>,
+    pub data: Vec<String>,
+    /// Mix file of the run; its places, unless one --data says where
+    #[arg(long, value_name = "FILE", requires = "step")]
+    pub mix: Option<PathBuf>,
     /// Read every file that the checkpoint is made of, shared ones too, and hold it against its size and hash
     #[arg(long, requires = "checkpoint")]
     pub verify: bool,
@@ -44,7 +49,12 @@ pub struct InspectArgs {
     #[arg(long, value_name = "ID", requires = "data")]
     pub sample: Option<String>,
     /// Root seed of the draw
-    #[arg(long, default_value_t = 44, requires = "sample")]
+    #[arg(
+        long,
+        default_value_t = 44,
+        requires = "sample",
+        conflicts_with = "step"
+    )]
     pub seed: u64,
     /// Pass over the data of the draw
     #[arg(
@@ -54,21 +64,34 @@ pub struct InspectArgs {
         conflicts_with = "step"
     )]
     pub epoch: u64,
-    /// Step of the draw, instead of its epoch: takes global batch, seed and mixing from --config
-    #[arg(long, value_name = "N", requires = "config", requires = "sample")]
+    /// Replay what this step of a run sees, from 1: all of its samples, or the one of --sample. Seed, batch and order are those
+    /// of --config and --set
+    #[arg(long, value_name = "N", requires = "config", value_parser = clap::value_parser!(u64).range(1..))]
     pub step: Option<u64>,
+    /// Only what this rank sees of the step, of --world-size
+    #[arg(
+        long,
+        value_name = "R",
+        requires = "step",
+        requires = "world_size",
+        conflicts_with = "sample"
+    )]
+    pub rank: Option<usize>,
+    /// Ranks that make the step together
+    #[arg(long, value_name = "N", requires = "rank", value_parser = at_least(1))]
+    pub world_size: Option<usize>,
     /// Settings of the sampler
-    #[arg(long, value_name = "FILE", requires = "sample")]
+    #[arg(long, value_name = "FILE", requires = "draw")]
     pub config: Option<String>,
     /// Override a setting, as `section.key=value`; may be repeated
     #[arg(long = "set", value_name = "KEY=VALUE", requires = "config")]
     pub set: Vec<String>,
-    /// Picture file to write
+    /// Picture file to write; of several samples NAME-1.png, NAME-2.png, …
     #[arg(
         long,
         value_name = "FILE",
         default_value = "draw.png",
-        requires = "sample",
+        requires = "draw",
         value_parser = local_path
     )]
     pub out: PathBuf,
@@ -78,11 +101,17 @@ pub struct InspectArgs {
 }
 
 pub async fn run(args: InspectArgs) -> anyhow::Result<()> {
-    let document = match (&args.checkpoint, &args.data, &args.sample) {
+    let document = match (&args.checkpoint, &args.sample, args.step) {
         (Some(uri), _, _) => checkpoint(uri, args.verify).await?,
-        (_, Some(uri), None) => dataset(uri).await?,
-        (_, Some(uri), Some(sample)) => replay(&args, uri, sample).await?,
-        (None, None, _) => anyhow::bail!("--checkpoint or --data"), // clap asks for one of them
+        (None, Some(sample), _) => replay(&args, sample).await?,
+        (None, None, Some(step)) => replay_step(&args, step).await?,
+        (None, None, None) => match args.data.as_slice() {
+            [uri] => dataset(uri).await?,
+            several => {
+                let expected = "one dataset, or --step N of a run of several";
+                return Err(Error::invalid("--data", expected, several.join(", ")).into());
+            }
+        },
     };
     if args.json {
         print_json(&document)
@@ -146,13 +175,19 @@ async fn dataset(uri: &str) -> anyhow::Result<Value> {
     }))
 }
 
-async fn replay(args: &InspectArgs, uri: &str, sample: &str) -> anyhow::Result<Value> {
-    let source = DataSource::new(uri);
-    let catalog = Catalog::open(&[source], Purpose::Training).await?;
-    let settings = match &args.config {
+/// The settings of a draw.
+fn settings(args: &InspectArgs) -> anyhow::Result<Settings> {
+    Ok(match &args.config {
         Some(name) => config::load(name, &args.set)?.settings,
         None => config::load("embedded:tiny", &["sampler.n_frames=8".to_owned()])?.settings,
-    };
+    })
+}
+
+/// One sample's draw, of a pass or of a step.
+async fn replay(args: &InspectArgs, sample: &str) -> anyhow::Result<Value> {
+    let settings = settings(args)?;
+    let sources = mixture::sources(&args.data, args.mix.as_deref()).await?;
+    let catalog = open_catalog(&sources, &settings).await?;
     let index = catalog.find(sample).ok_or_else(|| {
         let first = catalog.entries().iter().take(3).map(|e| e.id.as_str());
         let expected = format!(
@@ -165,11 +200,68 @@ async fn replay(args: &InspectArgs, uri: &str, sample: &str) -> anyhow::Result<V
         Some(step) => (settings.seed, epoch_at(&catalog, &settings, step, index)?),
         None => (args.seed, args.epoch),
     };
-    let clip = catalog.read(index).await?;
-    let draw = Draw::of(&clip, &catalog, &settings, seed, epoch)?;
-    write_file(&args.out, &draw.picture()?.image().png())?;
+    draw(&catalog, &settings, index, seed, epoch, &args.out).await
+}
+
+/// Everything that a step sees, or a rank of it, in its order.
+async fn replay_step(args: &InspectArgs, step: u64) -> anyhow::Result<Value> {
+    let settings = settings(args)?;
+    let sources = mixture::sources(&args.data, args.mix.as_deref()).await?;
+    let catalog = open_catalog(&sources, &settings).await?;
+    let batch = batch_of(&catalog, &settings, step);
+    let world_size = args.world_size.unwrap_or(1);
+    let rank = args.rank.unwrap_or(0);
+    if !batch.len().is_multiple_of(world_size) {
+        let expected = format!("a divisor of train.global_batch = {}", batch.len());
+        return Err(Error::invalid("--world-size", expected, world_size).into());
+    }
+    if rank >= world_size {
+        let expected = format!("a rank below --world-size = {world_size}");
+        return Err(Error::invalid("--rank", expected, rank).into());
+    }
+    let share = batch.len() / world_size;
+    let mut samples = Vec::new();
+    for (i, place) in batch.iter().skip(rank * share).take(share).enumerate() {
+        let out = if share == 1 {
+            args.out.clone()
+        } else {
+            numbered(&args.out, i + 1)
+        };
+        let (seed, epoch) = (settings.seed, place.epoch);
+        samples.push(draw(&catalog, &settings, place.index, seed, epoch, &out).await?);
+    }
     Ok(json!({
-        "sample": sample,
+        "step": step,
+        "rank": rank,
+        "world_size": world_size,
+        "samples": samples,
+    }))
+}
+
+/// `draw.png` as `draw-2.png`.
+fn numbered(path: &Path, n: usize) -> PathBuf {
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    let ending = path.extension().unwrap_or_default().to_string_lossy();
+    let dot = if ending.is_empty() { "" } else { "." };
+    path.with_file_name(format!("{stem}-{n}{dot}{ending}"))
+}
+
+/// A draw as a document, and its picture as a file.
+async fn draw(
+    catalog: &Catalog,
+    settings: &Settings,
+    index: usize,
+    seed: u64,
+    epoch: u64,
+    out: &Path,
+) -> anyhow::Result<Value> {
+    let clip = catalog.read(index).await?;
+    let entry = catalog.entry(index);
+    let draw = Draw::of(&clip, catalog, settings, seed, epoch)?;
+    write_file(out, &draw.picture()?.image().png())?;
+    Ok(json!({
+        "sample": entry.id,
+        "dataset": catalog.datasets()[entry.dataset_idx].header.dataset,
         "seed": seed,
         "epoch": epoch,
         "categories": draw.exposure.categories,
@@ -178,8 +270,14 @@ async fn replay(args: &InspectArgs, uri: &str, sample: &str) -> anyhow::Result<V
         "frame_labels": draw.exposure.frame_labels,
         "prompt": draw.prompt,
         "answer": ANSWER_TEMPLATES[draw.exposure.answer_template],
-        "picture": args.out.display().to_string(),
+        "picture": out.display().to_string(),
     }))
+}
+
+/// The samples of a step, the first of a run being 1.
+fn batch_of(catalog: &Catalog, settings: &Settings, step: u64) -> Vec<Position> {
+    let order = SampleOrder::new(catalog, settings.seed, settings.sampler.shuffle_window);
+    order.batch(step.saturating_sub(1), settings.train.global_batch)
 }
 
 /// The pass over the data in which `step` shows the sample.
@@ -189,8 +287,7 @@ fn epoch_at(
     step: u64,
     index: usize,
 ) -> anyhow::Result<u64> {
-    let order = SampleOrder::new(catalog, settings.seed, settings.sampler.shuffle_window);
-    let batch = order.batch(step.saturating_sub(1), settings.train.global_batch);
+    let batch = batch_of(catalog, settings, step);
     let place = batch
         .iter()
         .find(|place| place.index == index)

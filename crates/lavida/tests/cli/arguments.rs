@@ -24,7 +24,6 @@ fn what_inspect_would_ignore_is_refused() {
         &["--seed", "3"],
         &["--epoch", "1"],
         &["--config", "embedded:tiny"],
-        &["--config", "embedded:tiny", "--step", "1"],
     ] {
         refused(
             &[&checkpoint[..], more].concat(),
@@ -32,6 +31,24 @@ fn what_inspect_would_ignore_is_refused() {
         );
         refused(&[&["--data", "shards"], more].concat(), &["--sample"]);
     }
+    let step = ["--config", "embedded:tiny", "--step", "1"];
+    refused(
+        &[&checkpoint[..], &step].concat(),
+        &["--config", "--checkpoint"],
+    );
+    let data = ["--data", "shards"];
+    refused(&[&data[..], &step[2..]].concat(), &["--config"]);
+    for (more, words) in [
+        (&["--seed", "3"][..], ["--seed", "--sample"]),
+        (&["--rank", "0"], ["--world-size", "--rank"]),
+        (&["--world-size", "2"], ["--world-size", "--rank"]),
+    ] {
+        refused(&[&data[..], &step, more].concat(), &words);
+    }
+    refused(
+        &["--data", "a", "--data", "b"],
+        &["--data", "--step N", "a, b"],
+    );
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::support::World;
+use crate::support::{World, finish};
 
 const PAPER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../configs/paper.toml");
 
@@ -39,6 +39,54 @@ fn the_same_draw_is_the_same_picture() {
     assert!(picture("a.png").starts_with(b"\x89PNG"));
     replay(&id, "1", "c.png").json();
     assert_ne!(picture("a.png"), picture("c.png"));
+}
+
+#[test]
+fn a_step_is_replayed_as_its_ranks_saw_it() {
+    let world = World::new();
+    let ran = finish(world.train("run", &["train.steps=2"])).succeeded();
+    assert!(ran.stderr().contains("step 2"), "{}", ran.stderr());
+    let step = |more: &[&str]| {
+        let args = [
+            "inspect",
+            "--data",
+            "shards/coco",
+            "--data",
+            "shards/mevis",
+            "--step",
+            "2",
+        ];
+        let config = [
+            "--config",
+            "run/settings.toml",
+            "--out",
+            "seen.png",
+            "--json",
+        ];
+        world.run(&[&args[..], &config, more].concat())
+    };
+    let samples = |document: &Value| document["samples"].as_array().unwrap().clone();
+    let whole = samples(&step(&[]).json());
+    assert_eq!(whole.len(), 4, "train.global_batch");
+    let mut of_ranks = Vec::new();
+    for rank in ["0", "1"] {
+        let seen = samples(&step(&["--rank", rank, "--world-size", "2"]).json());
+        assert_eq!(seen.len(), 2);
+        of_ranks.extend(seen);
+    }
+    let ids = |samples: &[Value]| -> Vec<String> {
+        samples.iter().map(|s| s["sample"].to_string()).collect()
+    };
+    assert_eq!(ids(&of_ranks), ids(&whole));
+    for n in 1..=4 {
+        let picture = std::fs::read(world.join(&format!("seen-{n}.png"))).unwrap();
+        assert!(picture.starts_with(b"\x89PNG"));
+    }
+    // One of its samples by name is the same draw.
+    let one = step(&["--sample", whole[3]["sample"].as_str().unwrap()]).json();
+    assert_eq!(one["categories"], whole[3]["categories"]);
+    step(&["--rank", "2", "--world-size", "2"]).refused(2, &["--rank", "below"]);
+    step(&["--rank", "0", "--world-size", "3"]).refused(2, &["--world-size", "global_batch = 4"]);
 }
 
 #[test]
