@@ -100,9 +100,9 @@ impl Wanted {
 /// How to build, whatever the source.
 #[derive(Args, Clone, Debug)]
 pub struct BuildArgs {
-    /// Where the dataset goes: a path, file:///…, s3://…, gs://…, az://…
-    #[arg(long, value_name = "URI")]
-    pub out: String,
+    /// Where the dataset goes: a path, file:///…, s3://…, gs://…, az://…; a dry run needs none
+    #[arg(long, value_name = "URI", required_unless_present = "dry_run")]
+    pub out: Option<String>,
     /// Name of the dataset [default: the source's name]
     #[arg(long, value_name = "NAME")]
     pub dataset_name: Option<String>,
@@ -198,7 +198,9 @@ impl BuildCommand {
         if is_auto {
             screen::line(&format!("found the layout of {}", source.name()));
         }
-        let mut request = BuildRequest::new(source, Store::open(&args.out)?);
+        // A dry run without a place writes nothing, to nowhere.
+        let out = Store::open(args.out.as_deref().unwrap_or("memory://dry-run"))?;
+        let mut request = BuildRequest::new(source, out);
         request.dataset_name = args.dataset_name;
         request.strict = args.strict;
         request.dry_run = args.dry_run;

@@ -71,9 +71,21 @@ pub enum Command {
 pub struct VerifyArgs {
     /// A built dataset
     pub uri: String,
+    /// Only every N-th shard from the I-th on, from 1: a part for each task of a job array
+    #[arg(long, value_name = "I/N", value_parser = part_of_several)]
+    pub shard: Option<(usize, usize)>,
     /// Print one JSON document
     #[arg(long)]
     pub json: bool,
+}
+
+/// `2/8`: which one, from 1, of how many.
+fn part_of_several(text: &str) -> Result<(usize, usize), String> {
+    let part = text.split_once('/').and_then(|(i, n)| {
+        let (i, n) = (i.parse::<usize>().ok()?, n.parse::<usize>().ok()?);
+        (1..=n).contains(&i).then_some((i, n))
+    });
+    part.ok_or_else(|| "I/N is expected, I from 1 to N, such as 2/8".to_owned())
 }
 
 /// Which dataset to count.
@@ -206,8 +218,14 @@ fn synth_command(args: &SynthArgs) -> Result<()> {
 async fn verify_command(args: &VerifyArgs) -> Result<()> {
     let dataset = Dataset::open(&Store::open(&args.uri)?).await?;
     let manifest = dataset.manifest();
-    let progress = Progress::brief("verify", Unit::Bytes, manifest.bytes);
-    let verified = dataset.verify_with(|n_bytes| progress.set(n_bytes)).await;
+    let (part, n_parts) = args.shard.unwrap_or((1, 1));
+    let is_wanted = |shard_idx: usize| shard_idx % n_parts == part - 1;
+    let wanted = manifest.shards.iter().enumerate();
+    let wanted = wanted.filter(|(shard_idx, _)| is_wanted(*shard_idx));
+    let n_bytes = wanted.map(|(_, shard)| shard.bytes).sum();
+    let progress = Progress::brief("verify", Unit::Bytes, n_bytes);
+    let show = |n_bytes| progress.set(n_bytes);
+    let verified = dataset.verify_with(is_wanted, show).await;
     drop(progress);
     let report = verified?;
     for key in &report.leftovers {
@@ -224,13 +242,20 @@ async fn verify_command(args: &VerifyArgs) -> Result<()> {
             "objects": report.objects,
             "masks": report.masks,
             "shards": report.shards,
+            "shards_of_all": manifest.shards.len(),
             "bytes": report.bytes,
             "hash": manifest.hash_hex(),
             "leftovers": report.leftovers,
         }));
     }
+    let whole = if report.shards == manifest.shards.len() as u64 {
+        "whole".to_owned()
+    } else {
+        let all = manifest.shards.len();
+        format!("{} of {all} shards whole", report.shards)
+    };
     screen::print(&format!(
-        "{} {}: whole: {} samples, {} frames, {} objects, {} masks, {}\n",
+        "{} {}: {whole}: {} samples, {} frames, {} objects, {} masks, {}\n",
         manifest.header.dataset,
         manifest.header.split,
         report.samples,

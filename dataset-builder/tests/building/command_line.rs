@@ -133,6 +133,46 @@ fn every_failure_has_the_exit_code_of_its_kind() {
     assert!(!is_committed(&out.join("other")));
 }
 
+/// Runs the program and looks for a code and words on standard error.
+fn ends_with(args: &[&str], expected: i32, words: &str) {
+    let (code, said) = outcome(&lavida_dataset(args));
+    assert_eq!(code, expected, "{said}");
+    assert!(said.contains(words), "{words}: {said}");
+}
+
+#[test]
+fn a_dry_run_needs_no_place_and_a_build_does() {
+    let source = CocoSource::new(6);
+    let paths = paths(&source);
+    let with = build_args(&source, "nowhere", &paths);
+    let at = with.iter().position(|arg| *arg == "--out").expect("--out");
+    let without: Vec<&str> = [&with[..at], &with[at + 2..]].concat();
+    ends_with(&without, 2, "--out <URI>");
+    let dry = [&without[..], &["--dry-run", "--json"]].concat();
+    ends_with(&dry, 0, "dry run, nothing written");
+}
+
+#[test]
+fn the_parts_of_a_dataset_are_verified_by_tasks_of_their_own() {
+    let source = CocoSource::new(6);
+    let (out, paths) = (Folder::new(), paths(&source));
+    let uri = out.join("dataset").display().to_string();
+    ends_with(&build_args(&source, &uri, &paths), 0, "samples");
+    let shards = |part: &str| {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_lavida-dataset"))
+            .args(["verify", &uri, "--shard", part, "--json"])
+            .output()
+            .expect("runs");
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        (report["shards"].as_u64(), report["samples"].as_u64())
+    };
+    assert_eq!(shards("1/2"), (Some(1), Some(6)), "of one shard");
+    assert_eq!(shards("2/2"), (Some(0), Some(0)));
+    for part in ["0/2", "3/2", "1", "a/b", "1/0"] {
+        ends_with(&["verify", &uri, "--shard", part], 2, "such as 2/8");
+    }
+}
+
 /// `ulimit -f` caps the size of a file as a full disk would; the signal is ignored so that the write itself fails.
 #[cfg(unix)]
 #[test]
