@@ -73,6 +73,8 @@ pub async fn run(
         };
         return match ended? {
             Ended::Done => Ok(()),
+            // It was told to stop while the others made the last step.
+            Ended::Stopped if is_complete(out, steps).await? => Ok(()),
             Ended::Stopped => Err(Error::Stopped {
                 until: "with the run".to_owned(),
                 next: "the same command in every task goes on from its newest checkpoint"
