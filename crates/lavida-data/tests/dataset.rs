@@ -230,6 +230,32 @@ async fn of_two_builds_at_once_the_first_to_commit_counts() {
     assert_eq!(dataset.manifest(), &manifest);
     let report = dataset.verify().await.unwrap();
     assert_eq!(report.samples, 8);
+    // Readers of a folder of shards would find the other's rows, too.
+    assert_eq!(report.leftovers, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn of_two_builds_that_resumed_the_same_shards_the_second_takes_none_away() {
+    let store = fresh_memory();
+    let mut killed = start(&store).await.unwrap();
+    for i in 0..20 {
+        killed.push(&clip(i)).await.unwrap();
+    }
+    drop(killed);
+    let (mut first, resumed) = resume(&store).await.unwrap();
+    assert!(resumed.n_clips > 0);
+    let (mut second, again) = resume(&store).await.unwrap();
+    assert_eq!(again.n_clips, resumed.n_clips);
+    for i in resumed.n_clips as usize..24 {
+        first.push(&clip(i)).await.unwrap();
+        second.push(&clip(i)).await.unwrap();
+    }
+    first.finish().await.unwrap();
+    let error = second.finish().await.unwrap_err();
+    assert!(matches!(error, Error::Exists { .. }), "{error}");
+    let dataset = Dataset::open(&store).await.unwrap();
+    let report = dataset.verify().await.unwrap();
+    assert_eq!((report.samples, report.leftovers), (24, Vec::new()));
 }
 
 #[tokio::test]

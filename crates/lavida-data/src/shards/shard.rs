@@ -226,7 +226,7 @@ impl DatasetWriter {
     /// # Errors
     ///
     /// [`Error::Invalid`] when not one clip was pushed, [`Error::Exists`] when another build
-    /// committed first.
+    /// committed first: what this one wrote is taken away then, since readers of a folder would find its rows a second time.
     pub async fn finish(mut self) -> Result<DatasetManifest> {
         self.check_alive()?;
         self.flush().await?;
@@ -263,7 +263,13 @@ impl DatasetWriter {
             skipped: self.skipped,
             shards,
         };
-        manifest::commit(&self.store, MANIFEST_KEY, &dataset).await?;
+        let committed = manifest::commit(&self.store, MANIFEST_KEY, &dataset).await;
+        if matches!(committed, Err(Error::Exists { .. }))
+            && let Err(error) = remove_beaten(&self.store, &dataset, &self.journal).await
+        {
+            tracing::warn!(%error, "what this build wrote stays beside the dataset that another one committed");
+        }
+        committed?;
         if let Err(error) = self.journal.clear().await {
             // The dataset is whole; the records only take up room.
             tracing::warn!(%error, "records of the finished build stay behind");
@@ -356,6 +362,23 @@ impl DatasetWriter {
         }
         Ok(())
     }
+}
+
+/// Deletes what only a build wrote that another one was faster than. Both may have begun with the shards of a build that they
+/// resumed.
+async fn remove_beaten(store: &Store, own: &DatasetManifest, journal: &Journal) -> Result<()> {
+    let winner = Dataset::open(store).await?;
+    let winner = winner.manifest();
+    let keys = |manifest: &DatasetManifest| -> Vec<String> {
+        let shards = manifest.shards.iter().map(|shard| shard.key.clone());
+        let metadata = manifest.metadata.iter().map(|entry| entry.key.clone());
+        shards.chain(metadata).collect()
+    };
+    let kept = keys(winner);
+    for key in keys(own).iter().filter(|key| !kept.contains(key)) {
+        store.delete(key).await?;
+    }
+    journal.clear().await
 }
 
 async fn check_start(
