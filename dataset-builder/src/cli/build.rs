@@ -106,12 +106,20 @@ pub struct BuildArgs {
     /// Name of the dataset [default: the source's name]
     #[arg(long, value_name = "NAME")]
     pub dataset_name: Option<String>,
-    /// Read and check everything, write nothing
-    #[arg(long)]
-    pub dry_run: bool,
     /// Go on after an interrupted build of the same input, keeping its finished shards
     #[arg(long)]
     pub resume: bool,
+    /// How files are read, and what is said.
+    #[command(flatten)]
+    pub reading: ReadingArgs,
+}
+
+/// How the files of a dataset are read, of one or of all of a mix, and what is said of it.
+#[derive(Args, Clone, Debug)]
+pub struct ReadingArgs {
+    /// Read and check everything, write nothing
+    #[arg(long)]
+    pub dry_run: bool,
     /// Stop at the first faulty annotation or file instead of counting it
     #[arg(long)]
     pub strict: bool,
@@ -124,6 +132,20 @@ pub struct BuildArgs {
     /// Print one JSON document
     #[arg(long)]
     pub json: bool,
+}
+
+impl ReadingArgs {
+    /// A build of `source` into `out`, read so.
+    pub(super) fn request(&self, source: SourceSpec, out: Store) -> BuildRequest {
+        let mut request = BuildRequest::new(source, out);
+        request.strict = self.strict;
+        request.dry_run = self.dry_run;
+        request.max_bad_fraction = self.max_bad_fraction;
+        if let Some(jobs) = self.jobs {
+            request.jobs = usize::from(jobs);
+        }
+        request
+    }
 }
 
 impl FromArgMatches for BuildCommand {
@@ -168,7 +190,7 @@ impl Subcommand for BuildCommand {
     }
 }
 
-pub(super) fn fraction(text: &str) -> Result<f64, String> {
+fn fraction(text: &str) -> Result<f64, String> {
     let share = text
         .parse::<f64>()
         .ok()
@@ -200,18 +222,12 @@ impl BuildCommand {
         }
         // A dry run without a place writes nothing, to nowhere.
         let out = Store::open(args.out.as_deref().unwrap_or("memory://dry-run"))?;
-        let mut request = BuildRequest::new(source, out);
+        let mut request = args.reading.request(source, out);
         request.dataset_name = args.dataset_name;
-        request.strict = args.strict;
-        request.dry_run = args.dry_run;
         request.resume = args.resume;
-        request.max_bad_fraction = args.max_bad_fraction;
-        if let Some(jobs) = args.jobs {
-            request.jobs = usize::from(jobs);
-        }
         let mut interrupted = std::pin::pin!(interrupted()?);
         let summary = run_one(&request, interrupted.as_mut()).await?;
-        if args.json {
+        if args.reading.json {
             print_json(&summary)
         } else {
             Ok(())

@@ -11,9 +11,9 @@ use lavida_store::{Error, Result, Store};
 use lavida_terminal::{screen, units::counted};
 use serde::Serialize;
 
-use super::build::{fraction, interrupted, run_one};
+use super::build::{ReadingArgs, interrupted, run_one};
 use super::print_json;
-use crate::build::{BuildRequest, BuildSummary};
+use crate::build::BuildSummary;
 use crate::read::files;
 use crate::sources::{self, SourceSpec};
 
@@ -34,22 +34,9 @@ pub struct MixArgs {
     /// Where the datasets go, each under its name [default: the mix file's root]
     #[arg(long, value_name = "URI")]
     pub out: Option<String>,
-    /// Read and check everything, write nothing
-    #[arg(long)]
-    pub dry_run: bool,
-    /// Stop a dataset at its first faulty annotation or file instead of counting it
-    #[arg(long)]
-    pub strict: bool,
-    /// Fail a dataset when a fault leaves something out in more than this share of its images or videos [default: 0.01, and
-    /// a few always]
-    #[arg(long, value_name = "SHARE", value_parser = fraction)]
-    pub max_bad_fraction: Option<f64>,
-    /// Images or videos read at the same time [default: processors]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
-    pub jobs: Option<u16>,
-    /// Print one JSON document
-    #[arg(long)]
-    pub json: bool,
+    /// How files are read, and what is said.
+    #[command(flatten)]
+    pub reading: ReadingArgs,
 }
 
 /// What came of the datasets of a mix.
@@ -123,15 +110,9 @@ pub(super) async fn run(args: MixArgs) -> Result<()> {
                 continue;
             }
         };
-        let mut request = BuildRequest::new(source, out);
+        let mut request = args.reading.request(source, out);
         request.dataset_name = (dataset.source() != name).then(|| name.clone());
-        request.strict = args.strict;
-        request.dry_run = args.dry_run;
         request.resume = true;
-        request.max_bad_fraction = args.max_bad_fraction;
-        if let Some(jobs) = args.jobs {
-            request.jobs = usize::from(jobs);
-        }
         match run_one(&request, interrupted.as_mut()).await {
             Ok(built) => summary.built.push(built),
             Err(error @ Error::Stopped { .. }) => return Err(error),
@@ -148,7 +129,7 @@ pub(super) async fn run(args: MixArgs) -> Result<()> {
         summary.missing.len(),
         failed.len()
     ));
-    if args.json {
+    if args.reading.json {
         print_json(&summary)?;
     }
     if let Some(error) = failed.into_iter().next() {

@@ -18,7 +18,7 @@ use lavida_terminal::progress::{Progress, Unit};
 use lavida_terminal::{log, screen};
 use serde::Serialize;
 
-pub use self::build::{BuildArgs, BuildCommand, Wanted};
+pub use self::build::{BuildArgs, BuildCommand, ReadingArgs, Wanted};
 pub use self::mix::MixArgs;
 use crate::command_line::{self, CompletionsArgs, ManArgs};
 use crate::preview::{PreviewSettings, preview};

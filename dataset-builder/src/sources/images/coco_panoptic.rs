@@ -405,7 +405,7 @@ mod tests {
                 Command::Build(BuildCommand::Dataset {
                     source: Wanted::Source(SourceSpec::CocoPanoptic(panoptic)),
                     args,
-                }) => (panoptic.annotations, args.json),
+                }) => (panoptic.annotations, args.reading.json),
                 other => panic!("{other:?}"),
             }
         };
