@@ -7,6 +7,7 @@ use lavida_data::{
     Error,
     catalog::Catalog,
     dataset::Dataset,
+    exposure::AnomalyExposureSampler,
     order::{Position, SampleOrder},
     prompt::ANSWER_TEMPLATES,
 };
@@ -175,19 +176,95 @@ async fn dataset(uri: &str) -> anyhow::Result<Value> {
     }))
 }
 
-/// The settings of a draw.
-fn settings(args: &InspectArgs) -> anyhow::Result<Settings> {
-    Ok(match &args.config {
-        Some(name) => config::load(name, &args.set)?.settings,
-        None => config::load("embedded:tiny", &["sampler.n_frames=8".to_owned()])?.settings,
-    })
+/// Where draws are made from.
+struct Replay {
+    settings: Settings,
+    catalog: Catalog,
+    sampler: AnomalyExposureSampler,
+}
+
+impl Replay {
+    async fn open(args: &InspectArgs) -> anyhow::Result<Self> {
+        let settings = match &args.config {
+            Some(name) => config::load(name, &args.set)?.settings,
+            None => config::load("embedded:tiny", &["sampler.n_frames=8".to_owned()])?.settings,
+        };
+        let sources = mixture::sources(&args.data, args.mix.as_deref()).await?;
+        let catalog = open_catalog(&sources, &settings).await?;
+        let sampler = settings.exposure_sampler(&catalog)?;
+        Ok(Self {
+            settings,
+            catalog,
+            sampler,
+        })
+    }
+
+    /// A draw as a document, and its picture as a file.
+    async fn draw(&self, index: usize, seed: u64, epoch: u64, out: &Path) -> anyhow::Result<Value> {
+        let catalog = &self.catalog;
+        let clip = catalog.read(index).await?;
+        let entry = catalog.entry(index);
+        let draw = Draw::of(
+            &clip,
+            &self.sampler,
+            self.settings.sampler.n_frames,
+            seed,
+            epoch,
+        )?;
+        write_file(out, &draw.picture()?.image().png())?;
+        Ok(json!({
+            "sample": entry.id,
+            "dataset": catalog.datasets()[entry.dataset_idx].header.dataset,
+            "seed": seed,
+            "epoch": epoch,
+            "categories": draw.exposure.categories,
+            "is_true": draw.exposure.is_true,
+            "is_anomaly": draw.exposure.is_anomaly,
+            "frame_labels": draw.exposure.frame_labels,
+            "prompt": draw.prompt,
+            "answer": ANSWER_TEMPLATES[draw.exposure.answer_template],
+            "picture": out.display().to_string(),
+        }))
+    }
+
+    /// The samples of a step, the first of a run being 1.
+    fn batch_of(&self, step: u64) -> Vec<Position> {
+        let settings = &self.settings;
+        let order = SampleOrder::new(
+            &self.catalog,
+            settings.seed,
+            settings.sampler.shuffle_window,
+        );
+        order.batch(step.saturating_sub(1), settings.train.global_batch)
+    }
+
+    /// The pass over the data in which `step` shows the sample.
+    fn epoch_at(&self, step: u64, index: usize) -> anyhow::Result<u64> {
+        let catalog = &self.catalog;
+        let batch = self.batch_of(step);
+        let place = batch
+            .iter()
+            .find(|place| place.index == index)
+            .ok_or_else(|| {
+                let ids = batch
+                    .iter()
+                    .map(|place| catalog.entry(place.index).id.as_str());
+                let expected = format!(
+                    "a sample of that step ({})",
+                    ids.collect::<Vec<_>>().join(", ")
+                );
+                Error::invalid(format!("--step {step}"), expected, &catalog.entry(index).id)
+            })?;
+        Ok(place.epoch)
+    }
 }
 
 /// One sample's draw, of a pass or of a step.
 async fn replay(args: &InspectArgs, sample: &str) -> anyhow::Result<Value> {
-    let settings = settings(args)?;
-    let sources = mixture::sources(&args.data, args.mix.as_deref()).await?;
-    let catalog = open_catalog(&sources, &settings).await?;
+    let replay = Replay::open(args).await?;
+    let Replay {
+        settings, catalog, ..
+    } = &replay;
     let index = catalog.find(sample).ok_or_else(|| {
         let first = catalog.entries().iter().take(3).map(|e| e.id.as_str());
         let expected = format!(
@@ -197,18 +274,16 @@ async fn replay(args: &InspectArgs, sample: &str) -> anyhow::Result<Value> {
         Error::invalid("--sample", expected, sample)
     })?;
     let (seed, epoch) = match args.step {
-        Some(step) => (settings.seed, epoch_at(&catalog, &settings, step, index)?),
+        Some(step) => (settings.seed, replay.epoch_at(step, index)?),
         None => (args.seed, args.epoch),
     };
-    draw(&catalog, &settings, index, seed, epoch, &args.out).await
+    replay.draw(index, seed, epoch, &args.out).await
 }
 
 /// Everything that a step sees, or a rank of it, in its order.
 async fn replay_step(args: &InspectArgs, step: u64) -> anyhow::Result<Value> {
-    let settings = settings(args)?;
-    let sources = mixture::sources(&args.data, args.mix.as_deref()).await?;
-    let catalog = open_catalog(&sources, &settings).await?;
-    let batch = batch_of(&catalog, &settings, step);
+    let replay = Replay::open(args).await?;
+    let batch = replay.batch_of(step);
     let world_size = args.world_size.unwrap_or(1);
     let rank = args.rank.unwrap_or(0);
     if !batch.len().is_multiple_of(world_size) {
@@ -227,8 +302,8 @@ async fn replay_step(args: &InspectArgs, step: u64) -> anyhow::Result<Value> {
         } else {
             numbered(&args.out, i + 1)
         };
-        let (seed, epoch) = (settings.seed, place.epoch);
-        samples.push(draw(&catalog, &settings, place.index, seed, epoch, &out).await?);
+        let seed = replay.settings.seed;
+        samples.push(replay.draw(place.index, seed, place.epoch, &out).await?);
     }
     Ok(json!({
         "step": step,
@@ -244,64 +319,6 @@ fn numbered(path: &Path, n: usize) -> PathBuf {
     let ending = path.extension().unwrap_or_default().to_string_lossy();
     let dot = if ending.is_empty() { "" } else { "." };
     path.with_file_name(format!("{stem}-{n}{dot}{ending}"))
-}
-
-/// A draw as a document, and its picture as a file.
-async fn draw(
-    catalog: &Catalog,
-    settings: &Settings,
-    index: usize,
-    seed: u64,
-    epoch: u64,
-    out: &Path,
-) -> anyhow::Result<Value> {
-    let clip = catalog.read(index).await?;
-    let entry = catalog.entry(index);
-    let draw = Draw::of(&clip, catalog, settings, seed, epoch)?;
-    write_file(out, &draw.picture()?.image().png())?;
-    Ok(json!({
-        "sample": entry.id,
-        "dataset": catalog.datasets()[entry.dataset_idx].header.dataset,
-        "seed": seed,
-        "epoch": epoch,
-        "categories": draw.exposure.categories,
-        "is_true": draw.exposure.is_true,
-        "is_anomaly": draw.exposure.is_anomaly,
-        "frame_labels": draw.exposure.frame_labels,
-        "prompt": draw.prompt,
-        "answer": ANSWER_TEMPLATES[draw.exposure.answer_template],
-        "picture": out.display().to_string(),
-    }))
-}
-
-/// The samples of a step, the first of a run being 1.
-fn batch_of(catalog: &Catalog, settings: &Settings, step: u64) -> Vec<Position> {
-    let order = SampleOrder::new(catalog, settings.seed, settings.sampler.shuffle_window);
-    order.batch(step.saturating_sub(1), settings.train.global_batch)
-}
-
-/// The pass over the data in which `step` shows the sample.
-fn epoch_at(
-    catalog: &Catalog,
-    settings: &Settings,
-    step: u64,
-    index: usize,
-) -> anyhow::Result<u64> {
-    let batch = batch_of(catalog, settings, step);
-    let place = batch
-        .iter()
-        .find(|place| place.index == index)
-        .ok_or_else(|| {
-            let ids = batch
-                .iter()
-                .map(|place| catalog.entry(place.index).id.as_str());
-            let expected = format!(
-                "a sample of that step ({})",
-                ids.collect::<Vec<_>>().join(", ")
-            );
-            Error::invalid(format!("--step {step}"), expected, &catalog.entry(index).id)
-        })?;
-    Ok(place.epoch)
 }
 
 /// A JSON document as indented lines, for people.

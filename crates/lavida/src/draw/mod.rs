@@ -5,13 +5,11 @@ mod picture;
 use lavida_data::{
     Error,
     batch::Batcher,
-    catalog::Catalog,
     clip::Clip,
-    exposure::Exposure,
+    exposure::{AnomalyExposureSampler, Exposure},
     prompt::{ANSWER_TEMPLATES, Prompt},
 };
 use lavida_report::canvas::Image;
-use lavida_train::settings::Settings;
 
 pub use picture::DrawPicture;
 
@@ -25,19 +23,17 @@ pub struct Draw {
 }
 
 impl Draw {
-    /// What training with these settings draws of `clip`.
+    /// What training shows of `clip`, of `n_frames` of its frames.
     pub fn of(
         clip: &Clip,
-        catalog: &Catalog,
-        settings: &Settings,
+        sampler: &AnomalyExposureSampler,
+        n_frames: usize,
         seed: u64,
         epoch: u64,
     ) -> anyhow::Result<Self> {
-        let shown = clip.draw_frames(settings.sampler.n_frames, seed, epoch);
+        let shown = clip.draw_frames(n_frames, seed, epoch);
         let clip = clip.select_frames(&shown);
-        let exposure = settings
-            .exposure_sampler(catalog)?
-            .draw(&clip, seed, epoch)?;
+        let exposure = sampler.draw(&clip, seed, epoch)?;
         let prompt = Prompt::new(
             &exposure.categories,
             clip.is_video,

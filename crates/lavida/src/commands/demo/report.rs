@@ -138,11 +138,13 @@ fn dataset(manifest: &lavida_data::manifest::DatasetManifest) -> DatasetSummary 
 
 async fn draws(demo: &DemoRun, catalog: &Catalog) -> anyhow::Result<Vec<DrawPicture>> {
     let settings = &demo.anomaly.settings;
+    let sampler = settings.exposure_sampler(catalog)?;
+    let n_frames = settings.sampler.n_frames;
     let mut draws = Vec::new();
     for i in 0..DRAWS_SHOWN {
         let index = (2 * i + 1) * catalog.len() / (2 * DRAWS_SHOWN);
         let clip = catalog.read(index).await?;
-        draws.push(Draw::of(&clip, catalog, settings, demo.seed, 0)?.picture()?);
+        draws.push(Draw::of(&clip, &sampler, n_frames, demo.seed, 0)?.picture()?);
     }
     Ok(draws)
 }
