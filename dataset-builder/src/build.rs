@@ -134,10 +134,7 @@ pub async fn build(
     request: &BuildRequest,
     on_event: &(dyn Fn(BuildEvent<'_>) + Sync),
 ) -> Result<BuildSummary> {
-    if Dataset::is_at(&request.out).await? {
-        let what = format!("dataset {}", request.out.full(MANIFEST_KEY));
-        return Err(Error::Exists { what });
-    }
+    Dataset::check_none_at(&request.out).await?;
     if !request.dry_run {
         let removed = remove_unfinished(&request.out).await?;
         if removed.n_files > 0 {

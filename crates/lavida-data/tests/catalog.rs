@@ -11,6 +11,7 @@ use futures::future::try_join_all;
 use lavida_data::catalog::{Caching, Catalog, DataSource, MemoryDataset, Share};
 use lavida_data::clip::Clip;
 use lavida_data::dataset::{ObjectMeta, Purpose};
+use lavida_data::exposure::MaxCategories;
 use lavida_data::order::SampleOrder;
 use lavida_data::shard::DatasetWriter;
 use lavida_data::{Error, Result};
@@ -295,7 +296,7 @@ async fn a_limit_keeps_samples_from_the_whole_dataset_and_is_part_of_the_data() 
 async fn rules_of_a_mix_are_part_of_the_data() {
     let store = write_named("a", 3).await;
     let ruled = DataSource {
-        max_categories: Some(5),
+        max_categories: Some(MaxCategories::new(5).unwrap()),
         ..source(&store)
     };
     let plain = Catalog::open(&[source(&store)], Purpose::Training).await;

@@ -71,8 +71,8 @@ impl AnomalyExposureSampler {
             let header = &dataset.header;
             let own = dataset.source.max_categories;
             let max_categories = own
-                .or(settings.max_categories.map(MaxCategories::get))
-                .unwrap_or(header.max_categories);
+                .or(settings.max_categories)
+                .map_or(header.max_categories, MaxCategories::get);
             let exclusion = dataset.source.exclusion.unwrap_or(settings.exclusion);
             if max_categories < 2 {
                 return Err(Error::invalid(

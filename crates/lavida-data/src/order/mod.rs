@@ -70,11 +70,12 @@ impl SampleOrder {
     /// The order of `catalog`'s samples under `seed`, shuffled within `window` samples.
     pub fn new(catalog: &Catalog, seed: u64, window: usize) -> Self {
         let datasets = catalog.datasets();
-        let shares: Vec<u64> = if catalog.is_weighted() {
-            whole_shares(&catalog.weights())
-        } else {
-            let samples = datasets.iter().map(|set| set.samples.len() as u64);
-            samples.collect()
+        let shares: Vec<u64> = match catalog.weights() {
+            Some(weights) => whole_shares(&weights),
+            None => datasets
+                .iter()
+                .map(|set| set.samples.len() as u64)
+                .collect(),
         };
         let schedule = Schedule::new(&shares);
         let window = window.max(1) as u64;

@@ -16,6 +16,7 @@ pub use crate::clips::clip::ObjectMeta;
 use crate::seed::SeedId;
 use crate::shards::dataset::{ClipMeta, Dataset, DatasetHeader, Purpose};
 use crate::shards::disk_cache::DiskCache;
+use crate::shards::mix::MaxCategories;
 pub use crate::shards::mix::{DataSource, Share};
 use crate::shards::row_groups::{RowGroups, RowKey};
 use crate::{Error, Result};
@@ -55,6 +56,13 @@ pub struct CatalogDataset {
     pub samples: Range<usize>,
     /// Identity of its data ([`crate::manifest::DatasetManifest::hash`]).
     pub hash: [u8; 32],
+}
+
+impl CatalogDataset {
+    /// How many samples it has, for shares.
+    fn n_samples(&self) -> f64 {
+        self.samples.len() as f64
+    }
 }
 
 /// What is known of a sample without reading its pixels: all that its row says of it (it reads as that), and where that is.
@@ -120,19 +128,42 @@ impl Catalog {
         Self::open_with(sources, purpose, Caching::default()).await
     }
 
+    /// The places at which there is no dataset, in the order of the sources.
+    ///
+    /// # Errors
+    ///
+    /// As the stores'.
+    pub async fn missing(sources: &[DataSource]) -> Result<Vec<&str>> {
+        let looked: Vec<Option<&str>> = stream::iter(sources)
+            .map(|source| async move {
+                let is_there = Dataset::is_at(&Store::open(&source.uri)?).await?;
+                Ok((!is_there).then_some(source.uri.as_str()))
+            })
+            .buffered(N_OPENED)
+            .try_collect()
+            .await?;
+        Ok(looked.into_iter().flatten().collect())
+    }
+
     /// Each dataset's share of the samples that are drawn, in the order of the sources; they add up to 1.
     ///
     /// A dataset without a weight keeps the share that its samples have of all samples; the others divide the rest in
     /// proportion to their weights, a group's in proportion to its datasets' samples.
     pub fn shares(&self) -> Vec<f64> {
-        let weights = self.weights();
+        let samples = || {
+            self.datasets
+                .iter()
+                .map(CatalogDataset::n_samples)
+                .collect()
+        };
+        let weights: Vec<f64> = self.weights().unwrap_or_else(samples);
         let total: f64 = weights.iter().sum();
         weights.iter().map(|weight| weight / total).collect()
     }
 
-    /// The shares, not scaled: of datasets that all have a weight these as they are written.
-    pub(crate) fn weights(&self) -> Vec<f64> {
-        let samples = |dataset: &CatalogDataset| dataset.samples.len() as f64;
+    /// The shares, not scaled: of datasets that all have a weight these as they are written. `None` where none has one, and
+    /// all go by their samples.
+    pub(crate) fn weights(&self) -> Option<Vec<f64>> {
         let weight = |dataset: &CatalogDataset| match &dataset.source.share {
             Share::BySamples => None,
             Share::Weight(weight) => Some(*weight),
@@ -140,32 +171,30 @@ impl Catalog {
                 let members = self.datasets.iter().filter(|other| {
                     matches!(&other.source.share, Share::Group { name: of, .. } if of == name)
                 });
-                Some(weight * samples(dataset) / members.map(samples).sum::<f64>())
+                let n_members: f64 = members.map(CatalogDataset::n_samples).sum();
+                Some(weight * dataset.n_samples() / n_members)
             }
         };
-        let weights: Vec<Option<f64>> = self.datasets.iter().map(weight).collect();
-        let total: f64 = weights.iter().flatten().sum();
-        let unweighted = self.datasets.iter().zip(&weights);
-        let unweighted = unweighted.filter(|(_, weight)| weight.is_none());
-        let n_unweighted: f64 = unweighted.map(|(dataset, _)| samples(dataset)).sum();
-        let n_all = self.len() as f64;
-        if total == 0.0 {
-            return self.datasets.iter().map(samples).collect();
+        let weights: Vec<(f64, Option<f64>)> = self
+            .datasets
+            .iter()
+            .map(|dataset| (dataset.n_samples(), weight(dataset)))
+            .collect();
+        if weights.iter().all(|(_, weight)| weight.is_none()) {
+            return None;
         }
+        let total: f64 = weights.iter().filter_map(|(_, weight)| *weight).sum();
+        let unweighted = weights.iter().filter(|(_, weight)| weight.is_none());
+        let n_unweighted: f64 = unweighted.map(|(n_samples, _)| n_samples).sum();
+        let n_all = self.len() as f64;
         let scale = match n_unweighted {
             0.0 => 1.0,
             n => (n_all - n) / n_all / total,
         };
-        let shares = self.datasets.iter().zip(weights);
-        shares
-            .map(|(dataset, weight)| weight.map_or(samples(dataset) / n_all, |w| w * scale))
-            .collect()
-    }
-
-    /// Whether any dataset has a weight; otherwise all have the shares of their samples.
-    pub(crate) fn is_weighted(&self) -> bool {
-        let mut datasets = self.datasets.iter();
-        datasets.any(|dataset| dataset.source.share != Share::BySamples)
+        let shares = weights.into_iter();
+        let shares =
+            shares.map(|(n_samples, weight)| weight.map_or(n_samples / n_all, |w| w * scale));
+        Some(shares.collect())
     }
 
     fn names(&self) -> impl Iterator<Item = &str> {
@@ -266,13 +295,11 @@ impl Catalog {
     /// Identity of the data and the shares: with the seed it decides the sample order.
     pub fn hash(&self) -> [u8; 32] {
         let mut hasher = blake3::Hasher::new_derive_key("lavida 2026 catalog identity");
-        let unweighted = !self.is_weighted();
-        for (dataset, weight) in self.datasets.iter().zip(self.weights()) {
-            let weight = if unweighted {
-                u64::MAX
-            } else {
-                weight.to_bits()
-            };
+        let weights = self.weights();
+        for (i, dataset) in self.datasets.iter().enumerate() {
+            let weight = weights
+                .as_ref()
+                .map_or(u64::MAX, |weights| weights[i].to_bits());
             hasher.update(&dataset.hash);
             hasher.update(&(dataset.samples.len() as u64).to_le_bytes());
             hasher.update(&weight.to_le_bytes());
@@ -282,6 +309,7 @@ impl Catalog {
                 ..
             } = &dataset.source;
             if max_categories.is_some() || exclusion.is_some() {
+                let max_categories = max_categories.map(MaxCategories::get);
                 hasher.update(format!("{max_categories:?} {exclusion:?}").as_bytes());
             }
         }

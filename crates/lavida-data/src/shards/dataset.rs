@@ -78,12 +78,30 @@ impl Dataset {
     ///
     /// As the store's.
     pub async fn is_at(store: &Store) -> Result<bool> {
+        Ok(Self::committed_at(store).await?.is_some())
+    }
+
+    /// Refuses a place that holds a dataset.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Exists`] with its manifest; otherwise as the store's.
+    pub async fn check_none_at(store: &Store) -> Result<()> {
+        match Self::committed_at(store).await? {
+            None => Ok(()),
+            Some(key) => Err(Error::Exists {
+                what: format!("dataset {}", store.full(key)),
+            }),
+        }
+    }
+
+    async fn committed_at(store: &Store) -> Result<Option<&'static str>> {
         for key in [MANIFEST_KEY, EARLIER_MANIFEST_KEY] {
             if store.size(key).await?.is_some() {
-                return Ok(true);
+                return Ok(Some(key));
             }
         }
-        Ok(false)
+        Ok(None)
     }
 
     /// The same, keeping what is read in `cache`. What lies in a folder is read where it is.

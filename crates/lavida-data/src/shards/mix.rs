@@ -13,8 +13,6 @@ use crate::{Error, Result};
 
 /// More bytes than any list of datasets has.
 const MOST_BYTES: u64 = 1 << 20;
-/// Categories that a prompt may name: a true one and a distractor at least.
-const CATEGORIES: std::ops::RangeInclusive<usize> = 2..=4_096;
 
 /// When a text of another sample counts as naming something of this clip, and is no distractor.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -28,6 +26,60 @@ pub enum Exclusion {
     Words,
 }
 
+/// max(K_E), most categories a prompt names: a true one and a distractor at least.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(try_from = "usize", into = "usize")]
+#[schemars(extend("minimum" = 2, "maximum" = 4096))]
+pub struct MaxCategories(usize);
+
+impl MaxCategories {
+    /// So many categories.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] for a number that is not from 2 to 4096.
+    pub fn new(n_categories: usize) -> Result<Self> {
+        Self::named("sampler.max_categories", n_categories)
+    }
+
+    /// The same, of what is called so.
+    fn named(what: impl ToString, n_categories: usize) -> Result<Self> {
+        if (2..=4_096).contains(&n_categories) {
+            return Ok(Self(n_categories));
+        }
+        Err(Error::invalid(
+            what,
+            "a number from 2 (one true category and one distractor) to 4096",
+            n_categories,
+        ))
+    }
+
+    /// The number.
+    pub fn get(self) -> usize {
+        self.0
+    }
+}
+
+impl TryFrom<usize> for MaxCategories {
+    type Error = Error;
+
+    fn try_from(n_categories: usize) -> Result<Self> {
+        Self::new(n_categories)
+    }
+}
+
+impl From<MaxCategories> for usize {
+    fn from(max_categories: MaxCategories) -> usize {
+        max_categories.get()
+    }
+}
+
+impl fmt::Display for MaxCategories {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 /// A dataset's part in a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -37,9 +89,9 @@ pub struct DataSource {
     /// Its share of the samples that are drawn.
     #[serde(default)]
     pub share: Share,
-    /// Most categories that a prompt names, from 2; `None` for what the settings or the dataset say.
+    /// Most categories that a prompt names; `None` for what the settings or the dataset say.
     #[serde(default)]
-    pub max_categories: Option<usize>,
+    pub max_categories: Option<MaxCategories>,
     /// Which texts may not be a distractor; `None` for what the settings say.
     #[serde(default)]
     pub exclusion: Option<Exclusion>,
@@ -234,11 +286,8 @@ impl Mix {
                     return Err(Error::invalid(of("group"), expected, group));
                 }
             }
-            if let Some(n) = dataset.max_categories
-                && !CATEGORIES.contains(&n)
-            {
-                let expected = "a number from 2 (one true category and one distractor) to 4096";
-                return Err(Error::invalid(of("max_categories"), expected, n));
+            if let Some(n) = dataset.max_categories {
+                MaxCategories::named(of("max_categories"), n)?;
             }
             if dataset.limit == Some(0) {
                 return Err(Error::invalid(of("limit"), "at least 1 sample", 0));
@@ -259,7 +308,7 @@ impl Mix {
                 },
                 (None, None) => Share::BySamples,
             },
-            max_categories: dataset.max_categories,
+            max_categories: dataset.max_categories.map(MaxCategories), // looked at when it was read
             exclusion: dataset.exclusion,
             limit: dataset.limit,
         };
@@ -326,7 +375,7 @@ mod tests {
         assert_eq!(sources[0].share, Share::Weight(0.25));
         assert_eq!(
             (sources[0].max_categories, sources[0].limit),
-            (Some(20), Some(10))
+            (Some(MaxCategories(20)), Some(10))
         );
         let group = Share::Group {
             name: "refer".into(),

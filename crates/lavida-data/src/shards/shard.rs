@@ -14,8 +14,8 @@ use crate::clips::clip::Clip;
 use crate::clips::clip::ClipMeta;
 use crate::shards::dataset::Dataset;
 use crate::shards::manifest::{
-    DatasetHeader, DatasetManifest, EARLIER_MANIFEST_KEY, MANIFEST_KEY, MetadataEntry,
-    SHARDS_FOLDER, ShardEntry, ShardRange,
+    DatasetHeader, DatasetManifest, MANIFEST_KEY, MetadataEntry, SHARDS_FOLDER, ShardEntry,
+    ShardRange,
 };
 use crate::shards::parquet_file::{MetadataEncoder, ShardEncoder};
 pub use crate::shards::progress::remove_unfinished;
@@ -394,13 +394,7 @@ async fn check_start(
             format!("{settings:?}"),
         ));
     }
-    for key in [MANIFEST_KEY, EARLIER_MANIFEST_KEY] {
-        if store.size(key).await?.is_some() {
-            let what = format!("dataset {}", store.full(key));
-            return Err(Error::Exists { what });
-        }
-    }
-    Ok(())
+    Dataset::check_none_at(store).await
 }
 
 /// What has to be the same for a build to be the same build.

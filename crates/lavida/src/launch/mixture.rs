@@ -1,17 +1,14 @@
 //! The datasets of a run: named on the command line or by a mix file, opened, and said in which shares.
 
-use std::path::Path;
-
 use lavida_data::{
     Error, Result,
     catalog::{Caching, Catalog, DataSource, Share},
-    dataset::Dataset,
     disk_cache::DiskCache,
     manifest::Purpose,
     mix::Mix,
 };
-use lavida_store::Store;
 use lavida_train::settings::Settings;
+use std::path::Path;
 
 /// What `--data` and `--mix` name together: with a mix file `--data` says where the datasets lie that have no place of their
 /// own in it.
@@ -38,12 +35,7 @@ pub async fn sources(data: &[String], mix: Option<&Path>) -> Result<Vec<DataSour
         }
     };
     let sources = mix.sources(root);
-    let mut missing = Vec::new();
-    for source in &sources {
-        if !Dataset::is_at(&Store::open(&source.uri)?).await? {
-            missing.push(source.uri.as_str());
-        }
-    }
+    let missing = Catalog::missing(&sources).await?;
     if missing.is_empty() {
         return Ok(sources);
     }
