@@ -153,14 +153,7 @@ fn grounding_targets(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use burn::tensor::Tolerance;
-
-    fn close(found: Tensor<1>, expected: f32) {
-        let expected = TensorData::new(vec![expected], [1]);
-        found
-            .into_data()
-            .assert_approx_eq::<f32>(&expected, Tolerance::absolute(1e-5));
-    }
+    use crate::losses::tests::close;
 
     #[test]
     fn only_unit_scale_costs_nothing() {

@@ -222,11 +222,11 @@ pub(crate) fn read_scalars(scalars: Vec<Tensor<1>>) -> Vec<f32> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use burn::tensor::{Device, TensorData, Tolerance};
 
-    fn close(found: Tensor<1>, expected: f32) {
+    pub(crate) fn close(found: Tensor<1>, expected: f32) {
         let expected = TensorData::new(vec![expected], [1]);
         found
             .into_data()

@@ -13,10 +13,11 @@
 //! Shapes: `F` values of a bucket, `O` those of them that this worker owns (all, where the state is not shared).
 
 mod buckets;
+mod gradients;
 mod module;
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap},
     sync::mpsc,
 };
 
@@ -27,6 +28,7 @@ use burn::{
 use lavida_data::{Error, Result};
 use lavida_model::weights::CapturedTensor;
 
+pub use self::gradients::FlatGradients;
 use self::{
     buckets::{Bucket, lay_out, part_of},
     module::{PutValues, TakeGradients, TakeValues},
@@ -38,15 +40,6 @@ use crate::{
 
 /// Values of a bucket, unless one parameter alone is larger: 25 MB in f32.
 pub const BUCKET_VALUES: usize = 25_000_000 / 4;
-
-/// Gradients of one step, flat, in the order of the optimizer's buckets.
-#[derive(Clone, Debug)]
-pub struct FlatGradients {
-    /// One a bucket: `[F]`; summed over workers that share the optimizer's state, `[O]`.
-    pub buckets: Vec<Tensor<1>>,
-    /// Parameters that took part in a loss since the last update; the others keep their values.
-    reached: HashSet<ParamId>,
-}
 
 /// AdamW and its state for one module.
 #[derive(Debug)]
@@ -521,43 +514,6 @@ impl AdamW {
         (self.first_moments, self.second_moments) = (first, second);
         self.updates = updates;
         Ok(())
-    }
-}
-
-impl FlatGradients {
-    /// One tensor a bucket, and the parameters that took part in a loss.
-    pub fn from_parts(buckets: Vec<Tensor<1>>, reached: HashSet<ParamId>) -> Self {
-        Self { buckets, reached }
-    }
-
-    /// See [`FlatGradients::from_parts`].
-    pub fn into_parts(self) -> (Vec<Tensor<1>>, HashSet<ParamId>) {
-        (self.buckets, self.reached)
-    }
-
-    /// Scales every gradient, for means over microbatches or ranks.
-    pub fn scale(self, factor: f64) -> Self {
-        if factor == 1.0 {
-            return self;
-        }
-        let scaled = self.buckets.into_iter().map(|b| b.mul_scalar(factor));
-        Self {
-            buckets: scaled.collect(),
-            reached: self.reached,
-        }
-    }
-}
-
-impl std::ops::Add for FlatGradients {
-    type Output = Self;
-
-    /// The gradients of two microbatches, summed.
-    fn add(self, other: Self) -> Self {
-        let pairs = self.buckets.into_iter().zip(other.buckets);
-        Self {
-            buckets: pairs.map(|(a, b)| a + b).collect(),
-            reached: self.reached.into_iter().chain(other.reached).collect(),
-        }
     }
 }
 

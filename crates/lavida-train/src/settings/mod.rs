@@ -108,22 +108,6 @@ impl Resolved {
         Self::of(Source::text(name, text)?, overrides)
     }
 
-    /// The settings that a checkpoint or an export at `uri` carries.
-    ///
-    /// # Errors
-    ///
-    /// As [`Resolved::load`].
-    pub fn of_checkpoint(uri: &str, text: &str, overrides: &[String]) -> Result<Self> {
-        let mut source = Source::text(&format!("settings of {uri}"), text)?;
-        // Shares were settings before there were mix files. They say nothing of the model.
-        if let Some(sampler) = source.table.get_mut("sampler") {
-            sampler
-                .as_table_mut()
-                .map(|sampler| sampler.remove("weights"));
-        }
-        Self::of(source, overrides)
-    }
-
     fn of(mut source: Source, overrides: &[String]) -> Result<Self> {
         for text in overrides {
             source.set(text)?;
@@ -165,13 +149,20 @@ impl Settings {
         Ok(Resolved::parse(name, text, overrides)?.settings)
     }
 
-    /// As [`Resolved::of_checkpoint`].
+    /// The settings that a checkpoint or an export at `uri` carries.
     ///
     /// # Errors
     ///
-    /// As [`Resolved::load`].
+    /// As [`Settings::load`].
     pub fn of_checkpoint(uri: &str, text: &str, overrides: &[String]) -> Result<Self> {
-        Ok(Resolved::of_checkpoint(uri, text, overrides)?.settings)
+        let mut source = Source::text(&format!("settings of {uri}"), text)?;
+        // Shares were settings before there were mix files. They say nothing of the model.
+        if let Some(sampler) = source.table.get_mut("sampler") {
+            sampler
+                .as_table_mut()
+                .map(|sampler| sampler.remove("weights"));
+        }
+        Ok(Resolved::of(source, overrides)?.settings)
     }
 
     /// The settings as TOML, for `settings.toml` of the run and for checkpoints.
